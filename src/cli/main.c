@@ -1,0 +1,48 @@
+/* ring3's command line: verbs, and options to one struct vm_config. Nothing else: what an
+ * option means is in machine/. Exit statuses: docs/exit-status.md. */
+#define LOG_TOPIC "cli"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static int usage_top(FILE *f)
+{
+	fputs("ring3: an x86 virtual machine monitor\n"
+	      "\n"
+	      "  ring3 run [OPTION ...]     run a machine; ring3 run --help lists the options\n"
+	      "  ring3 diff A B             find the first instruction at which two --hash-file runs differ\n"
+	      "  ring3 --version            version and engines\n"
+	      "  ring3 --help               this text\n", f);
+	return f == stdout ? 0 : EXIT_USAGE;
+}
+
+static int version(void)
+{
+	printf("ring3 " RING3_VERSION "\nengines:");
+	for (int k = 0; engines[k]; k++)
+		printf(" %s", engines[k]->name);
+	putchar('\n');
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const char *const verbs[] = { "run", "diff", "help", "--help", "--version" };
+	if (argc < 2)
+		return usage_top(stderr);
+	const char *verb = argv[1];
+	if (!strcmp(verb, "run"))
+		return cli_run(argc - 2, argv + 2);
+	if (!strcmp(verb, "diff"))
+		return cli_diff(argc - 2, argv + 2);
+	if (!strcmp(verb, "--help") || !strcmp(verb, "-h") || !strcmp(verb, "help"))
+		return usage_top(stdout);
+	if (!strcmp(verb, "--version") || !strcmp(verb, "-V"))
+		return version();
+	const char *near = nearest_word(verb, verbs, ARRAY_LEN(verbs));
+	fprintf(stderr, "ring3: %s: no such command; %s%s%s\n", verb, near ? "did you mean " : "see ring3 --help",
+		near ? near : "", near ? "?" : "");
+	return EXIT_USAGE;
+}

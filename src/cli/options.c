@@ -1,0 +1,208 @@
+/* The options of `ring3 run`: one table; long names, a few short ones, values by kv_parse
+ * (first key optional, bare key true). */
+#define LOG_TOPIC "cli"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const struct kv_key kernel_keys[] = {
+	{ "path", KV_STR, offsetof(struct kernel_config, path), "the file" },
+	{ "format", KV_STR, offsetof(struct kernel_config, format), "linux, linux32, pvh, multiboot, flat; default: by content" },
+	{ "addr", KV_UINT, offsetof(struct kernel_config, addr), "flat: where to load it" },
+	{ "entry", KV_UINT, offsetof(struct kernel_config, entry), "flat: where to start it; default addr" },
+	{ "mode", KV_UINT, offsetof(struct kernel_config, mode), "flat: 16, 32 or 64" },
+};
+static const struct kv_key serial_keys[] = {
+	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
+	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
+};
+
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL };
+struct option_row {
+	const char *name;
+	char letter;
+	enum arg_type type;
+	size_t offset;   /* in vm_config, or in cli_extra where extra is set */
+	bool extra;
+	const char *arg, *help;
+};
+#define CFG(f) offsetof(struct vm_config, f), false
+#define EXT(f) offsetof(struct cli_extra, f), true
+static const struct option_row rows[] = {
+	{ "kernel", 'k', A_KERNEL, CFG(kernel), "FILE[,format=F,addr=A,entry=E,mode=M]", "bzImage, PVH or multiboot ELF, flat binary" },
+	{ "initrd", 0, A_STR, CFG(initrd), "FILE", "initial RAM disk; multiboot: the module" },
+	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
+	{ "firmware", 0, A_STR, CFG(firmware), "FILE", "a ROM image, started at the reset vector" },
+	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G" },
+	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
+	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
+	{ "engine", 'e', A_STR, CFG(engine), "NAME", "auto (the default), interp" },
+	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
+	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
+	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
+	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
+	{ "no-reboot", 0, A_FLAG, CFG(no_reboot), NULL, "a reset ends the machine" },
+	{ "reset-on-triple-fault", 0, A_FLAG, CFG(triple_fault_reset), NULL, "as a board does; else the machine stops with status 66" },
+	{ "icount", 0, A_FLAG, CFG(icount), NULL, "deterministic: time follows the number of instructions (one processor)" },
+	{ "max-insns", 0, A_UINT, CFG(max_insns), "N", "end with status 68 after N instructions (with --icount)" },
+	{ "hash-every", 0, A_UINT, CFG(hash_every), "N", "hash processor and memory every N instructions (with --icount)" },
+	{ "hash-file", 0, A_STR, CFG(hash_file), "FILE", "where the hashes go" },
+	{ "hash-from", 0, A_UINT, CFG(hash_from), "N", "hash from that instruction on" },
+	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
+	{ "stats", 0, A_FLAG, CFG(stats), NULL, "print counters at the end" },
+	{ "dry-run", 0, A_FLAG, EXT(dry_run), NULL, "build the machine, print it, start nothing" },
+	{ "log", 0, A_STR, EXT(log), "LEVEL|TOPIC=LEVEL,...", "error, warn (the default), info, debug, trace" },
+	{ "log-file", 0, A_STR, EXT(log_file), "FILE", "the log; default standard error" },
+	{ "help", 'h', A_FLAG, EXT(done), NULL, "this list; --help OPTION for the keys of one" },
+};
+
+static void help_all(void)
+{
+	printf("ring3 run [OPTION ...]\n\n");
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
+		char left[80];
+		snprintf(left, sizeof(left), "  %c%c%s --%s %s", rows[k].letter ? '-' : ' ', rows[k].letter ? rows[k].letter : ' ',
+			 rows[k].letter ? "," : " ", rows[k].name, rows[k].arg ? rows[k].arg : "");
+		if (strlen(left) > 42)
+			printf("%s\n%44s%s\n", left, "", rows[k].help);
+		else
+			printf("%-44s%s\n", left, rows[k].help);
+	}
+	printf("\nSizes take K, M, G. The serial console is this terminal: Ctrl-A x leaves, Ctrl-A h helps.\n"
+	       "Exit status: 0 the guest powered off, (code<<1)|1 isa-debug-exit, 64 a wrong option, 65 cannot\n"
+	       "start, 66 triple fault, 67 Ctrl-A x or a signal, 68 --max-insns, 70 the host failed.\n");
+}
+
+static bool help_one(const char *name)
+{
+	if (!strcmp(name, "kernel"))
+		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
+	else if (!strcmp(name, "serial"))
+		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
+	else if (!strcmp(name, "cpu"))
+		cpu_model_help();
+	else
+		return false;
+	return true;
+}
+
+static const struct option_row *find_row(const char *arg, const char **inline_value, struct error *e)
+{
+	const char *names[ARRAY_LEN(rows)];
+	*inline_value = NULL;
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
+		size_t n = strlen(rows[k].name);
+		names[k] = rows[k].name;
+		if (arg[1] == '-' && !strncmp(arg + 2, rows[k].name, n) && (!arg[2 + n] || arg[2 + n] == '=')) {
+			*inline_value = arg[2 + n] ? arg + 3 + n : NULL;
+			return &rows[k];
+		}
+		if (arg[1] != '-' && rows[k].letter && arg[1] == rows[k].letter) {
+			*inline_value = arg[2] ? arg + 2 : NULL;
+			return &rows[k];
+		}
+	}
+	const char *near = nearest_word(arg[1] == '-' ? arg + 2 : arg + 1, names, ARRAY_LEN(names));
+	error_set(e, "%s: no such option; %s%s%s", arg, near ? "did you mean --" : "see ring3 run --help", near ? near : "", near ? "?" : "");
+	return NULL;
+}
+
+static bool parse_uint(const char *text, u64 *out)
+{
+	char *end;
+	if (*text == '-' || !*text)
+		return false;
+	*out = strtoull(text, &end, 0);
+	return !*end;
+}
+
+static bool add_serial(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_serial == MAX_SERIAL)
+		return error_set(e, "--serial: a PC has at most %d serial ports", MAX_SERIAL);
+	return kv_parse("--serial", value, serial_keys, ARRAY_LEN(serial_keys), &cfg->serial[cfg->n_serial++], e);
+}
+
+static bool kernel_option(struct vm_config *cfg, const char *value, struct error *e)
+{
+	struct kernel_config *k = &cfg->kernel;
+	k->addr = k->entry = ~0ull;
+	if (!kv_parse("--kernel", value, kernel_keys, ARRAY_LEN(kernel_keys), k, e))
+		return false;
+	k->addr_set = k->addr != ~0ull;
+	k->entry_set = k->entry != ~0ull;
+	return true;
+}
+
+static bool apply(const struct option_row *o, const char *value, struct vm_config *cfg, struct cli_extra *x, struct error *e)
+{
+	void *field = (char *)(o->extra ? (void *)x : (void *)cfg) + o->offset;
+	switch (o->type) {
+	case A_FLAG:
+		*(bool *)field = true;
+		return true;
+	case A_STR:
+		free(*(char **)field);
+		*(char **)field = strdup(value);
+		return true;
+	case A_SIZE:
+		return parse_size(value, field) || error_set(e, "--%s %s: not a size; e.g. 512M or 4G", o->name, value);
+	case A_UINT:
+		return parse_uint(value, field) || error_set(e, "--%s %s: not a number", o->name, value);
+	case A_KERNEL:
+		return kernel_option(cfg, value, e);
+	default:
+		return add_serial(cfg, value, e);
+	}
+}
+
+bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extra *x, struct error *e)
+{
+	*cfg = (struct vm_config){ .mem_bytes = 512ull << 20, .cpus = 1 };
+	*x = (struct cli_extra){ 0 };
+	for (int k = 0; k < argc; k++) {
+		const char *value;
+		if (argv[k][0] != '-' || !argv[k][1])
+			return error_set(e, "%s: disk images come later; a kernel is given with --kernel FILE", argv[k]);
+		const struct option_row *o = find_row(argv[k], &value, e);
+		if (!o)
+			return false;
+		if (o->type != A_FLAG && !value) {
+			if (k + 1 == argc)
+				return error_set(e, "%s: needs a value: --%s %s", argv[k], o->name, o->arg);
+			value = argv[++k];
+		}
+		if (o->type == A_FLAG && value)
+			return error_set(e, "--%s: takes no value", o->name);
+		if (!apply(o, value, cfg, x, e))
+			return false;
+		if (x->done) {
+			if (k + 1 == argc || !help_one(argv[k + 1]))
+				help_all();
+			return true;
+		}
+		if (!strcmp(o->name, "cpu") && !strcmp(value, "help")) {
+			cpu_model_help();
+			return x->done = true;
+		}
+	}
+	if ((cfg->hash_every || cfg->max_insns) && !cfg->icount)
+		return error_set(e, "--hash-every and --max-insns count instructions: they need --icount");
+	if (!cfg->n_serial)
+		cfg->serial[cfg->n_serial++].kind = strdup("stdio");
+	return true;
+}
+
+void options_free(struct vm_config *cfg, struct cli_extra *x)
+{
+	char *owned[] = { cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware, cfg->engine, cfg->cpu,
+			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
+	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
+		free(owned[k]);
+	for (int k = 0; k < cfg->n_serial; k++) {
+		free(cfg->serial[k].kind);
+		free(cfg->serial[k].path);
+	}
+}

@@ -1,0 +1,28 @@
+/* What an engine is: the one interface of interp/, bt/ and kvm/, which engine/ drives. */
+#ifndef RING3_ENGINE_API_H
+#define RING3_ENGINE_API_H
+
+#include "cpu/cpu.h"
+
+enum run_exit {
+	RUN_EVENT,    /* EV_EXIT was posted */
+	RUN_HALT,     /* HLT, MWAIT, wait-for-SIPI: nothing to do until an event */
+	RUN_LIMIT,    /* icount_limit reached */
+	RUN_STOPPED,  /* triple fault or shutdown: c->stopped */
+};
+
+struct engine_ops {
+	const char *name;       /* "interp", "bt", "kvm" */
+	const char *help;
+	bool (*usable)(struct error *why_not);
+	bool (*vcpu_init)(struct cpu *c, struct error *e);   /* on the vCPU's thread */
+	void (*vcpu_destroy)(struct cpu *c);
+	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
+	enum run_exit (*run)(struct cpu *c);
+	/* Exactly one instruction (or one event delivery), whatever c->icount_limit. */
+	enum run_exit (*step)(struct cpu *c);
+	/* Makes run() return soon; any thread; called after an event was posted. */
+	void (*kick)(struct cpu *c);
+};
+
+#endif

@@ -1,0 +1,80 @@
+/* What happens between instructions, by the priority of SDM vol. 3 table 6-2: reset and INIT,
+ * traps of the instruction before, SMI, NMI, external interrupts; and waking from HLT, MWAIT
+ * and wait-for-SIPI. Runs on the vCPU's thread; c->events is set from any.
+ *
+ * SMI is logged and ignored: there is no SMM. INTR is a level that the interrupt controllers
+ * keep, the others are edges that are taken here. */
+#define LOG_TOPIC "cpu"
+#include "cpu/seg.h"
+
+static void start_at(struct cpu *c, u8 page)
+{
+	c->seg[S_CS].sel = (u16)(page << 8);
+	c->seg[S_CS].base = (u64)page << 12;
+	c->rip = 0;
+	c->activity = ACT_RUN;
+	cpu_update_mode(c);
+}
+
+/* Reset-like and housekeeping events; these come even while a processor waits for SIPI. */
+static void service_control(struct cpu *c, u32 ev)
+{
+	if (ev & EV_TLB) {
+		cpu_clear_event(c, EV_TLB);
+		mmu_flush_all(c);
+	}
+	if (ev & EV_INIT) {
+		cpu_clear_event(c, EV_INIT);
+		cpu_reset(c, true);
+		c->stopped = false;
+	}
+	if (ev & EV_SIPI) {
+		cpu_clear_event(c, EV_SIPI);
+		if (c->activity == ACT_WAIT_SIPI)
+			start_at(c, c->sipi_vector);
+	}
+	if (ev & EV_SMI) {
+		cpu_clear_event(c, EV_SMI);
+		log_guest("cpu %u: SMI ignored, there is no SMM", c->index);
+	}
+}
+
+/* NMI, else INTR. True: one was delivered. */
+static bool service_interrupts(struct cpu *c, u32 ev)
+{
+	if ((ev & EV_NMI) && !c->nmi_blocked && !(c->shadow & SHADOW_SS)) {
+		cpu_clear_event(c, EV_NMI);
+		c->nmi_blocked = true;
+		exception_external(c, V_NMI);
+		return true;
+	}
+	if ((ev & EV_INTR) && (c->rflags & FL_IF) && !c->shadow) {
+		int vector = c->hooks->int_ack(c->hooks->arg);
+		if (vector >= 0) {
+			exception_external(c, (unsigned)vector);
+			return true;
+		}
+	}
+	return false;
+}
+
+bool cpu_service_events(struct cpu *c)
+{
+	u32 ev = atomic_load_explicit(&c->events, memory_order_acquire);
+	service_control(c, ev);
+	if ((ev & EV_EXIT) || c->stopped)
+		return false;
+	if (c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
+		return false;
+	if ((ev & EV_TRAP) && !(c->shadow & SHADOW_SS)) {
+		if (c->dr6_pending)
+			debug_trap(c, c->dr6_pending);
+		else
+			cpu_clear_event(c, EV_TRAP);
+	}
+	service_interrupts(c, ev);
+	/* MWAIT may end for any reason: a masked interrupt is one, a store to the line another. */
+	if (c->activity == ACT_MWAIT && (!c->monitor_armed || (ev & (EV_INTR | EV_NMI))))
+		c->activity = ACT_RUN;
+	return c->activity == ACT_RUN && !c->stopped;
+}

@@ -1,0 +1,236 @@
+/* The translation lookaside buffers: filling, flushing, PCIDs. SDM vol. 3 4.10.
+ *
+ * Invariants
+ *  1. An entry is live iff its tag's low 12 bits are the current epoch. An epoch belongs to one
+ *     address space (PCID) since its last flush; epochs count up, and when they run out all
+ *     arrays and pcid_epoch are cleared.
+ *  2. Entries are 4-KiB fragments, whatever the page's size. tlb_large says which larger sizes
+ *     may have fragments anywhere; INVLPG then drops all of a fragment's neighbours too.
+ *  3. Global pages are not told apart: a flush that may keep them drops them. INVLPG clears a
+ *     slot whatever its epoch, so that a page that is global goes from every address space.
+ *  4. wtag is set only for RAM that the index may write and whose leaf is dirty: a later store
+ *     needs neither a check nor a bit. MMU_CHECK's array is never filled.
+ *  5. What entries depend on beside the tables: CR0.PG, CR0.WP, CR4.{PSE,PAE,LA57,SMEP,PKE,PGE,
+ *     PCIDE}, EFER.{NXE,LMA}, PKRU, the memory map. Whoever changes one calls mmu_flush_all.
+ *     CR4.SMAP and AC need none: they choose another array. */
+#include <string.h>
+
+#include "cpu/mmu.h"
+
+static u64 epoch_take(struct cpu *c)
+{
+	if (unlikely(c->epoch_next >= 0xfff)) {
+		memset(c->tlbs, 0, sizeof(c->tlbs));
+		memset(c->code_tlb, 0, sizeof(c->code_tlb));
+		memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
+		c->tlb_large = 0;
+		c->epoch_next = 0;
+	}
+	return ++c->epoch_next;
+}
+
+static unsigned pcid_current(const struct cpu *c)
+{
+	return c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
+}
+
+static void tell_engine(struct cpu *c)
+{
+	if (c->on_tlb_flush)
+		c->on_tlb_flush(c);
+}
+
+void mmu_flush_current(struct cpu *c)
+{
+	c->epoch = epoch_take(c);
+	c->pcid_epoch[pcid_current(c)] = (u16)c->epoch;
+	tell_engine(c);
+}
+
+void mmu_flush_all(struct cpu *c)
+{
+	memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
+	c->tlb_large = 0;
+	mmu_flush_current(c);
+}
+
+/* CR3 holds val (bit 63 already taken off). noflush: the PCID's translations may stay. */
+void mmu_set_cr3(struct cpu *c, u64 val, bool noflush)
+{
+	c->cr3 = val;
+	u16 old = c->pcid_epoch[pcid_current(c)];
+	if (noflush && (c->cr4 & CR4_PCIDE) && old) {
+		c->epoch = old;
+		tell_engine(c);
+		return;
+	}
+	if (!(c->cr4 & CR4_PCIDE))
+		c->tlb_large = 0;
+	mmu_flush_current(c);
+}
+
+/* Drops entries of one array whose page differs from lin only in bits of mask. */
+static void drop_range(struct tlb_entry *t, u64 lin, u64 mask)
+{
+	for (unsigned k = 0; k < TLB_SIZE; k++) {
+		if (!(((t[k].rtag | t[k].wtag) ^ lin) & ~mask)) /* rtag and wtag name one page or are 0 */
+			t[k].rtag = t[k].wtag = 0;
+	}
+}
+
+void mmu_invlpg(struct cpu *c, u64 lin)
+{
+	u64 mask = PAGE_MASK;
+	if (c->tlb_large & MMU_LARGE_1G)
+		mask = (1ull << 30) - 1;
+	else if (c->tlb_large & MMU_LARGE_4M)
+		mask = (1ull << 22) - 1;
+	for (unsigned m = 0; m < N_MMU; m++) {
+		if (m == MMU_CHECK)
+			continue;
+		if (mask == PAGE_MASK) {
+			struct tlb_entry *e = &c->tlbs[m][(lin >> 12) & (TLB_SIZE - 1)];
+			e->rtag = e->wtag = 0;
+		} else {
+			drop_range(c->tlbs[m], lin, mask);
+		}
+	}
+	for (unsigned u = 0; u < 2; u++) {
+		struct code_tlb_entry *t = c->code_tlb[u];
+		if (mask == PAGE_MASK) {
+			t[(lin >> 12) & (CODE_TLB_SIZE - 1)].tag = 0;
+			continue;
+		}
+		for (unsigned k = 0; k < CODE_TLB_SIZE; k++) {
+			if (!((t[k].tag ^ lin) & ~mask))
+				t[k].tag = 0;
+		}
+	}
+	tell_engine(c);
+}
+
+void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin)
+{
+	if (type > 3 || pcid > 0xfff)
+		cpu_gp0(c);
+	if (type < 2 && pcid && !(c->cr4 & CR4_PCIDE))
+		cpu_gp0(c);
+	if (type == 0) {
+		if (!cpu_canonical(c, lin))
+			cpu_gp0(c);
+		mmu_invlpg(c, lin);
+	} else if (type == 1) {
+		if (pcid == pcid_current(c)) {
+			mmu_flush_current(c);
+		} else {
+			c->pcid_epoch[pcid] = 0;
+			tell_engine(c);
+		}
+	} else {
+		mmu_flush_all(c);
+	}
+}
+
+void mmu_set_pkru(struct cpu *c, u32 val)
+{
+	if (c->pkru == val)
+		return;
+	c->pkru = val;
+	if (c->cr4 & CR4_PKE)
+		mmu_flush_all(c);
+}
+
+/* ---- filling ------------------------------------------------------------------------------ */
+
+/* Where gpa is in the host. */
+static void locate(struct cpu *c, u64 gpa, struct mmu_page *p)
+{
+	p->gpa = gpa;
+	p->host = mem_ram(c->mem, gpa);
+	if (likely(p->host != NULL)) {
+		p->code = mmu_code_of(c, p->host);
+		return;
+	}
+	struct mem_page rom = mem_page(c->mem, gpa);
+	p->host = rom.host ? rom.host + (gpa & PAGE_MASK) : NULL;
+	p->code = rom.writable ? rom.code : NULL;
+}
+
+static void note_size(struct cpu *c, const struct walk *w)
+{
+	if (w->page_size > 4096)
+		c->tlb_large |= w->page_size > (1u << 22) ? MMU_LARGE_1G : MMU_LARGE_4M;
+}
+
+/* Outside long mode addresses have 32 bits and none is wrong. In long mode: #SS(0) if the
+ * access was through SS, else #GP(0). Accesses carry no segment by the time that they get
+ * here, so the instruction under way tells: its explicit memory operand names a segment; any
+ * other address near rSP or rBP is the stack's own (PUSH, CALL, ENTER, LEAVE ...). */
+static void check_canonical(struct cpu *c, u64 lin)
+{
+	if (!cpu_long(c) || likely(cpu_canonical(c, lin)))
+		return;
+	const struct insn *i = c->cur;
+	bool stack = false;
+	if (cpu_code64(c) && i) {
+		bool explicit_op = false;
+		if (i->flags & IF_MEM) {
+			u64 ea = c->regs[i->base] + (c->regs[i->index] << i->scale) + (u64)i->disp;
+			if (i->adsz == 4)
+				ea = (u32)ea;
+			explicit_op = lin - (ea + c->ebase[i->seg]) < 4096;
+			stack = explicit_op && i->seg == S_SS;
+		}
+		if (!explicit_op)
+			stack = lin - c->regs[R_SP] + 0x10000 < 0x20000 || lin - c->regs[R_BP] + 0x10000 < 0x20000;
+	}
+	cpu_raise_err(c, stack ? V_SS : V_GP, 0);
+}
+
+void mmu_resolve(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct mmu_page *p)
+{
+	struct tlb_entry *e = &c->tlbs[who][(lin >> 12) & (TLB_SIZE - 1)];
+	const u64 tag = (lin & ~PAGE_MASK) | c->epoch;
+	if ((acc == ACC_WRITE ? e->wtag : e->rtag) == tag) {
+		p->host = (u8 *)(lin + e->addend);
+		p->code = e->code;
+		p->gpa = 0;
+		return;
+	}
+	check_canonical(c, lin);
+	struct walk w;
+	u32 err;
+	if (!mmu_walk(c, lin, acc, who, &w, &err))
+		cpu_raise_pf(c, lin, err);
+	locate(c, w.gpa, p);
+	if (!p->host)
+		return;
+	unsigned may = mmu_rights(c, &w, who);
+	note_size(c, &w);
+	e->rtag = may & MAY_READ ? tag : 0;
+	e->wtag = (may & MAY_WRITE) && w.dirty && p->code ? tag : 0;
+	e->addend = (u64)p->host - lin;
+	e->code = p->code;
+}
+
+const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin)
+{
+	bool user = c->cpl == 3;
+	if (!cpu_code64(c))
+		lin = (u32)lin;
+	struct code_tlb_entry *e = &c->code_tlb[user][(lin >> 12) & (CODE_TLB_SIZE - 1)];
+	const u64 tag = (lin & ~PAGE_MASK) | c->epoch;
+	if (e->tag == tag)
+		return e;
+	if (cpu_long(c) && !cpu_canonical(c, lin))
+		cpu_gp0(c);
+	struct walk w;
+	u32 err;
+	if (!mmu_walk(c, lin, ACC_EXEC, user ? MMU_USER : MMU_KERNEL, &w, &err))
+		cpu_raise_pf(c, lin, err);
+	struct mmu_page p;
+	locate(c, w.gpa & ~PAGE_MASK, &p);
+	note_size(c, &w);
+	*e = (struct code_tlb_entry){.tag = tag, .gpa_page = w.gpa & ~PAGE_MASK, .host = p.host, .code = p.code};
+	return e;
+}

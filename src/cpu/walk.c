@@ -1,0 +1,281 @@
+/* Page walks: 32-bit with PSE and PSE-36, PAE, 4 and 5 levels. SDM vol. 3 chapter 4; AMD APM
+ * vol. 2 chapter 5.
+ *
+ * Invariants
+ *  1. A walk reads each entry once; rights are judged on what was read. Accessed and dirty
+ *     bits are set, from the root to the leaf, only once the access is known to be allowed,
+ *     by compare-exchange against what was read; on a difference the walk starts over.
+ *  2. Nothing here raises: the caller gets the error code.
+ *  3. Tables outside RAM are read with mem_phys_read (all ones where nothing is) and their
+ *     accessed and dirty bits stay as they are.
+ * Not modelled: paging-structure caches, memory types. CR4.PKS and shadow stacks are absent. */
+#include "cpu/mmu.h"
+
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80, PTE_G = 0x100 };
+#define PTE_NX (1ull << 63)
+
+enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN };
+
+/* The entries that a walk used, root first. */
+struct path {
+	struct { u8 *host; u64 val; } e[5];
+	unsigned n;
+	unsigned entry_size; /* 4 or 8 bytes */
+};
+
+static u64 entry_read(struct cpu *c, struct path *p, u64 gpa)
+{
+	u8 *host = mem_ram(c->mem, gpa);
+	u64 val;
+	if (likely(host != NULL)) {
+		val = p->entry_size == 8 ? __atomic_load_n((u64 *)(void *)host, __ATOMIC_ACQUIRE)
+					 : __atomic_load_n((u32 *)(void *)host, __ATOMIC_ACQUIRE);
+	} else {
+		val = mem_phys_read(c->mem, gpa, p->entry_size);
+	}
+	p->e[p->n].host = host;
+	p->e[p->n].val = val;
+	p->n++;
+	return val;
+}
+
+/* Sets bits in entry k of the path. False: it has changed since. */
+static bool entry_set(struct cpu *c, struct path *p, unsigned k, u64 bits)
+{
+	u64 old = p->e[k].val, new = old | bits;
+	u8 *host = p->e[k].host;
+	if (old == new || !host)
+		return true;
+	bool done;
+	if (p->entry_size == 8) {
+		done = __atomic_compare_exchange_n((u64 *)(void *)host, &old, new, false,
+						   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	} else {
+		u32 old32 = (u32)old;
+		done = __atomic_compare_exchange_n((u32 *)(void *)host, &old32, (u32)new, false,
+						   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	}
+	if (!done)
+		return false;
+	p->e[k].val = new;
+	mem_code_hit(c, mmu_code_of(c, host), (unsigned)((u64)(host - c->mem->ram) & PAGE_MASK), p->entry_size);
+	return true;
+}
+
+/* What every 64-bit entry must keep clear. */
+static u64 reserved64(const struct cpu *c)
+{
+	u64 r = ~c->maxphyaddr_mask & 0x000fffffffffffffull;
+	if (!cpu_long(c))
+		r |= 0x7ff0000000000000ull; /* PAE: 62:52; ignored with 4 and 5 levels */
+	if (!(c->efer & EFER_NXE))
+		r |= PTE_NX;
+	return r;
+}
+
+/* Walks 64-bit entries from `table`, whose entries are of `level` (5: PML5E .. 1: PTE). */
+static enum walk_result walk64(struct cpu *c, u64 lin, u64 table, unsigned level, struct path *p,
+			       struct walk *w, u32 *err)
+{
+	const u64 rsvd_all = reserved64(c);
+	const bool has_1g = cpu_has(c, FEAT_PDPE1GB);
+	for (;; level--) {
+		unsigned shift = 12 + 9 * (level - 1);
+		u64 e = entry_read(c, p, table + ((lin >> shift) & 511) * 8);
+		if (!(e & PTE_P)) {
+			*err = 0;
+			return WALK_FAULT;
+		}
+		u64 rsvd = rsvd_all;
+		bool leaf = level == 1;
+		if (level > 1 && (e & PTE_PS)) {
+			if (level == 2 || (level == 3 && has_1g)) {
+				leaf = true;
+				rsvd |= ((1ull << shift) - 1) & ~0x1fffull; /* up to the PAT bit */
+			} else {
+				rsvd |= PTE_PS;
+			}
+		}
+		if (e & rsvd) {
+			*err = PF_P | PF_RSVD;
+			return WALK_FAULT;
+		}
+		w->user = w->user && (e & PTE_U);
+		w->writable = w->writable && (e & PTE_W);
+		w->nx = w->nx || (e & PTE_NX);
+		if (leaf) {
+			w->page_size = 1ull << shift;
+			w->gpa = (e & c->maxphyaddr_mask & ~(w->page_size - 1)) | (lin & (w->page_size - 1));
+			if (cpu_long(c) && (c->cr4 & CR4_PKE))
+				w->pkey = (e >> 59) & 15;
+			return WALK_OK;
+		}
+		table = e & c->maxphyaddr_mask & ~PAGE_MASK;
+	}
+}
+
+static enum walk_result walk32(struct cpu *c, u64 lin, struct path *p, struct walk *w, u32 *err)
+{
+	u64 e = entry_read(c, p, (c->cr3 & 0xfffff000) + ((lin >> 22) & 1023) * 4);
+	*err = 0;
+	if (!(e & PTE_P))
+		return WALK_FAULT;
+	w->user = e & PTE_U;
+	w->writable = e & PTE_W;
+	if ((e & PTE_PS) && (c->cr4 & CR4_PSE)) {
+		/* PSE-36: bits 20:13 are bits 39:32 of the address, as far as they exist. */
+		u64 high = cpu_has(c, FEAT_PSE36) ? (c->maxphyaddr_mask >> 32) & 0xff : 0;
+		if (e & (0x3fe000 & ~(high << 13))) {
+			*err = PF_P | PF_RSVD;
+			return WALK_FAULT;
+		}
+		w->page_size = 1u << 22;
+		w->gpa = (e & 0xffc00000) | (((e >> 13) & high) << 32) | (lin & 0x3fffff);
+		return WALK_OK;
+	}
+	e = entry_read(c, p, (e & 0xfffff000) + ((lin >> 12) & 1023) * 4);
+	if (!(e & PTE_P))
+		return WALK_FAULT;
+	w->user = w->user && (e & PTE_U);
+	w->writable = w->writable && (e & PTE_W);
+	w->page_size = 4096;
+	w->gpa = (e & 0xfffff000) | (lin & PAGE_MASK);
+	return WALK_OK;
+}
+
+/* Fills p and w from the tables of the current mode; paging is on. */
+static enum walk_result walk_tables(struct cpu *c, u64 lin, struct path *p, struct walk *w, u32 *err)
+{
+	*w = (struct walk){.user = true, .writable = true};
+	p->n = 0;
+	p->entry_size = 8;
+	if (cpu_long(c))
+		return walk64(c, lin, c->cr3 & c->maxphyaddr_mask & ~PAGE_MASK, c->cr4 & CR4_LA57 ? 5 : 4, p, w, err);
+	if (c->cr4 & CR4_PAE) {
+		u64 pdpte = c->pdpte[(lin >> 30) & 3];
+		if (!(pdpte & PTE_P)) {
+			*err = 0;
+			return WALK_FAULT;
+		}
+		return walk64(c, lin, pdpte & c->maxphyaddr_mask & ~PAGE_MASK, 2, p, w, err);
+	}
+	p->entry_size = 4;
+	return walk32(c, lin, p, w, err);
+}
+
+static void walk_identity(const struct cpu *c, u64 lin, struct walk *w)
+{
+	*w = (struct walk){.gpa = lin & c->maxphyaddr_mask, .page_size = 4096, .user = true, .writable = true, .dirty = true};
+}
+
+unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index who)
+{
+	if (!(c->cr0 & CR0_PG))
+		return MAY_READ | MAY_WRITE | MAY_EXEC;
+	unsigned may = 0;
+	bool wp = c->cr0 & CR0_WP;
+	if (who == MMU_USER) {
+		if (w->user)
+			may = MAY_READ | MAY_EXEC | (w->writable ? MAY_WRITE : 0);
+	} else {
+		if (!w->user || who == MMU_KERNEL)
+			may = MAY_READ | (w->writable || !wp ? MAY_WRITE : 0);
+		if (!w->user || !(c->cr4 & CR4_SMEP))
+			may |= MAY_EXEC;
+	}
+	if (w->nx)
+		may &= ~MAY_EXEC;
+	if (cpu_long(c) && (c->cr4 & CR4_PKE) && w->user) {
+		u32 key = c->pkru >> (2 * w->pkey);
+		if (key & 1)
+			may = (may & ~(MAY_READ | MAY_WRITE)) | MAY_PKEY;
+		else if ((key & 2) && (wp || who == MMU_USER))
+			may = (may & ~MAY_WRITE) | MAY_PKEY;
+	}
+	return may;
+}
+
+/* Whether a protection key alone refuses acc: bit PK is set whatever else refuses it too. */
+static bool pkey_refuses(const struct cpu *c, const struct walk *w, enum access acc, unsigned may)
+{
+	if (acc == ACC_EXEC || !(may & MAY_PKEY))
+		return false;
+	return acc == ACC_WRITE || ((c->pkru >> (2 * w->pkey)) & 1);
+}
+
+static bool fetch_bit(const struct cpu *c)
+{
+	return (c->cr4 & CR4_SMEP) || ((c->cr4 & CR4_PAE) && (c->efer & EFER_NXE));
+}
+
+static enum walk_result walk_once(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct walk *w, u32 *err)
+{
+	struct path p;
+	u32 mode = (acc == ACC_WRITE ? PF_W : 0) | (who == MMU_USER ? PF_U : 0) |
+		   (acc == ACC_EXEC && fetch_bit(c) ? PF_I : 0);
+	if (walk_tables(c, lin, &p, w, err) != WALK_OK) {
+		*err |= mode;
+		return WALK_FAULT;
+	}
+	unsigned may = mmu_rights(c, w, who);
+	unsigned want = acc == ACC_READ ? MAY_READ : acc == ACC_WRITE ? MAY_WRITE : MAY_EXEC;
+	if (!(may & want)) {
+		*err = PF_P | mode | (pkey_refuses(c, w, acc, may) ? PF_PK : 0);
+		return WALK_FAULT;
+	}
+	for (unsigned k = 0; k < p.n; k++) {
+		bool leaf = k == p.n - 1;
+		if (!entry_set(c, &p, k, PTE_A | (leaf && acc == ACC_WRITE ? PTE_D : 0)))
+			return WALK_AGAIN;
+	}
+	w->dirty = p.e[p.n - 1].val & PTE_D;
+	w->global = (p.e[p.n - 1].val & PTE_G) && (c->cr4 & CR4_PGE);
+	return WALK_OK;
+}
+
+bool mmu_walk(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct walk *w, u32 *err)
+{
+	if (!(c->cr0 & CR0_PG)) {
+		walk_identity(c, lin, w);
+		return true;
+	}
+	enum walk_result r;
+	do {
+		r = walk_once(c, lin, acc, who, w, err);
+	} while (unlikely(r == WALK_AGAIN));
+	return r == WALK_OK;
+}
+
+bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
+{
+	struct path p;
+	struct walk w;
+	u32 err;
+	if (!(c->cr0 & CR0_PG)) {
+		walk_identity(c, lin, &w);
+	} else {
+		if (!cpu_long(c))
+			lin = (u32)lin;
+		else if (!cpu_canonical(c, lin))
+			return false;
+		if (walk_tables(c, lin, &p, &w, &err) != WALK_OK)
+			return false;
+	}
+	*gpa = w.gpa;
+	return true;
+}
+
+/* PDPTEs are registers: loaded and checked when CR3 (or CR0, CR4) is, SDM vol. 3 4.4.1. */
+bool mmu_load_pdptes(struct cpu *c, u64 cr3)
+{
+	u64 v[4];
+	u64 rsvd = ~c->maxphyaddr_mask | 0x1e6; /* 63:M, 8:5, 2:1 */
+	for (unsigned k = 0; k < 4; k++) {
+		v[k] = mem_phys_read(c->mem, (cr3 & 0xffffffe0) + 8 * k, 8);
+		if ((v[k] & PTE_P) && (v[k] & rsvd))
+			return false;
+	}
+	for (unsigned k = 0; k < 4; k++)
+		c->pdpte[k] = v[k];
+	return true;
+}

@@ -1,0 +1,287 @@
+/* XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS. SDM vol. 1 chapter 13.
+ *
+ * Invariants
+ *  1. Guest vectors are in zmm[] and k[], x87 and MXCSR behind fpu_image_get/put, PKRU in pkru.
+ *  2. A save translates every byte that it will write before it writes one; a restore reads and
+ *     checks all that it needs before it changes anything.
+ *  3. A component is in use exactly when it differs from its initial configuration (13.6).
+ *     Outside 64-bit mode registers 8 and up neither count nor move.
+ *  4. Sizes and standard offsets are the model's; the compacted layout has no aligned components.
+ * The modified optimization of XSAVEOPT and XSAVES is not taken, as the manual allows. */
+#include <string.h>
+
+#include "cpu/features.h"
+#include "cpu/fpu.h"
+
+enum { XC_MAX = 16, XS_LEGACY = 512, XS_HEADER = 64, XS_IMAGE_MAX = 4096 };
+#define XCOMP_COMPACT XC_BIT(63)
+
+struct xs_image { _Alignas(64) u8 b[XS_IMAGE_MAX]; };
+
+static unsigned reg_count(const struct cpu *c) { return cpu_code64(c) ? 16 : 8; }
+
+/* ---- one component ------------------------------------------------------------------------------- */
+
+/* Which bytes of struct cpu a register of a component is, and how many registers there are. */
+struct comp_shape { u8 *first; unsigned stride, bytes, count; };
+
+static struct comp_shape comp_shape(struct cpu *c, unsigned comp)
+{
+	unsigned n = reg_count(c);
+	switch (comp) {
+	case XC_SSE:       return (struct comp_shape){c->zmm[0], 64, 16, n};
+	case XC_AVX:       return (struct comp_shape){c->zmm[0] + 16, 64, 16, n};
+	case XC_OPMASK:    return (struct comp_shape){(u8 *)c->k, 8, 8, 8};
+	case XC_ZMM_HI256: return (struct comp_shape){c->zmm[0] + 32, 64, 32, n};
+	case XC_HI16_ZMM:  return (struct comp_shape){c->zmm[16], 64, 64, cpu_code64(c) ? 16 : 0};
+	case XC_PKRU:      return (struct comp_shape){(u8 *)&c->pkru, 4, 4, 1};
+	default:           return (struct comp_shape){0};
+	}
+}
+
+static bool bytes_zero(const u8 *p, unsigned n)
+{
+	while (n--) {
+		if (*p++)
+			return false;
+	}
+	return true;
+}
+
+static bool x87_in_use(const struct cpu *c)
+{
+	struct fx_image x, init;
+	memset(&init, 0, sizeof(init));
+	fpu_image_init_x87(&init);
+	fpu_image_get(c, &x, true);
+	if (c->fcs || c->fds || memcmp(x.b, init.b, FX_FTW + 1) || memcmp(x.b + FX_FOP, init.b + FX_FOP, FX_MXCSR - FX_FOP))
+		return true;
+	for (unsigned r = 0; r < 8; r++) {
+		if (!bytes_zero(x.b + FX_ST + 16 * r, 10))
+			return true;
+	}
+	return false;
+}
+
+u64 fpu_xinuse(struct cpu *c)
+{
+	u64 used = x87_in_use(c) ? XC_BIT(XC_X87) : 0;
+	for (unsigned k = XC_SSE; k < XC_MAX; k++) {
+		struct comp_shape s = comp_shape(c, k);
+		for (unsigned r = 0; r < s.count; r++) {
+			if (!bytes_zero(s.first + r * s.stride, s.bytes)) {
+				used |= XC_BIT(k);
+				break;
+			}
+		}
+	}
+	return used;
+}
+
+/* comp >= XC_SSE, but PKRU is written through comp_init/comp_load. p: where it lies in an image. */
+static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
+{
+	struct comp_shape s = comp_shape(c, comp);
+	for (unsigned r = 0; r < s.count; r++)
+		memcpy(p + r * s.bytes, s.first + r * s.stride, s.bytes);
+	return comp == XC_PKRU ? 8 : s.count * s.bytes; /* PKRU: the upper half is zeros */
+}
+
+/* p NULL: the initial configuration. */
+static void comp_load(struct cpu *c, unsigned comp, const u8 *p)
+{
+	struct comp_shape s = comp_shape(c, comp);
+	if (comp == XC_PKRU) {
+		mmu_set_pkru(c, p ? ld32(p) : 0);
+		return;
+	}
+	for (unsigned r = 0; r < s.count; r++) {
+		if (p)
+			memcpy(s.first + r * s.stride, p + r * s.bytes, s.bytes);
+		else
+			memset(s.first + r * s.stride, 0, s.bytes);
+	}
+}
+
+/* Offset of a component >= 2; xcomp: XCOMP_BV, or 0 for the standard layout. */
+static unsigned comp_offset(const struct cpu *c, unsigned comp, u64 xcomp)
+{
+	if (!(xcomp & XCOMP_COMPACT))
+		return c->model->xsave_offset[comp];
+	unsigned off = XSAVE_LEGACY_SIZE;
+	for (unsigned k = 2; k < comp; k++) {
+		if (xcomp & XC_BIT(k))
+			off += c->model->xsave_size[k];
+	}
+	return off;
+}
+
+static void common_checks(struct cpu *c, u64 lin)
+{
+	if (!(c->cr4 & CR4_OSXSAVE))
+		cpu_ud(c);
+	if (c->cr0 & CR0_TS)
+		cpu_raise(c, V_NM);
+	if (lin & 63)
+		cpu_gp0(c);
+}
+
+static u64 requested(const struct cpu *c, bool supervisor)
+{
+	u64 mask = (u64)(u32)c->regs[R_DX] << 32 | (u32)c->regs[R_AX];
+	return mask & (c->xcr0 | (supervisor ? c->xss : 0));
+}
+
+/* ---- saving ------------------------------------------------------------------------------------------ */
+
+/* The byte ranges of an image that a save writes. */
+struct ranges { struct { unsigned off, n; } r[XC_MAX + 4]; unsigned n; };
+
+static void range_add(struct ranges *g, unsigned off, unsigned n)
+{
+	if (!n)
+		return;
+	g->r[g->n].off = off;
+	g->r[g->n++].n = n;
+}
+
+/* Fills img with the components of `store` and notes where they are. */
+static void image_build(struct cpu *c, u64 store, u64 xcomp, bool with_mxcsr, bool wide, struct xs_image *img, struct ranges *g)
+{
+	struct fx_image x;
+	fpu_image_get(c, &x, wide);
+	memcpy(img->b, x.b, FX_XMM);
+	img->b[5] = 0;
+	for (unsigned r = 0; r < 8; r++)
+		memset(img->b + FX_ST + 16 * r + 10, 0, 6);
+	st32(img->b + FX_MXCSR_MASK, fpu_mxcsr_mask(c));
+	if (store & XC_BIT(XC_X87)) {
+		range_add(g, 0, FX_MXCSR);
+		range_add(g, FX_ST, 8 * 16);
+	}
+	if (with_mxcsr)
+		range_add(g, FX_MXCSR, 8);
+	if (store & XC_BIT(XC_SSE))
+		range_add(g, FX_XMM, comp_store(c, XC_SSE, img->b + FX_XMM));
+	for (unsigned k = XC_AVX; k < XC_MAX; k++) {
+		unsigned off = comp_offset(c, k, xcomp);
+		if (!(store & XC_BIT(k)) || off + c->model->xsave_size[k] > XS_IMAGE_MAX)
+			continue;
+		range_add(g, off, comp_store(c, k, img->b + off));
+	}
+}
+
+void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
+{
+	struct xs_image img;
+	struct ranges g = {.n = 0};
+	bool compact = kind == XS_C || kind == XS_S;
+	memset(&img, 0, sizeof(img));
+	common_checks(c, lin);
+	if (kind == XS_S && c->cpl != 0)
+		cpu_gp0(c);
+
+	u64 rfbm = requested(c, kind == XS_S);
+	u64 bv = rfbm & fpu_xinuse(c);
+	u64 xcomp = compact ? rfbm | XCOMP_COMPACT : 0;
+	bool with_mxcsr = rfbm & (XC_BIT(XC_SSE) | XC_BIT(XC_AVX));
+	if (compact) {
+		if ((rfbm & XC_BIT(XC_SSE)) && fpu_mxcsr_get(c) != MXCSR_DEFAULT)
+			bv |= XC_BIT(XC_SSE);
+		with_mxcsr = bv & XC_BIT(XC_SSE);
+	}
+	image_build(c, kind == XS_SAVE ? rfbm : bv, xcomp, with_mxcsr, opsz == 8, &img, &g);
+	/* Of the header, only these fields are written. */
+	if (compact) {
+		st64(img.b + XS_LEGACY, bv);
+		st64(img.b + XS_LEGACY + 8, xcomp);
+	} else {
+		st64(img.b + XS_LEGACY, (mem_ld64(c, lin + XS_LEGACY) & ~rfbm) | bv);
+	}
+	range_add(&g, XS_LEGACY, compact ? 16 : 8);
+
+	for (unsigned k = 0; k < g.n; k++)
+		mem_probe(c, lin + g.r[k].off, g.r[k].n, ACC_WRITE);
+	for (unsigned k = 0; k < g.n; k++)
+		mem_st_bytes(c, lin + g.r[k].off, img.b + g.r[k].off, g.r[k].n);
+}
+
+/* ---- restoring ---------------------------------------------------------------------------------------- */
+
+/* Raises #GP for a header that is not allowed. */
+static void header_check(struct cpu *c, const u8 *h, bool supervisor)
+{
+	u64 bv = ld64(h), xcomp = ld64(h + 8);
+	u64 allowed = c->xcr0 | (supervisor ? c->xss : 0);
+	bool ok;
+	if (xcomp & XCOMP_COMPACT) {
+		ok = !(xcomp & ~XCOMP_COMPACT & ~allowed) && !(bv & ~xcomp) && !(bv & XCOMP_COMPACT) &&
+		     bytes_zero(h + 16, XS_HEADER - 16) && cpu_has(c, FEAT_XSAVEC);
+	} else {
+		ok = !supervisor && !(bv & ~allowed) && bytes_zero(h + 8, 16);
+	}
+	if (!ok)
+		cpu_gp0(c);
+}
+
+/* The x87 component from an image; img NULL: its initial configuration. */
+static void x87_load(struct cpu *c, const struct xs_image *img, bool wide)
+{
+	struct fx_image x;
+	fpu_image_get(c, &x, wide); /* MXCSR stays */
+	if (img) {
+		memcpy(x.b, img->b, FX_MXCSR);
+		memcpy(x.b + FX_ST, img->b + FX_ST, 8 * 16);
+	} else {
+		fpu_image_init_x87(&x);
+	}
+	fpu_image_put(c, &x, wide);
+}
+
+void fpu_xrstor(struct cpu *c, u64 lin, unsigned opsz, bool supervisor)
+{
+	struct xs_image img;
+	u8 *h = img.b + XS_LEGACY;
+	common_checks(c, lin);
+	if (supervisor && c->cpl != 0)
+		cpu_gp0(c);
+	mem_ld_bytes(c, lin + XS_LEGACY, h, XS_HEADER);
+	header_check(c, h, supervisor);
+
+	u64 bv = ld64(h), xcomp = ld64(h + 8);
+	u64 rfbm = requested(c, supervisor);
+	u64 to_load = rfbm & bv, to_init = rfbm & ~bv;
+	bool compact = xcomp & XCOMP_COMPACT;
+
+	/* The standard form takes MXCSR from memory whatever XSTATE_BV says. */
+	bool set_mxcsr = compact ? rfbm & XC_BIT(XC_SSE) : rfbm & (XC_BIT(XC_SSE) | XC_BIT(XC_AVX));
+	u32 mxcsr = MXCSR_DEFAULT;
+	if (set_mxcsr && (!compact || (bv & XC_BIT(XC_SSE))))
+		mxcsr = mem_ld32(c, lin + FX_MXCSR);
+	if (mxcsr & ~fpu_mxcsr_mask(c))
+		cpu_gp0(c);
+
+	if (to_load & XC_BIT(XC_X87)) {
+		mem_ld_bytes(c, lin, img.b, FX_MXCSR);
+		mem_ld_bytes(c, lin + FX_ST, img.b + FX_ST, 8 * 16);
+	}
+	if (to_load & XC_BIT(XC_SSE))
+		mem_ld_bytes(c, lin + FX_XMM, img.b + FX_XMM, 16 * reg_count(c));
+	for (unsigned k = XC_AVX; k < XC_MAX; k++) {
+		unsigned off = comp_offset(c, k, xcomp), n = c->model->xsave_size[k];
+		if ((to_load & XC_BIT(k)) && off + n <= XS_IMAGE_MAX)
+			mem_ld_bytes(c, lin + off, img.b + off, n);
+	}
+
+	if (rfbm & XC_BIT(XC_X87))
+		x87_load(c, to_load & XC_BIT(XC_X87) ? &img : NULL, opsz == 8);
+	if (set_mxcsr)
+		fpu_mxcsr_set(c, mxcsr);
+	for (unsigned k = XC_SSE; k < XC_MAX; k++) {
+		unsigned off = k == XC_SSE ? FX_XMM : comp_offset(c, k, xcomp);
+		if (to_load & XC_BIT(k))
+			comp_load(c, k, off + c->model->xsave_size[k] <= XS_IMAGE_MAX ? img.b + off : NULL);
+		else if (to_init & XC_BIT(k))
+			comp_load(c, k, NULL);
+	}
+}

@@ -1,0 +1,204 @@
+/* What all devices share: birth and death, and state in and out.
+ *
+ * Saved form: for each entry of the class's state list, in any order,
+ *   u8 length of the name, the name, u32 size, size bytes of value;
+ * integers little-endian. A timer is 8 bytes: its deadline in ns of the machine's clock,
+ * all ones when it is not armed.
+ *
+ * Invariants
+ *  1. device_load changes nothing unless the whole buffer is well formed and names each
+ *     field of the class exactly once.
+ *  2. A timer in the state list is safe to cancel from the moment device_new has made the
+ *     device: its heap_pos says "not armed" before init runs.
+ *
+ * Threading: machine lock held, as for everything of a device. */
+#include "dev/dev.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define TIMER_BYTES 8u
+#define TIMER_OFF UINT64_MAX
+
+#define DEVICE(part) &part##_class,
+const struct device_class *const device_classes[] = {
+#include "dev/devices.def"
+	NULL,
+};
+#undef DEVICE
+
+static bool field_is_timer(const struct state_field *f)
+{
+	return f->size == 0;
+}
+
+static u32 field_bytes(const struct state_field *f)
+{
+	return field_is_timer(f) ? TIMER_BYTES : f->size;
+}
+
+static struct timer *field_timer(const struct device *d, const struct state_field *f)
+{
+	return (struct timer *)((char *)d + f->offset);
+}
+
+struct device *device_new(const struct device_class *cls, const struct device *links, struct error *e)
+{
+	struct device *d = calloc(1, cls->size);
+
+	if (!d) {
+		error_set(e, "device %s: no memory for its state (%zu bytes)", cls->name, cls->size);
+		return NULL;
+	}
+	if (links)
+		*d = *links;
+	d->cls = cls;
+	for (const struct state_field *f = cls->state; f && f->name; f++)
+		if (field_is_timer(f))
+			field_timer(d, f)->heap_pos = -1;
+	/* An init that fails undoes what it did itself, so destroy is not called for it. */
+	if (cls->init && !cls->init(d, e)) {
+		error_prefix(e, "device %s", cls->name);
+		d->cls = NULL;
+		free(d);
+		return NULL;
+	}
+	if (cls->reset)
+		cls->reset(d);
+	return d;
+}
+
+void device_free(struct device *d)
+{
+	if (!d)
+		return;
+	if (d->cls->destroy)
+		d->cls->destroy(d);
+	for (const struct state_field *f = d->cls->state; f && f->name; f++)
+		if (field_is_timer(f) && timer_armed(field_timer(d, f)))
+			timer_cancel(field_timer(d, f));
+	free(d);
+}
+
+size_t device_save(const struct device *d, u8 *buf, size_t cap)
+{
+	size_t at = 0;
+
+	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
+		size_t name_len = strlen(f->name);
+		u32 bytes = field_bytes(f);
+
+		if (name_len > UINT8_MAX)
+			bug("device %s: the name of state field %s is too long", d->cls->name, f->name);
+		if (cap - at < 1 + name_len + 4 + (size_t)bytes)
+			return 0;
+		buf[at++] = (u8)name_len;
+		memcpy(buf + at, f->name, name_len);
+		at += name_len;
+		st32(buf + at, bytes);
+		at += 4;
+		if (field_is_timer(f)) {
+			const struct timer *t = field_timer(d, f);
+
+			st64(buf + at, timer_armed(t) ? t->deadline : TIMER_OFF);
+		} else {
+			memcpy(buf + at, (const char *)d + f->offset, bytes);
+		}
+		at += bytes;
+	}
+	return at;
+}
+
+struct record { const char *name; size_t name_len; const u8 *value; u32 bytes; };
+
+/* The record at *at, which moves behind it. False at a malformed one. */
+static bool record_next(const u8 *buf, size_t len, size_t *at, struct record *r)
+{
+	size_t left = len - *at;
+
+	r->name_len = buf[*at];
+	if (left < 1 + r->name_len + 4)
+		return false;
+	r->name = (const char *)buf + *at + 1;
+	r->bytes = ld32(buf + *at + 1 + r->name_len);
+	left -= 1 + r->name_len + 4;
+	if (left < r->bytes)
+		return false;
+	r->value = buf + *at + 1 + r->name_len + 4;
+	*at += 1 + r->name_len + 4 + (size_t)r->bytes;
+	return true;
+}
+
+static bool record_is(const struct record *r, const struct state_field *f)
+{
+	return strlen(f->name) == r->name_len && !memcmp(f->name, r->name, r->name_len);
+}
+
+/* Finds the one record of f. The buffer is known to be well formed. */
+static int records_of(const u8 *buf, size_t len, const struct state_field *f, struct record *found)
+{
+	int n = 0;
+	struct record r;
+
+	for (size_t at = 0; at < len && record_next(buf, len, &at, &r); )
+		if (record_is(&r, f)) {
+			*found = r;
+			n++;
+		}
+	return n;
+}
+
+static bool state_check(const struct device *d, const u8 *buf, size_t len, struct error *e)
+{
+	const char *who = d->cls->name;
+	struct record r;
+
+	for (size_t at = 0; at < len; ) {
+		const struct state_field *f = d->cls->state;
+		size_t start = at;
+
+		if (!record_next(buf, len, &at, &r))
+			return error_set(e, "state of device %s: cut short at byte %zu of %zu", who, start, len);
+		while (f && f->name && !record_is(&r, f))
+			f++;
+		if (!f || !f->name)
+			return error_set(e, "state of device %s: unknown field '%.*s'", who,
+					 (int)r.name_len, r.name);
+		if (r.bytes != field_bytes(f))
+			return error_set(e, "state of device %s: field %s has %u bytes, expected %u", who,
+					 f->name, r.bytes, field_bytes(f));
+	}
+	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
+		int n = records_of(buf, len, f, &r);
+
+		if (n != 1)
+			return error_set(e, "state of device %s: field %s is there %d times, expected once",
+					 who, f->name, n);
+	}
+	return true;
+}
+
+bool device_load(struct device *d, const u8 *buf, size_t len, struct error *e)
+{
+	if (!state_check(d, buf, len, e))
+		return false;
+	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
+		struct record r;
+
+		records_of(buf, len, f, &r);
+		if (!field_is_timer(f)) {
+			memcpy((char *)d + f->offset, r.value, r.bytes);
+			continue;
+		}
+		struct timer *t = field_timer(d, f);
+		u64 deadline = ld64(r.value);
+
+		if (deadline != TIMER_OFF)
+			timer_arm(t, deadline);
+		else if (timer_armed(t))
+			timer_cancel(t);
+	}
+	if (d->cls->loaded)
+		d->cls->loaded(d);
+	return true;
+}

@@ -1,0 +1,34 @@
+/* display: what a person or a program sees of a machine: terminals, files, ptys, sockets
+ * behind a serial port (console.c). */
+#ifndef RING3_DISPLAY_H
+#define RING3_DISPLAY_H
+
+#include "base/base.h"
+
+/* One end of a serial line on the host. */
+struct console;
+struct console_ops {
+	/* Host to guest; returns bytes taken; the rest is offered again after console_ready(). */
+	size_t (*receive)(void *arg, const u8 *buf, size_t len);
+	/* The host side can take more output. */
+	void (*writable)(void *arg);
+	/* Ctrl-A x on a terminal. */
+	void (*quit)(void *arg);
+	void (*brk)(void *arg);  /* Ctrl-A b: a serial break */
+	void *arg;
+};
+/* kind: "stdio" (terminal raw with Ctrl-A escapes, or a pipe as it is), "file", "pty", "socket",
+ * "none". Everything runs on the loop's thread, except console_write. */
+struct console *console_open(const char *kind, const char *path, struct loop *loop,
+			     const struct console_ops *ops, struct error *e);
+/* Guest to host. Never blocks; returns bytes taken (buffers up to 64 KiB for a slow reader; a
+ * socket or pty without a reader drops). Any thread, but one at a time. */
+size_t console_write(struct console *c, const u8 *buf, size_t len);
+void console_ready(struct console *c);  /* the guest has room for input again; any thread */
+const char *console_describe(const struct console *c); /* "pty /dev/pts/3" */
+/* Flushes what is buffered (waits at most a second), restores the terminal. */
+void console_close(struct console *c);
+/* Restores the terminal at once: async-signal-safe, for crashes. */
+void console_restore_terminal(void);
+
+#endif

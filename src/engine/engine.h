@@ -1,0 +1,27 @@
+/* engine: what runs a processor. An engine is one struct engine_ops and one line in
+ * engines[]; vCPU threads, pausing, kicking and single-stepping are the same for all. */
+#ifndef RING3_ENGINE_H
+#define RING3_ENGINE_H
+
+#include "cpu/cpu.h"
+#include "cpu/engine_api.h"
+
+extern const struct engine_ops *const engines[]; /* NULL at the end; best first */
+const struct engine_ops *engine_find(const char *name);
+
+/* A processor and its thread (vcpu.c). */
+struct vcpu;
+struct vcpu *vcpu_start(struct cpu *c, const struct engine_ops *ops, void (*stopped)(void *arg, struct cpu *c),
+			void *arg, struct error *e); /* starts paused */
+void vcpu_resume(struct vcpu *v);
+void vcpu_pause(struct vcpu *v);   /* returns when it stands between two instructions */
+void vcpu_destroy(struct vcpu *v);
+/* Posts events and wakes or kicks the thread; any thread, any lock. */
+void vcpu_post(struct vcpu *v, u32 events);
+void vcpu_set_thread_init(struct vcpu *v, void (*fn)(void *arg), void *arg); /* runs once on the thread */
+
+/* icount mode: fn is called on the vCPU's thread, with its state saved, when the instruction count
+ * reaches `first`; it returns the next count (UINT64_MAX: no more). Before the first resume. */
+void vcpu_set_checkpoint(struct vcpu *v, u64 first, u64 (*fn)(void *arg, struct cpu *c), void *arg);
+
+#endif

@@ -1,0 +1,415 @@
+/* A processor's thread: runs its engine, sleeps while it is halted, stands still while paused.
+ *
+ * Invariants
+ *  1. Between vcpu_start and vcpu_destroy the thread owns struct cpu, save while it is paused:
+ *     then who paused it does. Others only post events.
+ *  2. `lock` is a leaf: nothing else is locked while it is held, so that vcpu_post may be called
+ *     with any lock held. vcpu_pause and vcpu_destroy wait for the thread, which may want the
+ *     machine lock: their caller must not hold it.
+ *  3. No wake-up is lost: a poster sets the event, then looks at `sleeping`; the thread sets
+ *     `sleeping`, then looks at the events, and waits under the lock.
+ *  4. EV_EXIT only makes the engine return; the thread clears it before it looks at what is
+ *     wanted of it.
+ *
+ * icount mode (deterministic time): the thread itself moves the clock and runs the timers. It
+ * runs in slices that end at the next deadline; a halted processor's time goes on to the next
+ * deadline at once. One processor only: several would need their turns fixed, too. */
+#define LOG_TOPIC "vcpu"
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/engine.h"
+
+struct vcpu {
+	struct cpu *cpu;
+	const struct engine_ops *ops;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;    /* of what follows, and of events while sleeping */
+	bool want_pause, want_end; /* written by others under the lock */
+	bool paused;
+	enum { STARTING, READY, FAILED } started;
+	_Atomic bool sleeping;
+	void (*stopped)(void *arg, struct cpu *c);
+	void *stopped_arg;
+	bool stopped_told;
+	void (*thread_init)(void *arg);
+	void *thread_init_arg;
+	u64 (*checkpoint)(void *arg, struct cpu *c);
+	void *checkpoint_arg;
+	u64 checkpoint_at;
+	void (*old_wake)(void *arg); /* icount mode: the clock's, which ours calls */
+	void *old_wake_arg;
+	u64 mwait_ns;                /* how long to sleep before the next look at the line */
+	struct error error;          /* of vcpu_init */
+};
+
+/* MWAIT looks at its line this often: at first, and at most after a long wait. */
+#define MWAIT_FIRST_NS 50000u
+#define MWAIT_LAST_NS 4000000u
+/* The longest slice of icount mode: what a device's clock can lag behind. */
+#define SLICE 16384u
+
+/* ---- sleeping ------------------------------------------------------------------------------- */
+
+/* Events that end the present kind of rest. */
+static u32 wake_mask(const struct cpu *c)
+{
+	const u32 control = EV_EXIT | EV_INIT | EV_SIPI | EV_TLB | EV_SMI;
+	if (c->stopped || c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
+		return control;
+	return c->event_mask | control | (c->activity == ACT_MWAIT ? EV_INTR | EV_NMI : 0);
+}
+
+static bool resting(const struct cpu *c) { return c->stopped || c->activity != ACT_RUN; }
+
+/* The monitored line is not what MONITOR saw, or is no longer there. */
+static bool line_written(const struct cpu *c)
+{
+	const u8 *line = mem_ram(c->mem, c->monitor_gpa);
+	return !c->monitor_armed || !line || memcmp(line, c->monitor_line, sizeof(c->monitor_line));
+}
+
+static struct timespec ns_from_now(u64 ns)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	ns += (u64)t.tv_nsec;
+	t.tv_sec += (time_t)(ns / 1000000000);
+	t.tv_nsec = (long)(ns % 1000000000);
+	return t;
+}
+
+/* One wait: until an event, a request or, in MWAIT, the time for another look. */
+static void sleep_once(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	bool mwait = c->activity == ACT_MWAIT && !c->stopped;
+	struct timespec until = ns_from_now(v->mwait_ns);
+	pthread_mutex_lock(&v->lock);
+	atomic_store(&v->sleeping, true);
+	int timeout = 0;
+	while (!timeout && !v->want_pause && !v->want_end && !(atomic_load(&c->events) & wake_mask(c)))
+		timeout = mwait ? pthread_cond_timedwait(&v->changed, &v->lock, &until)
+				: pthread_cond_wait(&v->changed, &v->lock);
+	atomic_store(&v->sleeping, false);
+	pthread_mutex_unlock(&v->lock);
+}
+
+static void rest(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	if (c->activity != ACT_MWAIT || c->stopped) {
+		sleep_once(v);
+		return;
+	}
+	if (line_written(c)) {
+		c->monitor_armed = false;
+		c->activity = ACT_RUN;
+		v->mwait_ns = MWAIT_FIRST_NS;
+		return;
+	}
+	sleep_once(v);
+	v->mwait_ns = MIN(v->mwait_ns + v->mwait_ns / 4, MWAIT_LAST_NS);
+}
+
+void vcpu_post(struct vcpu *v, u32 events)
+{
+	cpu_post_event(v->cpu, events);
+	if (atomic_load(&v->sleeping)) {
+		pthread_mutex_lock(&v->lock);
+		pthread_cond_broadcast(&v->changed);
+		pthread_mutex_unlock(&v->lock);
+	} else if (v->ops->kick) {
+		v->ops->kick(v->cpu);
+	}
+}
+
+/* ---- running ---------------------------------------------------------------------------------- */
+
+static void note_stop(struct vcpu *v)
+{
+	if (!v->cpu->stopped) {
+		v->stopped_told = false;
+	} else if (!v->stopped_told) {
+		v->stopped_told = true;
+		if (v->stopped)
+			v->stopped(v->stopped_arg, v->cpu);
+	}
+}
+
+static bool has_event(const struct cpu *c)
+{
+	return atomic_load(&((struct cpu *)(uintptr_t)c)->events) & wake_mask(c);
+}
+
+static void turn(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	if (resting(c) && !has_event(c)) {
+		rest(v);
+		return;
+	}
+	v->mwait_ns = MWAIT_FIRST_NS;
+	v->ops->run(c);
+	note_stop(v);
+}
+
+/* ---- icount mode --------------------------------------------------------------------------------- */
+
+/* A timer came to be the earliest: the slice may end too late for it. */
+static void icount_wake(void *arg)
+{
+	struct vcpu *v = arg;
+	vcpu_post(v, EV_EXIT);
+	if (v->old_wake)
+		v->old_wake(v->old_wake_arg);
+}
+
+static void icount_take_clock(struct vcpu *v)
+{
+	struct clock *k = v->cpu->clock;
+	if (k->wake == icount_wake)
+		return;
+	v->old_wake = k->wake;
+	v->old_wake_arg = k->wake_arg;
+	k->wake_arg = v;
+	k->wake = icount_wake;
+}
+
+/* The instruction count at which the clock shows ns. */
+static u64 icount_at(const struct clock *k, u64 ns)
+{
+	u128 n = (((u128)ns << 16) + k->icount_ns_mul - 1) / k->icount_ns_mul;
+	return n >> 64 ? UINT64_MAX : (u64)n;
+}
+
+static void icount_run_timers(struct cpu *c)
+{
+	struct clock *k = c->clock;
+	if (atomic_load(&k->next_deadline) > clock_ns(k))
+		return;
+	mem_lock(c->mem);
+	clock_run_due(k);
+	mem_unlock(c->mem);
+}
+
+static void icount_slice(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	struct clock *k = c->clock;
+	u64 limit = c->icount + SLICE, deadline = icount_at(k, atomic_load(&k->next_deadline));
+	if (deadline > c->icount_skipped)
+		limit = MIN(limit, MAX(deadline - c->icount_skipped, c->icount + 1));
+	c->icount_limit = MIN(limit, MAX(v->checkpoint_at, c->icount + 1));
+	v->ops->run(c);
+	u64 now = c->icount + c->icount_skipped;
+	if (now > atomic_load(&k->icount))
+		atomic_store(&k->icount, now);
+	note_stop(v);
+}
+
+static void icount_turn(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	struct clock *k = c->clock;
+	/* Time never goes back, also where a reset has set the count to 0. */
+	c->icount_skipped = atomic_load(&k->icount) - c->icount;
+	if (v->checkpoint && c->icount >= v->checkpoint_at)
+		v->checkpoint_at = v->checkpoint(v->checkpoint_arg, c);
+	icount_run_timers(c);
+	if (!resting(c) || has_event(c)) {
+		icount_slice(v);
+		return;
+	}
+	if (c->activity == ACT_MWAIT && line_written(c)) {
+		c->monitor_armed = false;
+		c->activity = ACT_RUN;
+		return;
+	}
+	u64 next = atomic_load(&k->next_deadline);
+	if (next == UINT64_MAX || c->stopped) {
+		v->mwait_ns = MWAIT_LAST_NS;
+		sleep_once(v);
+	} else {
+		clock_advance_to(k, next);
+	}
+}
+
+/* ---- the thread ------------------------------------------------------------------------------------- */
+
+/* Stands still while that is wanted. False: the end. */
+static bool may_go_on(struct vcpu *v)
+{
+	cpu_clear_event(v->cpu, EV_EXIT);
+	pthread_mutex_lock(&v->lock);
+	while (v->want_pause && !v->want_end) {
+		v->paused = true;
+		pthread_cond_broadcast(&v->changed);
+		pthread_cond_wait(&v->changed, &v->lock);
+	}
+	v->paused = false;
+	bool go = !v->want_end;
+	pthread_mutex_unlock(&v->lock);
+	return go;
+}
+
+static void announce(struct vcpu *v, bool ok)
+{
+	pthread_mutex_lock(&v->lock);
+	v->started = ok ? READY : FAILED;
+	pthread_cond_broadcast(&v->changed);
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* Signals are for the main thread, but for those that an engine's own code brings about. */
+static void block_signals(void)
+{
+	static const int ours[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+	sigset_t set;
+	sigfillset(&set);
+	for (unsigned k = 0; k < ARRAY_LEN(ours); k++)
+		sigdelset(&set, ours[k]);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static void *thread_main(void *arg)
+{
+	struct vcpu *v = arg;
+	struct cpu *c = v->cpu;
+	char name[16];
+	snprintf(name, sizeof(name), "vcpu%u", c->index);
+	pthread_setname_np(pthread_self(), name);
+	block_signals();
+	bool ok = v->ops->vcpu_init(c, &v->error);
+	announce(v, ok);
+	if (!ok)
+		return NULL;
+	bool first = true;
+	while (may_go_on(v)) {
+		if (first && v->thread_init)
+			v->thread_init(v->thread_init_arg);
+		if (first && c->clock->icount_mode)
+			icount_take_clock(v);
+		first = false;
+		if (c->clock->icount_mode)
+			icount_turn(v);
+		else
+			turn(v);
+	}
+	v->ops->vcpu_destroy(c);
+	return NULL;
+}
+
+/* ---- for others ------------------------------------------------------------------------------------------ */
+
+static bool init_sync(struct vcpu *v)
+{
+	pthread_condattr_t a;
+	if (pthread_condattr_init(&a))
+		return false;
+	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+	bool ok = !pthread_mutex_init(&v->lock, NULL) && !pthread_cond_init(&v->changed, &a);
+	pthread_condattr_destroy(&a);
+	return ok;
+}
+
+static void vcpu_free(struct vcpu *v)
+{
+	pthread_cond_destroy(&v->changed);
+	pthread_mutex_destroy(&v->lock);
+	free(v);
+}
+
+struct vcpu *vcpu_start(struct cpu *c, const struct engine_ops *ops, void (*stopped)(void *arg, struct cpu *c),
+			void *arg, struct error *e)
+{
+	struct vcpu *v = calloc(1, sizeof(*v));
+	if (!v || !init_sync(v)) {
+		free(v);
+		error_set(e, "no memory for the thread of processor %u", c->index);
+		return NULL;
+	}
+	v->cpu = c;
+	v->ops = ops;
+	v->stopped = stopped;
+	v->stopped_arg = arg;
+	v->want_pause = true;
+	v->mwait_ns = MWAIT_FIRST_NS;
+	v->checkpoint_at = UINT64_MAX;
+	int err = pthread_create(&v->thread, NULL, thread_main, v);
+	if (err) {
+		vcpu_free(v);
+		error_set(e, "no thread for processor %u: %s", c->index, strerror(err));
+		return NULL;
+	}
+	pthread_mutex_lock(&v->lock);
+	while (v->started == STARTING)
+		pthread_cond_wait(&v->changed, &v->lock);
+	pthread_mutex_unlock(&v->lock);
+	if (v->started == READY)
+		return v;
+	pthread_join(v->thread, NULL);
+	*e = v->error;
+	vcpu_free(v);
+	return NULL;
+}
+
+void vcpu_set_thread_init(struct vcpu *v, void (*fn)(void *arg), void *arg)
+{
+	v->thread_init = fn;
+	v->thread_init_arg = arg;
+}
+
+void vcpu_set_checkpoint(struct vcpu *v, u64 first, u64 (*fn)(void *arg, struct cpu *c), void *arg)
+{
+	v->checkpoint = fn;
+	v->checkpoint_arg = arg;
+	v->checkpoint_at = first;
+}
+
+void vcpu_resume(struct vcpu *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->want_pause = false;
+	pthread_cond_broadcast(&v->changed);
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* Tells the thread to look at what is wanted, wherever it is. */
+static void want(struct vcpu *v, bool *what)
+{
+	pthread_mutex_lock(&v->lock);
+	*what = true;
+	pthread_cond_broadcast(&v->changed);
+	pthread_mutex_unlock(&v->lock);
+	vcpu_post(v, EV_EXIT);
+}
+
+void vcpu_pause(struct vcpu *v)
+{
+	if (pthread_equal(pthread_self(), v->thread))
+		bug("vcpu_pause on the processor's own thread");
+	want(v, &v->want_pause);
+	pthread_mutex_lock(&v->lock);
+	while (!v->paused)
+		pthread_cond_wait(&v->changed, &v->lock);
+	pthread_mutex_unlock(&v->lock);
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+	if (!v)
+		return;
+	want(v, &v->want_end);
+	pthread_join(v->thread, NULL);
+	if (v->cpu->clock->wake == icount_wake && v->cpu->clock->wake_arg == v) {
+		v->cpu->clock->wake = v->old_wake;
+		v->cpu->clock->wake_arg = v->old_wake_arg;
+	}
+	vcpu_free(v);
+}

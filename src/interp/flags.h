@@ -1,0 +1,26 @@
+/* Status flags by the host's own instruction: LAHF and SETO right after it. Private to interp/. */
+#ifndef RING3_INTERP_FLAGS_H
+#define RING3_INTERP_FLAGS_H
+
+#include "interp/op.h"
+
+/* After an instruction in inline assembly: rax = flags as flags_put wants them. */
+#define GRAB "lahf\n\tseto %%al"
+/* Before one that reads CF: from bit 0 of RFLAGS. */
+#define LOAD_CF(fl) "btl $0, " fl "\n\t"
+
+static inline u64 flags_grabbed(unsigned ax) { return ((ax >> 8) & 0xd5) | (u64)(ax & 1) << 11; }
+static inline void flags_put(struct cpu *c, unsigned ax)
+{
+	c->rflags = (c->rflags & ~(u64)FL_STATUS) | flags_grabbed(ax);
+}
+static inline void flags_put_mask(struct cpu *c, unsigned ax, u64 mask)
+{
+	c->rflags = (c->rflags & ~mask) | (flags_grabbed(ax) & mask);
+}
+
+/* Sizes: bits, assembler modifier. */
+#define SIZES(X) X(8, "b") X(16, "w") X(32, "k") X(64, "q")
+#define WSIZES(X) X(16, "w") X(32, "k") X(64, "q")
+
+#endif

@@ -1,0 +1,159 @@
+/* The interpreter's run loop: events between blocks, blocks, single steps where something
+ * wants to look at every instruction, exceptions. SDM vol. 3 chapter 6 for the order. */
+#define LOG_TOPIC "interp"
+#include <stdlib.h>
+
+#include "cpu/engine_api.h"
+#include "interp/block.h"
+
+/* The exception that brought us here by longjmp: state is that of the faulting instruction's
+ * start, unless the raiser placed RIP itself. */
+static void caught(struct cpu *c)
+{
+	struct block_cache *bc = interp_of(c)->blocks;
+	if (!c->keep_rip)
+		c->rip = c->cur ? insn_rip(c, c->cur) : c->regs[R_BLOCK];
+	c->keep_rip = false;
+	c->icount = cpu_icount(c);
+	c->first = NULL;
+	bc->current = NULL;
+	cpu_exception(c);
+}
+
+/* Instructions of b that are complete when its last handler has returned. */
+static inline u64 completed(const struct cpu *c, const struct insn *first)
+{
+	return (u64)(c->cur - first) + !!(c->cur->flags & IF_LAST);
+}
+
+/* Between two instructions: a fault from here on belongs to what stands at RIP. */
+static inline void at_boundary(struct cpu *c)
+{
+	c->cur = NULL;
+	c->first = NULL;
+	c->regs[R_BLOCK] = c->rip;
+}
+
+static void run_single(struct cpu *c)
+{
+	bool tf = c->rflags & FL_TF;
+	interp_of(c)->blocks->current = NULL;
+	at_boundary(c);
+	if (c->slow & SLOW_DR7)
+		cpu_code_breakpoint(c);
+	const struct insn *i = block_single(c);
+	/* Both last for one instruction; the instruction may set them again. */
+	c->shadow = 0;
+	c->rflags &= ~(u64)FL_RF;
+	c->cur = i;
+	c->first = i;
+	i->fn(c, i);
+	c->icount++;
+	at_boundary(c);
+	cpu_update_events(c);
+	cpu_after_insn(c, tf);
+}
+
+static inline bool events_due(const struct cpu *c)
+{
+	return atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask;
+}
+
+static enum run_exit why_left(const struct cpu *c)
+{
+	if (c->stopped)
+		return RUN_STOPPED;
+	if (atomic_load(&c->events) & EV_EXIT)
+		return RUN_EVENT;
+	return c->activity == ACT_RUN ? RUN_EVENT : RUN_HALT;
+}
+
+/* The frame that exceptions come back to. */
+static enum run_exit run(struct cpu *c)
+{
+	struct block_cache *bc = interp_of(c)->blocks;
+	fpu_load(c);
+	if (_setjmp(c->jb))
+		caught(c);
+	for (;;) {
+		if (unlikely(events_due(c) || c->activity != ACT_RUN)) {
+			at_boundary(c);
+			if (!cpu_service_events(c))
+				break;
+		}
+		if (unlikely(c->slow || c->icount + BLOCK_MAX > c->icount_limit)) {
+			if (c->icount >= c->icount_limit) {
+				fpu_save(c);
+				return RUN_LIMIT;
+			}
+			run_single(c);
+			continue;
+		}
+		const struct block *b = block_lookup(c);
+		bc->current = b;
+		c->regs[R_BLOCK] = c->rip;
+		c->cur = b->insn;
+		c->first = b->insn;
+		b->insn[0].fn(c, b->insn);
+		c->icount += completed(c, b->insn);
+		c->first = NULL;
+	}
+	fpu_save(c);
+	return why_left(c);
+}
+
+static enum run_exit step(struct cpu *c)
+{
+	fpu_load(c);
+	volatile bool done = false;
+	if (_setjmp(c->jb)) {
+		caught(c);
+		done = true;
+	}
+	at_boundary(c);
+	if (!done && (!(events_due(c) || c->activity != ACT_RUN) || cpu_service_events(c)))
+		run_single(c);
+	fpu_save(c);
+	return c->stopped || c->activity != ACT_RUN ? why_left(c) : RUN_LIMIT;
+}
+
+static bool vcpu_init(struct cpu *c, struct error *e)
+{
+	struct interp *in = calloc(1, sizeof(*in));
+	if (!in)
+		return error_set(e, "interp: out of memory");
+	c->engine = in;
+	op_index_build(&in->ops);
+	in->quirks = (c->model->vendor[0] == 'A' ? ISA_AMD_BRANCHES : 0u) | (cpu_has(c, FEAT_BMI1) ? 0 : ISA_NO_TZCNT) |
+		     (cpu_has(c, FEAT_LZCNT) ? 0 : ISA_NO_LZCNT) | (cpu_has(c, FEAT_WBNOINVD) ? 0 : ISA_NO_WBNOINVD);
+	if (!native_init(c, e) || !block_cache_init(c, e)) {
+		free(in);
+		c->engine = NULL;
+		return false;
+	}
+	return true;
+}
+
+static void vcpu_destroy(struct cpu *c)
+{
+	block_cache_destroy(c);
+	native_destroy(c);
+	free(c->engine);
+	c->engine = NULL;
+}
+
+/* Events are looked at after every block: nothing to do. */
+static void kick(struct cpu *c) { (void)c; }
+
+static bool usable(struct error *why_not) { (void)why_not; return true; }
+
+const struct engine_ops interp_engine = {
+	.name = "interp",
+	.help = "one instruction at a time; the reference, runs anywhere",
+	.usable = usable,
+	.vcpu_init = vcpu_init,
+	.vcpu_destroy = vcpu_destroy,
+	.run = run,
+	.step = step,
+	.kick = kick,
+};

@@ -1,0 +1,373 @@
+/* System instructions on flags, control registers, MSRs, time and identity; halting. The rules
+ * of what may be written are cpu/'s (control.c, msr.c); here are privilege, operands, and
+ * which mode knows the instruction. Intel SDM volume 2; AMD APM volume 3. */
+#include "interp/system.h"
+
+/* ---- IF ---------------------------------------------------------------------------------- */
+
+enum if_rule { IF_REAL, IF_VIRTUAL, IF_FAULT };
+
+/* What CLI and STI act on: IF itself, or VIF (V86 with VME; CPL 3 with PVI). */
+static enum if_rule if_rule(const struct cpu *c)
+{
+	if (cpu_real(c))
+		return IF_REAL;
+	if (cpu_v86(c))
+		return cpu_iopl(c) == 3 ? IF_REAL : c->cr4 & CR4_VME ? IF_VIRTUAL : IF_FAULT;
+	if (c->cpl <= cpu_iopl(c))
+		return IF_REAL;
+	return c->cpl == 3 && (c->cr4 & CR4_PVI) ? IF_VIRTUAL : IF_FAULT;
+}
+
+OP_END(op_cli)
+{
+	enum if_rule rule = if_rule(c);
+	if (rule == IF_FAULT)
+		cpu_gp0(c);
+	cpu_set_rflags(c, 0, rule == IF_REAL ? FL_IF : FL_VIF);
+}
+
+OP_END(op_sti)
+{
+	enum if_rule rule = if_rule(c);
+	if (rule == IF_FAULT || (rule == IF_VIRTUAL && (c->rflags & FL_VIP)))
+		cpu_gp0(c);
+	if (rule == IF_VIRTUAL) {
+		cpu_set_rflags(c, FL_VIF, FL_VIF);
+		return;
+	}
+	if (!(c->rflags & FL_IF))
+		c->shadow |= SHADOW_STI;
+	cpu_set_rflags(c, FL_IF, FL_IF);
+	cpu_update_events(c);
+}
+
+/* V86 mode below IOPL 3 with VME: the 16-bit image has VIF in the place of IF, and IOPL 3. */
+static bool vme_image(struct cpu *c, unsigned size)
+{
+	if (!cpu_v86(c) || cpu_iopl(c) == 3)
+		return false;
+	if (size != 2 || !(c->cr4 & CR4_VME))
+		cpu_gp0(c);
+	return true;
+}
+
+OP(op_pushf)
+{
+	u64 image = c->rflags & ~(u64)(FL_VM | FL_RF);
+	if (vme_image(c, i->opsz)) {
+		image = (image & ~(u64)FL_IF) | FL_IOPL;
+		if (c->rflags & FL_VIF)
+			image |= FL_IF;
+	}
+	push(c, image, i->opsz);
+}
+
+OP_END(op_popf)
+{
+	bool vme = vme_image(c, i->opsz);
+	u64 v = pop_peek(c, 0, i->opsz);
+	u64 mask = FL_STATUS | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID | FL_RF;
+	if (vme) {
+		if ((v & FL_TF) || ((v & FL_IF) && (c->rflags & FL_VIP)))
+			cpu_gp0(c);
+		mask |= FL_VIF;
+	} else {
+		if (c->cpl <= cpu_iopl(c))
+			mask |= FL_IF;
+		if (c->cpl == 0)
+			mask |= FL_IOPL;
+	}
+	if (i->opsz == 2)
+		mask &= 0xffff | FL_VIF;
+	v &= ~(u64)(FL_RF | FL_VIF);
+	if (vme && (v & FL_IF))
+		v |= FL_VIF;
+	sp_set(c, c->regs[R_SP] + i->opsz);
+	cpu_set_rflags(c, v, mask);
+}
+
+OP(op_stac)
+{
+	if (c->cpl)
+		cpu_ud(c);
+	cpu_set_rflags(c, FL_AC, FL_AC);
+}
+
+OP(op_clac)
+{
+	if (c->cpl)
+		cpu_ud(c);
+	cpu_set_rflags(c, 0, FL_AC);
+}
+
+/* ---- halting --------------------------------------------------------------------------------- */
+
+OP_END(op_hlt)
+{
+	need_cpl0(c);
+	c->activity = ACT_HLT;
+}
+
+/* The line at rAX is remembered with its contents; who waits compares (engine/vcpu.c). */
+static void monitor(struct cpu *c, const struct insn *i)
+{
+	if ((u32)c->regs[R_CX])
+		cpu_gp0(c);
+	u64 lin = cpu_linear(c, i->seg, c->regs[R_AX] & addr_mask(i->adsz), 1, ACC_READ), gpa;
+	mem_probe(c, lin, 1, ACC_READ);
+	if (!mmu_peek(c, lin, &gpa))
+		return;
+	c->monitor_addr = lin;
+	c->monitor_gpa = gpa & ~63ull;
+	const u8 *line = mem_ram(c->mem, c->monitor_gpa);
+	c->monitor_armed = line != NULL;
+	if (line)
+		__builtin_memcpy(c->monitor_line, line, sizeof(c->monitor_line));
+}
+
+/* A wait may end early for any reason, so an armed timer (MWAITX) just does not sleep. */
+static void mwait(struct cpu *c, bool timer)
+{
+	if (c->monitor_armed && !timer)
+		c->activity = ACT_MWAIT;
+}
+
+OP(op_monitor)
+{
+	if (c->cpl)
+		cpu_ud(c);
+	monitor(c, i);
+}
+
+OP(op_monitorx) { monitor(c, i); }
+
+OP_END(op_mwait)
+{
+	if (c->cpl)
+		cpu_ud(c);
+	if ((u32)c->regs[R_CX] & ~1u)
+		cpu_gp0(c);
+	mwait(c, false);
+}
+
+OP_END(op_mwaitx)
+{
+	if ((u32)c->regs[R_CX] & ~3u)
+		cpu_gp0(c);
+	mwait(c, c->regs[R_CX] & 2);
+}
+
+/* ---- control and debug registers ------------------------------------------------------------------ */
+
+static inline unsigned cr_size(const struct cpu *c) { return cpu_code64(c) ? 8 : 4; }
+
+OP(op_mov_rc)
+{
+	need_cpl0(c);
+	reg_st(c, i->r, cpu_read_cr(c, i->rm), cr_size(c));
+}
+
+OP_END(op_mov_cr)
+{
+	need_cpl0(c);
+	u64 v = reg_ld(c, i->rm, cr_size(c));
+	switch (i->r) {
+	case 0: cpu_write_cr0(c, v); break;
+	case 2: c->cr2 = v; break;
+	case 3: cpu_write_cr3(c, v); break;
+	case 4: cpu_write_cr4(c, v); break;
+	case 8: cpu_write_cr8(c, v); break;
+	default: cpu_ud(c);
+	}
+}
+
+OP(op_mov_rd)
+{
+	need_cpl0(c);
+	reg_st(c, i->r, cpu_read_dr(c, i->rm), cr_size(c));
+}
+
+OP_END(op_mov_dr)
+{
+	need_cpl0(c);
+	cpu_write_dr(c, i->r, reg_ld(c, i->rm, cr_size(c)));
+}
+
+OP_END(op_clts)
+{
+	need_cpl0(c);
+	c->cr0 &= ~(u64)CR0_TS;
+	cpu_update_fpu(c);
+}
+
+/* UMIP: what tells of system tables is for CPL 0. */
+static inline void need_no_umip(struct cpu *c)
+{
+	if (unlikely(c->cpl && (c->cr4 & CR4_UMIP)))
+		cpu_gp0(c);
+}
+
+OP(op_smsw_r)
+{
+	need_no_umip(c);
+	reg_st(c, i->r, c->cr0, i->opsz);
+}
+
+OP(op_smsw_m)
+{
+	need_no_umip(c);
+	mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), (u16)c->cr0);
+}
+
+/* PE can be set, not cleared; the other three bits follow. */
+static void lmsw(struct cpu *c, u16 v)
+{
+	cpu_write_cr0(c, (c->cr0 & ~14ull) | (v & 15));
+}
+
+OP_END(op_lmsw_r)
+{
+	need_cpl0(c);
+	lmsw(c, reg_ld16(c, i->r));
+}
+
+OP_END(op_lmsw_m)
+{
+	need_cpl0(c);
+	lmsw(c, mem_ld16(c, insn_lin(c, i, 2, ACC_READ)));
+}
+
+static inline void need_osxsave(struct cpu *c)
+{
+	if (!(c->cr4 & CR4_OSXSAVE))
+		cpu_ud(c);
+}
+
+OP(op_xgetbv)
+{
+	need_osxsave(c);
+	u32 n = (u32)c->regs[R_CX];
+	if (n > 1 || (n == 1 && !cpu_has(c, FEAT_XGETBV1)))
+		cpu_gp0(c);
+	edx_eax_set(c, n ? c->xcr0 & fpu_xinuse(c) : c->xcr0);
+}
+
+OP_END(op_xsetbv)
+{
+	need_osxsave(c);
+	need_cpl0(c);
+	cpu_write_xcr(c, (u32)c->regs[R_CX], edx_eax(c));
+}
+
+static inline void need_pke(struct cpu *c)
+{
+	if (!(c->cr4 & CR4_PKE))
+		cpu_ud(c);
+	if ((u32)c->regs[R_CX])
+		cpu_gp0(c);
+}
+
+OP(op_rdpkru)
+{
+	need_pke(c);
+	edx_eax_set(c, c->pkru);
+}
+
+OP(op_wrpkru)
+{
+	need_pke(c);
+	if ((u32)c->regs[R_DX])
+		cpu_gp0(c);
+	mmu_set_pkru(c, (u32)c->regs[R_AX]);
+}
+
+/* ---- MSRs, time, identity ------------------------------------------------------------------------ */
+
+OP(op_rdmsr)
+{
+	u64 v;
+	need_cpl0(c);
+	if (!msr_read(c, (u32)c->regs[R_CX], &v))
+		cpu_gp0(c);
+	edx_eax_set(c, v);
+}
+
+OP_END(op_wrmsr)
+{
+	need_cpl0(c);
+	if (!msr_write(c, (u32)c->regs[R_CX], edx_eax(c)))
+		cpu_gp0(c);
+}
+
+static inline void need_tsc(struct cpu *c)
+{
+	if (unlikely(c->cpl && (c->cr4 & CR4_TSD)))
+		cpu_gp0(c);
+}
+
+OP(op_rdtsc)
+{
+	need_tsc(c);
+	edx_eax_set(c, cpu_tsc(c));
+}
+
+OP(op_rdtscp)
+{
+	need_tsc(c);
+	edx_eax_set(c, cpu_tsc(c));
+	c->regs[R_CX] = (u32)c->msr.tsc_aux;
+}
+
+OP(op_rdpmc) { cpu_gp0(c); /* no counter exists; without CR4.PCE the same fault */ }
+OP(op_rdpid) { c->regs[i->r] = (u32)c->msr.tsc_aux; }
+
+OP(op_cpuid)
+{
+	u32 r[4];
+	cpu_cpuid(c, (u32)c->regs[R_AX], (u32)c->regs[R_CX], r);
+	c->regs[R_AX] = r[0];
+	c->regs[R_BX] = r[1];
+	c->regs[R_CX] = r[2];
+	c->regs[R_DX] = r[3];
+}
+
+static inline void need_fsgsbase(struct cpu *c)
+{
+	if (!(c->cr4 & CR4_FSGSBASE))
+		cpu_ud(c);
+}
+
+/* Hidden bases take any address of the processor's full width, whatever CR4.LA57. */
+static void base_set(struct cpu *c, unsigned s, const struct insn *i)
+{
+	need_fsgsbase(c);
+	u64 v = reg_ld(c, i->r, i->opsz);
+	unsigned shift = 64 - c->model->lin_bits;
+	if ((u64)((i64)(v << shift) >> shift) != v)
+		cpu_gp0(c);
+	c->seg[s].base = v;
+	cpu_update_segs(c);
+}
+
+static void base_get(struct cpu *c, unsigned s, const struct insn *i)
+{
+	need_fsgsbase(c);
+	reg_st(c, i->r, c->seg[s].base, i->opsz);
+}
+
+OP(op_rdfsbase) { base_get(c, S_FS, i); }
+OP(op_rdgsbase) { base_get(c, S_GS, i); }
+OP(op_wrfsbase) { base_set(c, S_FS, i); }
+OP(op_wrgsbase) { base_set(c, S_GS, i); }
+
+OP(op_swapgs)
+{
+	if (!cpu_code64(c))
+		cpu_ud(c);
+	need_cpl0(c);
+	u64 old = c->seg[S_GS].base;
+	c->seg[S_GS].base = c->msr.kernel_gs_base;
+	c->msr.kernel_gs_base = old;
+	cpu_update_segs(c);
+}

@@ -1,0 +1,140 @@
+/* Caches and translations, fences, and the instructions that move the whole floating-point and
+ * vector state (cpu/fpu.c and xsave.c do the work). All memory is coherent, so that writing
+ * caches back is nothing; what is left of CLFLUSH is the check of its address. SDM volume 2. */
+#include "interp/system.h"
+
+OP(op_cpl0_nop) { need_cpl0(c); }
+
+OP_END(op_invlpg)
+{
+	need_cpl0(c);
+	u64 lin = insn_ea(c, i) + c->ebase[i->seg]; /* no limit, no canonical check */
+	mmu_invlpg(c, cpu_code64(c) ? lin : (u32)lin);
+}
+
+OP_END(op_invpcid)
+{
+	need_cpl0(c);
+	u64 type = reg_ld(c, i->r, cpu_code64(c) ? 8 : 4);
+	u64 lin = insn_lin(c, i, 16, ACC_READ);
+	u64 pcid = mem_ld64(c, lin), address = mem_ld64(c, lin_add(c, lin, 8));
+	if (type > 3 || pcid > 0xfff)
+		cpu_gp0(c);
+	mmu_invpcid(c, (unsigned)type, (u16)pcid, address);
+}
+
+OP(op_clflush) { mem_probe(c, insn_lin(c, i, 1, ACC_READ), 1, ACC_READ); }
+
+OP(op_clzero)
+{
+	static const u8 zeros[64];
+	u64 off = c->regs[R_AX] & addr_mask(i->adsz) & ~63ull;
+	mem_st_bytes(c, cpu_linear(c, i->seg, off, 64, ACC_WRITE), zeros, 64);
+}
+
+OP_END(op_serialize) { }
+OP(op_lfence) { __asm__ volatile("lfence" ::: "memory"); }
+OP(op_mfence) { __asm__ volatile("mfence" ::: "memory"); }
+OP(op_sfence) { __asm__ volatile("sfence" ::: "memory"); }
+
+/* ---- whole state ------------------------------------------------------------------------------- */
+
+/* FXSAVE and FXRSTOR: #UD by EM, #NM by TS, as MMX; OSFXSR is not asked. */
+static inline void need_fpu(struct cpu *c, enum fpu_class k)
+{
+	if (unlikely(c->nofpu[k]))
+		cpu_raise(c, c->nofpu[k]);
+}
+
+OP(op_fxsave)
+{
+	need_fpu(c, FC_MMX);
+	fpu_fxsave(c, insn_lin(c, i, 512, ACC_WRITE), i->opsz);
+}
+
+OP(op_fxrstor)
+{
+	need_fpu(c, FC_MMX);
+	fpu_fxrstor(c, insn_lin(c, i, 512, ACC_READ), i->opsz);
+}
+
+/* XSAVE's own checks (CR4.OSXSAVE, TS, alignment) are xsave.c's and come before the segment's. */
+static inline u64 xsave_lin(struct cpu *c, const struct insn *i, enum access acc)
+{
+	if (!(c->cr4 & CR4_OSXSAVE))
+		cpu_ud(c);
+	if (c->cr0 & CR0_TS)
+		cpu_raise(c, V_NM);
+	return insn_lin(c, i, 576, acc);
+}
+
+OP(op_xsave) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_SAVE); }
+OP(op_xsaveopt) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_OPT); }
+OP(op_xsavec) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_C); }
+OP(op_xrstor) { fpu_xrstor(c, xsave_lin(c, i, ACC_READ), i->opsz, false); }
+
+static inline void need_supervisor(struct cpu *c)
+{
+	if (!(c->cr4 & CR4_OSXSAVE))
+		cpu_ud(c);
+	need_cpl0(c);
+}
+
+OP(op_xsaves)
+{
+	need_supervisor(c);
+	fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_S);
+}
+
+OP(op_xrstors)
+{
+	need_supervisor(c);
+	fpu_xrstor(c, xsave_lin(c, i, ACC_READ), i->opsz, true);
+}
+
+/* FLDENV and FRSTOR wait: an unmasked exception that is pending comes first. With CR0.NE clear
+ * it is an interrupt that the board raises (IRQ 13), and the instruction goes on. */
+static void x87_wait(struct cpu *c)
+{
+	u16 status;
+	__asm__ volatile("fnstsw %0" : "=a"(status));
+	if (likely(!(status & 0x80)))
+		return;
+	if (c->cr0 & CR0_NE)
+		cpu_raise(c, V_MF);
+	if (c->hooks && c->hooks->ferr)
+		c->hooks->ferr(c->hooks->arg, true);
+}
+
+/* Environment formats are of 2 or 4 bytes a word. */
+static inline unsigned env_size(const struct insn *i) { return i->opsz == 2 ? 2 : 4; }
+
+OP(op_fnstenv)
+{
+	need_fpu(c, FC_X87);
+	unsigned n = env_size(i) == 2 ? 14 : 28;
+	fpu_fnstenv(c, insn_lin(c, i, n, ACC_WRITE), env_size(i), false);
+}
+
+OP(op_fnsave)
+{
+	need_fpu(c, FC_X87);
+	unsigned n = env_size(i) == 2 ? 94 : 108;
+	fpu_fnstenv(c, insn_lin(c, i, n, ACC_WRITE), env_size(i), true);
+}
+
+OP(op_fldenv)
+{
+	need_fpu(c, FC_X87);
+	x87_wait(c);
+	unsigned n = env_size(i) == 2 ? 14 : 28;
+	fpu_fldenv(c, insn_lin(c, i, n, ACC_READ), env_size(i), false);
+}
+
+OP(op_frstor)
+{
+	need_fpu(c, FC_X87);
+	x87_wait(c);
+	unsigned n = env_size(i) == 2 ? 94 : 108;
+	fpu_fldenv(c, insn_lin(c, i, n, ACC_READ), env_size(i), true);
+}

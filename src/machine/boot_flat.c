@@ -1,0 +1,54 @@
+/* Programs without a header: a flat binary at a given address and mode, and a firmware ROM. */
+#define LOG_TOPIC "boot"
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine/machine_impl.h"
+
+bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
+{
+	const struct kernel_config *f = &m->cfg->kernel;
+	u64 mode = f->mode ? f->mode : 32;
+	if (mode != 16 && mode != 32 && mode != 64)
+		return error_set(e, "--kernel mode=%llu: 16, 32 or 64", (unsigned long long)mode);
+	u64 addr = f->addr_set ? f->addr : mode == 16 ? 0x7c00 : 0x100000;
+	m->entry = f->entry_set ? f->entry : addr;
+	if (mode == 16 && m->entry > 0x10ffef)
+		return error_set(e, "--kernel entry=0x%llx: real mode reaches 0x10ffef", (unsigned long long)m->entry);
+	if (!boot_put(m, "--kernel", addr, k->data, k->size, e))
+		return false;
+	acpi_build(m);
+	m->entry_arg = m->entry_arg2 = 0;
+	m->entry_stack = 0x7000;
+	m->enter = mode == 16 ? enter_real : mode == 32 ? enter_protected : enter_long;
+	m->boot_kind = mode == 16 ? "flat binary, real mode" : mode == 32 ? "flat binary, protected mode" : "flat binary, long mode";
+	return true;
+}
+
+/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too. The processor starts
+ * at its reset vector: nothing to set. The buffer lives as long as the machine. */
+bool boot_firmware(struct machine *m, struct error *e)
+{
+	m->boot_kind = "firmware at the reset vector";
+	m->entry = 0xfffffff0;
+	if (m->firmware.data)
+		return true; /* after a reset: still mapped */
+	struct blob b;
+	if (!blob_read(&b, "--firmware", m->cfg->firmware, 16 << 20, e))
+		return false;
+	if (b.size & PAGE_MASK) {
+		error_set(e, "--firmware %s: %llu bytes; a ROM's size is a multiple of 4 KiB", m->cfg->firmware, (unsigned long long)b.size);
+		blob_free(&b);
+		return false;
+	}
+	m->firmware = b;
+	u8 *aligned = aligned_alloc(4096, b.size);
+	if (!aligned)
+		return error_set(e, "--firmware: out of memory");
+	memcpy(aligned, b.data, b.size);
+	free(b.data);
+	m->firmware.data = aligned;
+	u64 low = MIN(b.size, 0x20000ull);
+	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e) &&
+	       mem_add_rom(&m->mem, "firmware (1 MiB)", 0x100000 - low, low, aligned + b.size - low, 10, e);
+}

@@ -1,0 +1,291 @@
+/* A machine's life: build, run the event loop, reset, end. The loop's thread owns it; vCPU
+ * threads and devices only ask (machine_want_*), which the loop carries out between turns. */
+#define LOG_TOPIC "machine"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine/machine_impl.h"
+
+/* ---- requests, from any thread ------------------------------------------------------------ */
+
+void machine_wake(struct machine *m) { loop_wake(m->loop); }
+
+void machine_want_reset(struct machine *m, const char *why)
+{
+	if (m->cfg->no_reboot) {
+		machine_want_end(m, END_RESET, why);
+		return;
+	}
+	log_info("reset: %s", why);
+	int none = WANT_NONE;
+	atomic_compare_exchange_strong(&m->want, &none, WANT_RESET);
+	machine_stop_cpus_soon(m);
+}
+
+/* The first reason stays. */
+void machine_want_end(struct machine *m, enum machine_end end, const char *why)
+{
+	if (atomic_exchange(&m->want, WANT_END) != WANT_END) {
+		m->end = end;
+		snprintf(m->end_text, sizeof(m->end_text), "%s", why);
+	}
+	machine_stop_cpus_soon(m);
+}
+
+void machine_stop_cpus_soon(struct machine *m)
+{
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_post(m->cpus[k].vcpu, EV_EXIT);
+	machine_wake(m);
+}
+
+void machine_triple_fault(struct machine *m, struct cpu *c)
+{
+	char dump[4096];
+	cpu_dump(c, dump, sizeof(dump));
+	if (m->cfg->triple_fault_reset) {
+		log_info("triple fault on processor %u\n%s", c->index, dump);
+		machine_want_reset(m, "triple fault");
+	} else {
+		log_error("triple fault on processor %u: the machine stops\n%s", c->index, dump);
+		machine_want_end(m, END_TRIPLE_FAULT, "triple fault");
+	}
+}
+
+void machine_quit(struct machine *m)
+{
+	atomic_store(&m->quit, true);
+	loop_wake(m->loop);
+}
+
+/* ---- consoles ------------------------------------------------------------------------------ */
+
+struct serial_link { struct machine *m; int index; };
+
+size_t machine_console_write(void *arg, const u8 *buf, size_t len) { return console_write(arg, buf, len); }
+
+static size_t from_host(void *arg, const u8 *buf, size_t len)
+{
+	struct serial_link *s = arg;
+	mem_lock(&s->m->mem);
+	size_t n = ns16550_receive(s->m->uart[s->index], buf, len);
+	mem_unlock(&s->m->mem);
+	return n;
+}
+static void host_writable(void *arg)
+{
+	struct serial_link *s = arg;
+	mem_lock(&s->m->mem);
+	ns16550_can_write(s->m->uart[s->index]);
+	mem_unlock(&s->m->mem);
+}
+static void host_quit(void *arg)
+{
+	struct serial_link *s = arg;
+	machine_want_end(s->m, END_USER, "Ctrl-A x");
+}
+static void host_break(void *arg)
+{
+	struct serial_link *s = arg;
+	mem_lock(&s->m->mem);
+	ns16550_break(s->m->uart[s->index]);
+	mem_unlock(&s->m->mem);
+}
+static void guest_has_room(void *arg, size_t room)
+{
+	if (room)
+		console_ready(arg);
+}
+
+bool machine_console_open(struct machine *m, int k, struct error *e)
+{
+	const struct serial_config *s = &m->cfg->serial[k];
+	struct serial_link *link = calloc(1, sizeof(*link));
+	if (!link)
+		return error_set(e, "out of memory");
+	*link = (struct serial_link){ m, k };
+	m->serial_link[k] = link;
+	struct console_ops ops = { from_host, host_writable, host_quit, host_break, link };
+	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->loop, &ops, e);
+	if (!m->console[k])
+		return error_prefix(e, "--serial");
+	ns16550_attach(m->uart[k], &(struct char_backend){ m->console[k], machine_console_write, guest_has_room });
+	return true;
+}
+
+/* ---- building ------------------------------------------------------------------------------- */
+
+static bool choose_engine(struct machine *m, struct error *e)
+{
+	const char *name = m->cfg->engine ? m->cfg->engine : "auto";
+	if (!strcmp(name, "auto")) {
+		for (int k = 0; engines[k]; k++) {
+			struct error why;
+			if (engines[k]->usable(&why)) {
+				m->engine = engines[k];
+				return true;
+			}
+		}
+	}
+	m->engine = engine_find(name);
+	if (!m->engine) {
+		const char *names[16] = { "auto" };
+		size_t n = 1;
+		for (int k = 0; engines[k] && n < ARRAY_LEN(names); k++)
+			names[n++] = engines[k]->name;
+		const char *near = nearest_word(name, names, n);
+		return error_set(e, "--engine %s: no such engine; %s%s%s", name, near ? "did you mean " : "see ",
+				 near ? near : "--help", near ? "?" : "");
+	}
+	struct error why;
+	if (!m->engine->usable(&why))
+		return error_set(e, "--engine %s: %s", name, why.msg);
+	return true;
+}
+
+static void clock_moved(void *arg) { machine_wake(arg); }
+
+struct machine *machine_new(const struct vm_config *cfg, struct error *e)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	if (!m) {
+		error_set(e, "out of memory");
+		return NULL;
+	}
+	m->cfg = cfg;
+	if (cfg->cpus < 1 || cfg->cpus > MAX_CPUS) {
+		error_set(e, "-c %llu: between 1 and %d processors", (unsigned long long)cfg->cpus, MAX_CPUS);
+		goto fail;
+	}
+	if (cfg->icount && cfg->cpus != 1) {
+		error_set(e, "--icount: deterministic time works with -c 1 only");
+		goto fail;
+	}
+	if (!choose_engine(m, e) || !clock_init(&m->clock, cfg->icount, e))
+		goto fail;
+	m->clock.wake = clock_moved;
+	m->clock.wake_arg = m;
+	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
+		goto fail;
+	if (cfg->debugcon) {
+		static const struct console_ops none = { 0 };
+		m->debugcon = console_open("file", cfg->debugcon, m->loop, &none, e);
+		if (!m->debugcon) {
+			error_prefix(e, "--debugcon");
+			goto fail;
+		}
+	}
+	if (!pc_build(m, e))
+		goto fail;
+	pc_reset(m);
+	if (!boot_load(m, e) || !trace_start(m, e))
+		goto fail;
+	return m;
+fail:
+	machine_free(m);
+	return NULL;
+}
+
+void machine_free(struct machine *m)
+{
+	if (!m)
+		return;
+	pc_destroy(m);
+	trace_stop(m);
+	for (int k = 0; k < MAX_SERIAL; k++) {
+		if (m->console[k])
+			console_close(m->console[k]);
+		free(m->serial_link[k]);
+	}
+	if (m->debugcon)
+		console_close(m->debugcon);
+	if (m->loop)
+		loop_free(m->loop);
+	clock_destroy(&m->clock);
+	blob_free(&m->firmware);
+	free(m);
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+static void do_reset(struct machine *m)
+{
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_pause(m->cpus[k].vcpu);
+	struct error e;
+	pc_reset(m);
+	atomic_store(&m->want, WANT_NONE);
+	if (!boot_load(m, &e)) {
+		log_error("reset: %s", e.msg);
+		machine_want_end(m, END_ERROR, "the kernel could not be loaded again");
+		return;
+	}
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_resume(m->cpus[k].vcpu);
+}
+
+static int exit_status(const struct machine *m)
+{
+	switch (m->end) {
+	case END_DEBUG_EXIT: return (int)((m->debug_exit_code << 1 | 1) & 0xff);
+	case END_TRIPLE_FAULT: return 66;
+	case END_USER: return 67;
+	case END_LIMIT: return 68;
+	case END_ERROR: return 70;
+	default: return 0;
+	}
+}
+
+enum machine_end machine_run(struct machine *m, int *status)
+{
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_resume(m->cpus[k].vcpu);
+	for (;;) {
+		if (atomic_load(&m->quit))
+			machine_want_end(m, END_USER, "asked to end by a signal");
+		int want = atomic_load(&m->want);
+		if (want == WANT_END)
+			break;
+		if (want == WANT_RESET)
+			do_reset(m);
+		u64 next = UINT64_MAX;
+		if (!m->clock.icount_mode) {
+			mem_lock(&m->mem);
+			next = clock_run_due(&m->clock);
+			mem_unlock(&m->mem);
+		}
+		loop_turn(m->loop, next);
+	}
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_pause(m->cpus[k].vcpu);
+	*status = exit_status(m);
+	return m->end;
+}
+
+const char *machine_end_text(const struct machine *m) { return m->end_text; }
+
+void machine_print(const struct machine *m)
+{
+	const struct vm_config *f = m->cfg;
+	printf("engine     %s\n", m->engine->name);
+	printf("processors %llu, model %s (%s), family %u model %u\n", (unsigned long long)f->cpus, f->cpu ? f->cpu : "max",
+	       m->model.vendor, m->model.family, m->model.model);
+	printf("memory     %llu MiB: %llu MiB below 4 GiB, %llu MiB above\n", (unsigned long long)(m->mem.ram_size >> 20),
+	       (unsigned long long)(m->mem.low_size >> 20), (unsigned long long)((m->mem.ram_size - m->mem.low_size) >> 20));
+	printf("boot       %s, entry 0x%llx\n", m->boot_kind ? m->boot_kind : "nothing", (unsigned long long)m->entry);
+	for (int k = 0; k < f->n_serial; k++)
+		printf("serial %d   %s\n", k, console_describe(m->console[k]));
+	printf("memory map\n");
+	for (int k = 0; k < m->mem.n_regions; k++) {
+		const struct region *r = &m->mem.regions[k];
+		static const char *const kinds[] = { "RAM", "ROM", "device" };
+		printf("  %012llx-%012llx %-6s %s\n", (unsigned long long)r->base, (unsigned long long)(r->base + r->size - 1),
+		       kinds[r->kind], r->name);
+	}
+	printf("ports\n");
+	for (int k = 0; k < m->mem.n_ports; k++) {
+		const struct port_range *p = &m->mem.ports[k];
+		printf("  %04x-%04x %s\n", p->base, p->base + p->count - 1, p->name);
+	}
+}

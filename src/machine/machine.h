@@ -1,0 +1,75 @@
+/* machine: the PC. Wiring of processors, memory and devices (pc.c, read top to bottom), the
+ * tables that firmware would leave (acpi.c), boot loaders (boot_*.c), and its life: start,
+ * pause, reset, stop (machine.c). One struct machine is one virtual machine; several fit in
+ * a process. */
+#ifndef RING3_MACHINE_H
+#define RING3_MACHINE_H
+
+#include "dev/dev.h"
+#include "engine/engine.h"
+
+/* What cli/ (or a machine file) asks for; strings are owned by the caller and may be NULL. */
+struct serial_config {
+	char *kind;        /* "stdio", "file", "pty", "socket", "none" */
+	char *path;        /* file, socket (created and listened on); pty: a link to make */
+};
+struct kernel_config {
+	char *path;
+	char *format;      /* NULL: by content; "linux", "linux32", "pvh", "multiboot", "flat" */
+	u64 addr;          /* flat: load address; default 0x7c00 (16), 0x100000 (32, 64) */
+	bool addr_set;
+	u64 entry;         /* flat: entry point; default addr */
+	bool entry_set;
+	u64 mode;          /* flat: 16 (real), 32 (protected, flat segments), 64 (long, first 4 GiB mapped 1:1) */
+};
+#define MAX_SERIAL 4
+#define MAX_CPUS 64
+struct vm_config {
+	struct kernel_config kernel;
+	char *initrd;      /* one file; multiboot: the module */
+	char *append;
+	char *firmware;    /* a ROM image of 64 KiB to 16 MiB, mapped to end at 4 GiB and 1 MiB; reset vector entry */
+	u64 mem_bytes;     /* default 512 MiB */
+	u64 cpus;
+	char *engine;      /* "auto", "interp", ... */
+	char *cpu;         /* model and features, "max" */
+	struct serial_config serial[MAX_SERIAL];
+	int n_serial;
+	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
+	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
+	bool testdev;      /* the device for test suites: pc-testdev */
+	bool no_reboot;    /* a reset ends the machine */
+	bool triple_fault_reset; /* a triple fault resets, as on a board; else it ends the machine */
+	bool icount;       /* time follows the instruction count: two runs are identical; one vCPU */
+	u64 hash_every;    /* print a hash of the state every N instructions (icount) to hash_file; 0: off */
+	char *hash_file;
+	u64 hash_from, hash_to; /* only between these instruction counts; 0, 0: all */
+	u64 max_insns;     /* stop there; 0: no limit */
+	bool stats;
+};
+
+/* How it ended; docs/exit-status.md. */
+enum machine_end {
+	END_POWEROFF,      /* status 0 */
+	END_DEBUG_EXIT,    /* isa-debug-exit: status (code << 1) | 1 */
+	END_RESET,         /* no_reboot: status 0 */
+	END_TRIPLE_FAULT,  /* 66 */
+	END_USER,          /* Ctrl-A x, or SIGTERM/SIGINT: 67 */
+	END_LIMIT,         /* max_insns: 68 */
+	END_ERROR,         /* host failed while running: 70 */
+};
+
+struct machine;
+
+/* Builds everything, loads the kernel, starts nothing. */
+struct machine *machine_new(const struct vm_config *cfg, struct error *e);
+/* Runs to its end on the calling thread (the event loop's). *status: the process's exit status. */
+enum machine_end machine_run(struct machine *m, int *status);
+void machine_free(struct machine *m);
+/* Asks it to end; any thread, and async-signal-safe. */
+void machine_quit(struct machine *m);
+/* The machine in words, for --dry-run. */
+void machine_print(const struct machine *m);
+const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
+
+#endif

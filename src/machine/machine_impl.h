@@ -1,0 +1,102 @@
+/* Private to machine/. */
+#ifndef RING3_MACHINE_IMPL_H
+#define RING3_MACHINE_IMPL_H
+
+#include <stdio.h>
+
+#include "display/display.h"
+#include "machine/machine.h"
+
+struct blob { u8 *data; u64 size; };
+
+struct machine {
+	const struct vm_config *cfg;
+	struct mem mem;
+	struct clock clock;
+	struct loop *loop;
+	struct cpu_model model;
+	const struct engine_ops *engine;
+	const char *engine_why;
+
+	struct irq_router irqs;
+	struct machine_hooks hooks;
+	struct device *devices[32];   /* in devices.def's order of creation */
+	int n_devices;
+	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg;
+	struct device *uart[MAX_SERIAL];
+	struct console *console[MAX_SERIAL];
+	struct blob firmware;
+	FILE *hash_out;
+	struct serial_link *serial_link[MAX_SERIAL];
+	struct console *debugcon;
+
+	struct machine_cpu {
+		struct machine *m;
+		struct cpu *cpu;
+		struct vcpu *vcpu;
+		struct lapic *lapic;
+		struct cpu_hooks hooks;
+		unsigned index;
+	} cpus[MAX_CPUS];
+	unsigned n_cpus;
+
+	/* what the boot loader chose: applied to the boot processor after each reset */
+	void (*enter)(struct machine *m, struct cpu *c);
+	u64 entry, entry_arg, entry_arg2, entry_stack;
+	const char *boot_kind;
+
+	/* how it ends */
+	_Atomic int want;         /* enum machine_want, by any thread */
+	_Atomic bool quit;        /* machine_quit */
+	enum machine_end end;
+	u32 debug_exit_code;
+	char end_text[256];
+};
+
+enum machine_want { WANT_NONE, WANT_RESET, WANT_END };
+
+/* machine.c: requests, from any thread */
+void machine_wake(struct machine *m);
+void machine_want_reset(struct machine *m, const char *why);
+void machine_want_end(struct machine *m, enum machine_end end, const char *why);
+void machine_stop_cpus_soon(struct machine *m);
+void machine_triple_fault(struct machine *m, struct cpu *c);
+bool machine_console_open(struct machine *m, int k, struct error *e);
+size_t machine_console_write(void *console, const u8 *buf, size_t len);
+
+/* pc.c */
+bool pc_build(struct machine *m, struct error *e);
+void pc_reset(struct machine *m);     /* devices and processors to power-on state */
+void pc_destroy(struct machine *m);
+
+/* boot.c and boot_*.c: load into RAM, set enter/entry. */
+bool boot_load(struct machine *m, struct error *e);
+bool blob_read(struct blob *b, const char *option, const char *path, u64 max, struct error *e);
+void blob_free(struct blob *b);
+bool boot_linux(struct machine *m, const struct blob *k, struct error *e);
+bool boot_elf(struct machine *m, const struct blob *k, struct error *e);  /* PVH or multiboot */
+bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e);
+bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
+bool boot_firmware(struct machine *m, struct error *e);
+/* Writes len bytes at gpa; false with an error naming what does not fit. */
+bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);
+/* Guest memory map as e820 types: 1 RAM, 2 reserved, 3 ACPI. Returns entries written. */
+struct e820 { u64 base, size; u32 type; } __attribute__((packed));
+int boot_e820(struct machine *m, struct e820 *out, int cap);
+#define BOOT_ACPI_SIZE 0x20000ull
+u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE bytes */
+/* Processor states that loaders use. */
+void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_arg; 4 GiB 1:1 */
+void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
+void enter_real(struct machine *m, struct cpu *c);
+
+/* trace.c: checkpoints of --hash-every and --max-insns. */
+bool trace_start(struct machine *m, struct error *e);
+void trace_stop(struct machine *m);
+
+/* acpi.c: RSDP, XSDT, FADT, FACS, DSDT, MADT, HPET, MCFG-less. Returns the RSDP's address. */
+u64 acpi_build(struct machine *m);
+extern const u8 *const dsdt_aml; /* dsdt.c: dsdt.asl compiled */
+extern const u32 dsdt_aml_size;
+
+#endif

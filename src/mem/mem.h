@@ -1,0 +1,165 @@
+/* mem: guest-physical memory. RAM in one memfd, ROM, the MMIO bus and the port bus; DMA,
+ * the only way in which a device touches RAM; which bytes of RAM have been decoded as code.
+ *
+ * RAM is seen at 0..9ffff, c0000..low_size-1 and from 4 GiB on. a0000..bffff holds no RAM:
+ * the VGA card's, or nothing. Where nothing is, reads give all ones and writes are ignored.
+ *
+ * Invariants
+ *  1. RAM is mapped once, MAP_SHARED of a memfd; a page costs the host nothing until touched.
+ *  2. The map (regions) changes only with the machine lock held and all vCPUs stopped or
+ *     their TLBs flushed by the caller (mem->map_changed tells the machine to do so, with
+ *     the lock held, after the change). Lookups by other threads meanwhile are safe: they
+ *     see the map before or after.
+ *  3. Whoever writes a byte of RAM calls mem_code_written() for it after the store
+ *     (cpu/'s store path does so inline, DMA here), so that no engine runs stale code.
+ *  4. MMIO and port handlers run with the machine lock held. */
+#ifndef RING3_MEM_H
+#define RING3_MEM_H
+
+#include <pthread.h>
+
+#include "base/base.h"
+
+#define PAGE_SIZE 4096u
+#define PAGE_MASK 4095ull
+
+/* What an engine knows of one RAM page as code. lines: one bit for each 64-byte line that
+ * some decoded or translated block covers; gen counts writes into such lines. An engine's
+ * block remembers gen and is stale when it differs. Protocol against races: the decoder
+ * sets the bits, issues membarrier(PRIVATE_EXPEDITED) if they were clear, reads gen, reads
+ * the bytes; the writer stores, then looks at the bits. */
+struct page_code {
+	_Atomic u64 lines;
+	_Atomic u32 gen;
+};
+
+struct mmio_ops {
+	/* size: 1, 2, 4 or 8 bytes, already split to what min_size..max_size allow.
+	 * off: from the region's base. */
+	u64 (*read)(void *dev, u64 off, unsigned size);
+	void (*write)(void *dev, u64 off, u64 val, unsigned size); /* val: zero above size */
+	/* Handlers never see another size; 0 means 1 and 4. Larger accesses are split, low
+	 * addresses first; memory accesses are also split where they are not aligned, port
+	 * accesses are not (VBE has a word at 1cfh). Smaller ones are widened: reads read the
+	 * aligned min_size around and take their part, writes write it, with the value in its
+	 * place and zeros in the others (no read-modify-write: reads have side effects). */
+	u8 min_size, max_size;
+};
+
+enum region_kind { REGION_RAM, REGION_ROM, REGION_MMIO };
+struct region {
+	u64 base, size;           /* bytes, page-aligned for RAM and ROM */
+	enum region_kind kind;
+	u8 *host;                 /* RAM, ROM */
+	const struct mmio_ops *ops;
+	void *dev;
+	const char *name;
+	int priority;             /* where regions overlap, the higher one is seen; of equal
+	                           * ones the later. RAM has 0: what a guest places freely (PCI
+	                           * BARs) should have less, so that it cannot hide RAM. */
+	u64 offset;               /* of this piece in the region as declared */
+};
+
+struct port_range {
+	u16 base; u16 count;
+	const struct mmio_ops *ops;
+	void *dev;
+	const char *name;
+};
+
+struct mem {
+	int fd;                   /* memfd of RAM */
+	u8 *ram;                  /* host mapping of RAM, ram_size bytes */
+	u64 ram_size;             /* bytes */
+	u64 low_size;             /* bytes of RAM below the 32-bit hole */
+	struct page_code *code;   /* one a RAM page, indexed by offset in ram >> 12 */
+	struct region *regions;   /* flattened, sorted, without overlap */
+	int n_regions;
+	struct region *declared;  /* as added */
+	int n_declared;
+	struct port_range *ports;
+	int n_ports;
+	const struct port_range **port_map; /* 65536 entries */
+	pthread_mutex_t lock;     /* the machine lock: devices, interrupt controllers, timers */
+	void (*map_changed)(void *arg);
+	void *map_changed_arg;
+	_Atomic bool a20;         /* reserved for the A20 gate; always true today */
+	struct map_table *_Atomic map; /* private to map.c: what regions points into */
+	_Atomic u32 map_seq;      /* odd while the map is being changed */
+	int cap_declared, cap_ports;
+};
+
+#define MEM_HOLE_START 0xc0000000ull /* RAM above this goes to 4 GiB and up */
+#define MEM_4G 0x100000000ull
+#define MEM_MAX_RAM (1ull << 40)     /* bytes; what mem_init takes at most */
+
+/* ram_size: bytes, multiple of 4 KiB, at least 1 MiB. Reserves, does not touch. */
+bool mem_init(struct mem *m, u64 ram_size, struct error *e);
+void mem_destroy(struct mem *m);
+
+/* The map. Names are kept by pointer. host: page-aligned, stays the caller's. Machine lock held,
+ * or before there are vCPUs; so for ports. The message of *e names the region and what is wrong. */
+bool mem_add_rom(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority, struct error *e);
+bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const struct mmio_ops *ops,
+		  void *dev, int priority, struct error *e);
+void mem_remove(struct mem *m, const char *name, u64 base); /* nothing if there is none; never RAM */
+/* Ports base..base+count-1; off passed to handlers is relative to base. A later call wins. */
+bool mem_add_ports(struct mem *m, const char *name, u16 base, unsigned count, const struct mmio_ops *ops,
+		   void *dev, struct error *e);
+void mem_remove_ports(struct mem *m, const char *name, u16 base);
+
+/* The page at gpa as an engine may map it. host NULL: MMIO or nothing there. */
+struct mem_page {
+	u8 *host;                 /* start of the 4-KiB page */
+	bool writable;            /* RAM; false: ROM */
+	struct page_code *code;   /* NULL for ROM */
+};
+struct mem_page mem_page(struct mem *m, u64 gpa);
+
+/* RAM at gpa (no ROM): the fast path of page walks. NULL if not RAM; valid to the page's end.
+ * Does not see what overlays RAM above 1 MiB. */
+static inline u8 *mem_ram(struct mem *m, u64 gpa)
+{
+	if (likely(gpa >= 0x100000 && gpa < m->low_size))
+		return m->ram + gpa;
+	if (gpa >= MEM_4G && gpa - MEM_4G < m->ram_size - m->low_size)
+		return m->ram + m->low_size + (gpa - MEM_4G);
+	struct mem_page p = mem_page(m, gpa);
+	return p.host && p.writable ? p.host + (gpa & PAGE_MASK) : NULL;
+}
+
+/* Guest-physical access from a vCPU: RAM, ROM or device. size 1..8, may cross pages and from
+ * one into the other. Takes the machine lock itself for devices (must not be held). */
+u64 mem_phys_read(struct mem *m, u64 gpa, unsigned size);
+void mem_phys_write(struct mem *m, u64 gpa, u64 val, unsigned size);
+/* Ports; size 1, 2, 4. Nothing there: all ones. Takes the machine lock (must not be held). */
+u32 mem_port_read(struct mem *m, u16 port, unsigned size);
+void mem_port_write(struct mem *m, u16 port, u32 val, unsigned size);
+
+/* DMA: what a device does. Returns false if part of the range is not RAM (reads of that part
+ * give zeros; ROM can be read). Any thread. */
+bool mem_read(struct mem *m, u64 gpa, void *buf, u64 len);
+bool mem_write(struct mem *m, u64 gpa, const void *buf, u64 len);
+
+/* After a store of len >= 1 bytes (within one page) at page offset off of page p. True if code was hit. */
+static inline bool mem_code_written(struct page_code *p, unsigned off, unsigned len)
+{
+	atomic_signal_fence(memory_order_seq_cst); /* the compiler keeps the store before the load */
+	u64 lines = atomic_load_explicit(&p->lines, memory_order_relaxed);
+	if (likely(!lines))
+		return false;
+	unsigned a = off >> 6, b = (off + len - 1) >> 6;
+	u64 mask = (b - a == 63 ? ~0ull : ((1ull << (b - a + 1)) - 1)) << a;
+	if (!(lines & mask))
+		return false;
+	atomic_fetch_add(&p->gen, 1);
+	return true;
+}
+/* The decoder's half of the protocol: bytes off..off+len-1 (within the page) become code;
+ * returns gen. Read the bytes after this call; any thread, no lock needed. */
+u32 mem_code_mark(struct page_code *p, unsigned off, unsigned len);
+
+static inline void mem_lock(struct mem *m) { pthread_mutex_lock(&m->lock); }
+static inline void mem_unlock(struct mem *m) { pthread_mutex_unlock(&m->lock); }
+
+#endif

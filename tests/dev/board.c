@@ -1,0 +1,168 @@
+#include "board.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void on_reset(void *arg) { ((struct board *)arg)->resets++; }
+static void on_init(void *arg) { ((struct board *)arg)->inits++; }
+static void on_power_off(void *arg) { ((struct board *)arg)->power_offs++; }
+static void on_sleep(void *arg, unsigned typ) { }
+
+static void on_exit_status(void *arg, u32 code)
+{
+	struct board *b = arg;
+
+	b->exits++;
+	b->exit_code = code;
+}
+
+static void on_drop(void *arg, u64 page)
+{
+	struct board *b = arg;
+
+	b->drops++;
+	b->dropped_page = page;
+}
+
+static void on_output(void *arg, bool level)
+{
+	((struct board *)arg)->rises += level;
+}
+
+static size_t be_write(void *arg, const u8 *buf, size_t len)
+{
+	struct board *b = arg;
+	size_t n = MIN(MIN(len, b->be_room), sizeof(b->sent) - b->n_sent);
+
+	memcpy(b->sent + b->n_sent, buf, n);
+	b->n_sent += n;
+	b->be_room -= n;
+	return n;
+}
+
+static void be_invite(void *arg, size_t room)
+{
+	((struct board *)arg)->invited = room;
+}
+
+struct board *board_new(const struct device_class *cls)
+{
+	struct board *b = calloc(1, sizeof(*b));
+	struct error e;
+
+	assert_non_null(b);
+	if (!mem_init(&b->mem, 1 << 20, &e) || !clock_init(&b->clock, true, &e))
+		fail_msg("%s", e.msg);
+	b->hooks = (struct machine_hooks){
+		.arg = b, .reset = on_reset, .power_off = on_power_off, .exit_status = on_exit_status,
+		.cpu_init_signal = on_init, .drop_page = on_drop, .acpi_sleep = on_sleep,
+	};
+	b->be = (struct char_backend){ .arg = b, .write = be_write, .can_receive = be_invite };
+	b->be_room = SIZE_MAX;
+	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks };
+	b->pic = device_new(&i8259_class, &b->links, &e);
+	assert_non_null(b->pic);
+	b->irqs.pic = (struct i8259 *)b->pic;
+	i8259_set_output(b->irqs.pic, on_output, b);
+	board_pic_init(b, 0x01);
+	if (cls) {
+		b->dev = device_new(cls, &b->links, &e);
+		if (!b->dev)
+			fail_msg("%s", e.msg);
+	}
+	return b;
+}
+
+void board_free(struct board *b)
+{
+	device_free(b->dev);
+	device_free(b->pic);
+	clock_destroy(&b->clock);
+	mem_destroy(&b->mem);
+	free(b);
+}
+
+u8 in8(struct board *b, u16 port)
+{
+	return (u8)mem_port_read(&b->mem, port, 1);
+}
+
+void out8(struct board *b, u16 port, u8 val)
+{
+	mem_port_write(&b->mem, port, val, 1);
+}
+
+void board_pic_init(struct board *b, u8 icw4)
+{
+	static const u16 base[] = { 0x20, 0xa0 };
+
+	for (unsigned i = 0; i < 2; i++) {
+		out8(b, base[i], 0x11);
+		out8(b, base[i] + 1, i ? 0x28 : 0x20);
+		out8(b, base[i] + 1, i ? 2 : 4);
+		out8(b, base[i] + 1, icw4);
+		out8(b, base[i] + 1, 0);
+	}
+}
+
+/* Time goes to the next deadline, or to end if that comes first. False at the end. */
+static bool step(struct board *b, u64 end)
+{
+	u64 next = b->clock.next_deadline;
+
+	if (next > end) {
+		b->clock.icount = end;
+		return false;
+	}
+	b->clock.icount = MAX(next, b->clock.icount);
+	mem_lock(&b->mem);
+	clock_run_due(&b->clock);
+	mem_unlock(&b->mem);
+	return true;
+}
+
+void board_run(struct board *b, u64 ns)
+{
+	u64 end = b->clock.icount + ns;
+
+	while (step(b, end))
+		;
+}
+
+void board_stall(struct board *b, u64 ns)
+{
+	b->clock.icount += ns;
+	mem_lock(&b->mem);
+	clock_run_due(&b->clock);
+	mem_unlock(&b->mem);
+}
+
+int board_run_counting(struct board *b, u64 ns, int vector)
+{
+	u64 end = b->clock.icount + ns;
+	int n = 0, v;
+	bool more;
+
+	do {
+		more = step(b, end);
+		while ((v = board_take(b)) >= 0)
+			n += v == vector;
+	} while (more);
+	return n;
+}
+
+int board_take(struct board *b)
+{
+	if (!i8259_output(b->irqs.pic))
+		return -1;
+	mem_lock(&b->mem);
+	int v = i8259_ack(b->irqs.pic);
+	mem_unlock(&b->mem);
+	if (v >= 0x28) {
+		out8(b, 0xa0, (u8)(0x60 | (v & 7)));
+		out8(b, 0x20, 0x62);
+	} else {
+		out8(b, 0x20, (u8)(0x60 | (v & 7)));
+	}
+	return v;
+}

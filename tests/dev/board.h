@@ -1,0 +1,52 @@
+/* A board for tests of devices: memory and port bus, a clock that counts instructions (one a
+ * nanosecond), the interrupt router and a pair of 8259s, hooks that count. */
+#ifndef TESTS_DEV_BOARD_H
+#define TESTS_DEV_BOARD_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "dev/dev.h"
+
+struct board {
+	struct mem mem;
+	struct clock clock;
+	struct irq_router irqs;
+	struct machine_hooks hooks;
+	struct device links;      /* for device_new */
+	struct device *pic;
+	struct device *dev;       /* the one under test, or NULL */
+	int resets, inits, exits, drops, power_offs;
+	u32 exit_code;
+	u64 dropped_page;
+	int rises;                /* of the pair's output */
+	/* the other end of a character device */
+	struct char_backend be;
+	u8 sent[4096];
+	size_t n_sent, be_room;   /* be_room: what the backend takes before it is full */
+	size_t invited;           /* room of the last can_receive */
+};
+
+/* With the class under test (NULL: none); the pair is initialized to vectors 0x20 and 0x28,
+ * nothing masked. board_free ends it. */
+struct board *board_new(const struct device_class *cls);
+void board_free(struct board *b);
+
+u8 in8(struct board *b, u16 port);
+void out8(struct board *b, u16 port, u8 val);
+
+void board_pic_init(struct board *b, u8 icw4);
+/* Lets ns pass; timers run at their deadlines. */
+void board_run(struct board *b, u64 ns);
+/* Lets ns pass as if the process had been stopped: timers run only at the end. */
+void board_stall(struct board *b, u64 ns);
+/* Lets ns pass and takes each interrupt as it comes, with EOI. Returns how many had the vector. */
+int board_run_counting(struct board *b, u64 ns, int vector);
+/* INTA, and a specific EOI as the vector asks for; -1 when the output is low. */
+int board_take(struct board *b);
+
+#endif
