@@ -64,9 +64,9 @@ static u64 host_load(const u8 *p, unsigned n)
 	u64 v = 0;
 	switch (n) {
 	case 1: return *(const volatile u8 *)p;
-	case 2: return *(const volatile u16 __attribute__((aligned(1))) *)p;
-	case 4: return *(const volatile u32 __attribute__((aligned(1))) *)p;
-	case 8: return *(const volatile u64 __attribute__((aligned(1))) *)p;
+	case 2: return *(const volatile u16_any *)p;
+	case 4: return *(const volatile u32_any *)p;
+	case 8: return *(const volatile u64_any *)p;
 	default: memcpy(&v, p, n); return v;
 	}
 }
@@ -75,9 +75,9 @@ static void host_store(u8 *p, u64 v, unsigned n)
 {
 	switch (n) {
 	case 1: *(volatile u8 *)p = (u8)v; break;
-	case 2: *(volatile u16 __attribute__((aligned(1))) *)p = (u16)v; break;
-	case 4: *(volatile u32 __attribute__((aligned(1))) *)p = (u32)v; break;
-	case 8: *(volatile u64 __attribute__((aligned(1))) *)p = v; break;
+	case 2: *(volatile u16_any *)p = (u16)v; break;
+	case 4: *(volatile u32_any *)p = (u32)v; break;
+	case 8: *(volatile u64_any *)p = v; break;
 	default: memcpy(p, &v, n);
 	}
 }

@@ -342,12 +342,18 @@ static inline struct tlb_entry *tlb_slot(struct cpu *c, u64 lin)
 	return &c->tlb[(lin >> 12) & (TLB_SIZE - 1)];
 }
 
+/* One host access at any alignment (the attribute counts in a typedef only). */
+typedef u8 u8_any;
+typedef u16 u16_any __attribute__((aligned(1)));
+typedef u32 u32_any __attribute__((aligned(1)));
+typedef u64 u64_any __attribute__((aligned(1)));
+
 #define MEM_LD(bits) \
 static inline u##bits mem_ld##bits(struct cpu *c, u64 lin) \
 { \
 	struct tlb_entry *e = tlb_slot(c, lin); \
 	if (likely(e->rtag == ((lin & ~PAGE_MASK) | c->epoch) && (lin & PAGE_MASK) <= 4096 - bits / 8)) \
-		return *(const volatile u##bits __attribute__((aligned(1))) *)(lin + e->addend); \
+		return *(const volatile u##bits##_any *)(lin + e->addend); \
 	return (u##bits)mem_ld_slow(c, lin, bits / 8); \
 }
 MEM_LD(8) MEM_LD(16) MEM_LD(32) MEM_LD(64)
@@ -358,7 +364,7 @@ static inline void mem_st##bits(struct cpu *c, u64 lin, u##bits v) \
 { \
 	struct tlb_entry *e = tlb_slot(c, lin); \
 	if (likely(e->wtag == ((lin & ~PAGE_MASK) | c->epoch) && (lin & PAGE_MASK) <= 4096 - bits / 8)) { \
-		*(volatile u##bits __attribute__((aligned(1))) *)(lin + e->addend) = v; \
+		*(volatile u##bits##_any *)(lin + e->addend) = v; \
 		if (unlikely(atomic_load_explicit(&e->code->lines, memory_order_relaxed))) \
 			mem_code_hit(c, e->code, lin & PAGE_MASK, bits / 8); \
 		return; \

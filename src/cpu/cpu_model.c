@@ -166,8 +166,7 @@ static bool add_with_needs(struct cpu_model *m, const struct host *h, unsigned f
 		return error_set(e, "--cpu: %s%s%s: %s", asked,
 				 strcmp(asked, feature_table[f].name) ? " needs " : "",
 				 strcmp(asked, feature_table[f].name) ? feature_table[f].name : "",
-				 feature_table[f].how == HOST ? "the host's CPU does not have it, and its own "
-								"instructions carry it out"
+				 feature_table[f].how == HOST ? "the host's CPU does not have it, and it would run there"
 							      : "ring3 knows this feature but cannot do it yet");
 	m->has[f] = true;
 	for (unsigned k = 0; k < ARRAY_LEN(requires); k++)

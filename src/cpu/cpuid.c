@@ -14,7 +14,15 @@ enum { EAX, EBX, ECX, EDX };
 #define CRYSTAL_KHZ 1000000u
 
 static u32 max_basic(const struct cpu_model *m) { return model_is_amd(m) ? 0x16 : 0x1f; }
-static u32 max_extended(const struct cpu_model *m) { return model_is_amd(m) ? 0x80000021 : 0x80000008; }
+/* The vendor's last leaf, or that of a feature of the other vendor's that was asked for. */
+static u32 max_extended(const struct cpu_model *m)
+{
+	u32 max = model_is_amd(m) ? 0x80000021 : 0x80000008;
+	for (unsigned f = 0; f < N_FEATURES; f++)
+		if (m->has[f])
+			max = MAX(max, feature_table[f].leaf);
+	return max;
+}
 
 static unsigned log2_ceil(unsigned n)
 {

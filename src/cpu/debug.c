@@ -58,7 +58,7 @@ void cpu_code_breakpoint(struct cpu *c)
 	u64 lin = cpu_code64(c) ? c->rip : (u32)(c->seg[S_CS].base + c->rip);
 	unsigned hits = 0;
 	for (unsigned k = 0; k < 4; k++) {
-		if (bp_type(c, k) == 0 && bp_len(c, k) == 1 && c->dr[k] == lin)
+		if (bp_type(c, k) == 0 && c->dr[k] == lin) /* a length other than 0 is undefined */
 			hits |= 1u << k;
 	}
 	if (any_enabled(c, hits)) {

@@ -40,7 +40,7 @@ _Noreturn void cpu_raise(struct cpu *c, unsigned vector)
 
 _Noreturn void cpu_raise_err(struct cpu *c, unsigned vector, u32 error)
 {
-	if (c->delivering >= 0 && c->delivering_ext && vector >= V_TS && vector <= V_GP)
+	if (c->delivering_ext && vector >= V_TS && vector <= V_GP)
 		error |= 1;
 	raise_exc(c, (struct exception){ .vector = (u8)vector, .has_error = true, .error = error });
 }
@@ -249,6 +249,7 @@ static void shut_down(struct cpu *c)
 {
 	log_debug("cpu %u: triple fault at %04x:%llx", c->index, c->seg[S_CS].sel, (unsigned long long)c->rip);
 	c->delivering = -1;
+	c->delivering_ext = false;
 	c->activity = ACT_SHUTDOWN;
 	c->stopped = true;
 	if (c->hooks && c->hooks->triple_fault)

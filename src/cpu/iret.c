@@ -143,7 +143,7 @@ void cpu_iret(struct cpu *c, unsigned opsz)
 	u64 ip = stack_at(c, 0, opsz);
 	u16 sel = (u16)stack_at(c, opsz, opsz);
 	u64 flags = stack_at(c, 2 * opsz, opsz);
-	if ((flags & FL_VM) && !c->cpl && opsz == 4 && !cpu_long(c))
+	if ((flags & FL_VM) && !c->cpl && !cpu_long(c)) /* 16-bit images have no VM */
 		iret_to_v86(c, ip, sel, flags);
 	else
 		iret_protected(c, opsz, ip, sel, flags);

@@ -54,7 +54,7 @@ static void task_save(struct cpu *c, u64 base, bool t32, u32 flags)
 		sys_st(c, base + layout[t32].segs + i * layout[t32].seg_step, c->seg[i].sel, 2);
 }
 
-/* ---- in the new task: its segments */
+/* ---- in the new task: its segments. Each takes effect before the next can fault. */
 
 static struct segment task_descriptor(struct cpu *c, u16 sel)
 {
@@ -87,6 +87,7 @@ static void load_code(struct cpu *c, u16 sel)
 		cpu_raise_err(c, V_NP, sel_err(sel));
 	desc_accessed(c, &g);
 	c->seg[S_CS] = g;
+	cpu_update_mode(c);
 }
 
 static void load_stack(struct cpu *c, u16 sel)
@@ -100,6 +101,7 @@ static void load_stack(struct cpu *c, u16 sel)
 		cpu_raise_err(c, V_SS, sel_err(sel));
 	desc_accessed(c, &g);
 	c->seg[S_SS] = g;
+	cpu_update_segs(c);
 }
 
 static void load_data(struct cpu *c, unsigned s, u16 sel)
@@ -114,6 +116,7 @@ static void load_data(struct cpu *c, unsigned s, u16 sel)
 		cpu_raise_err(c, V_NP, sel_err(sel));
 	desc_accessed(c, &g);
 	c->seg[s] = g;
+	cpu_update_segs(c);
 }
 
 static void load_segments(struct cpu *c, const struct task *t)
@@ -123,7 +126,6 @@ static void load_segments(struct cpu *c, const struct task *t)
 	if (cpu_v86(c))
 		return; /* done by the commit */
 	load_code(c, t->segs[S_CS]);
-	cpu_update_mode(c);
 	load_stack(c, t->segs[S_SS]);
 	for (unsigned i = 0; i < ARRAY_LEN(data); i++)
 		load_data(c, data[i], t->segs[data[i]]);
@@ -206,7 +208,6 @@ void task_switch_flags(struct cpu *c, u16 sel, enum task_why why, bool push_erro
 	if (t32 && (c->cr0 & CR0_PG))
 		load_cr3(c, t.cr3);
 	load_segments(c, &t);
-	cpu_update_mode(c);
 	if (push_error) {
 		struct stack st = stack_current(c);
 		u64 v = error;

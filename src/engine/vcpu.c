@@ -37,6 +37,7 @@ struct vcpu {
 	void (*stopped)(void *arg, struct cpu *c);
 	void *stopped_arg;
 	bool stopped_told;
+	u64 stopped_at;            /* c->icount then */
 	void (*thread_init)(void *arg);
 	void *thread_init_arg;
 	u64 (*checkpoint)(void *arg, struct cpu *c);
@@ -131,15 +132,20 @@ void vcpu_post(struct vcpu *v, u32 events)
 
 /* ---- running ---------------------------------------------------------------------------------- */
 
-static void note_stop(struct vcpu *v)
+/* Runs the engine once; a stop is told once, but each one: INIT may have started the processor
+ * and it may have stopped again, all within this run. */
+static void run_engine(struct vcpu *v)
 {
-	if (!v->cpu->stopped) {
+	struct cpu *c = v->cpu;
+	if (!c->stopped)
 		v->stopped_told = false;
-	} else if (!v->stopped_told) {
-		v->stopped_told = true;
-		if (v->stopped)
-			v->stopped(v->stopped_arg, v->cpu);
-	}
+	v->ops->run(c);
+	if (!c->stopped || (v->stopped_told && v->stopped_at == c->icount))
+		return;
+	v->stopped_told = true;
+	v->stopped_at = c->icount;
+	if (v->stopped)
+		v->stopped(v->stopped_arg, c);
 }
 
 static bool has_event(const struct cpu *c)
@@ -155,8 +161,7 @@ static void turn(struct vcpu *v)
 		return;
 	}
 	v->mwait_ns = MWAIT_FIRST_NS;
-	v->ops->run(c);
-	note_stop(v);
+	run_engine(v);
 }
 
 /* ---- icount mode --------------------------------------------------------------------------------- */
@@ -206,11 +211,10 @@ static void icount_slice(struct vcpu *v)
 	if (deadline > c->icount_skipped)
 		limit = MIN(limit, MAX(deadline - c->icount_skipped, c->icount + 1));
 	c->icount_limit = MIN(limit, MAX(v->checkpoint_at, c->icount + 1));
-	v->ops->run(c);
+	run_engine(v);
 	u64 now = c->icount + c->icount_skipped;
 	if (now > atomic_load(&k->icount))
 		atomic_store(&k->icount, now);
-	note_stop(v);
 }
 
 static void icount_turn(struct vcpu *v)

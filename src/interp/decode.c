@@ -73,16 +73,34 @@ static enum op_form form_of(const char *letters)
 	return FORM_A;
 }
 
-/* Fills registers, immediates and memory; returns the form. Register slots go r, rm, r3 in
- * written order; with a memory operand first, the register is r. */
-static enum op_form operands(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct insn *out)
+static enum op_form form_of_insn(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	char letters[8] = "";
+	for (unsigned k = 0; k < MIN(zi->operand_count_visible, 4); k++)
+		letters[k] = operand_kind(zi, &zo[k]);
+	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && zi->mnemonic == ZYDIS_MNEMONIC_RET)
+		return FORM_F;
+	return form_of(letters);
+}
+
+static bool is_string(const ZydisDecodedInstruction *zi)
+{
+	return zi->meta.category == ZYDIS_CATEGORY_STRINGOP || zi->meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
+}
+
+const struct op *op_of_insn(const struct op_index *x, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	return op_find(x, zi->mnemonic, form_of_insn(zi, zo), is_string(zi));
+}
+
+/* Fills registers, immediates and memory. Register slots go r, rm, r3 in written order; with a
+ * memory operand first, the register is r. */
+static void operands(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct insn *out)
+{
 	u8 *slots[3] = { &out->r, &out->rm, &out->r3 };
 	unsigned n_regs = 0, n_imm = 0, n = MIN(zi->operand_count_visible, 4);
 	for (unsigned k = 0; k < n; k++) {
 		const ZydisDecodedOperand *o = &zo[k];
-		letters[k] = operand_kind(zi, o);
 		switch (o->type) {
 		case ZYDIS_OPERAND_TYPE_MEMORY:
 			memory_operand(zi, o, out);
@@ -104,9 +122,6 @@ static enum op_form operands(const ZydisDecodedInstruction *zi, const ZydisDecod
 				*slots[n_regs++] = operand_kind(zi, o) == 'S' ? seg_code(o->reg.value) : reg_code(o->reg.value);
 		}
 	}
-	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && zi->mnemonic == ZYDIS_MNEMONIC_RET)
-		return FORM_F;
-	return form_of(letters);
 }
 
 /* String operations and others whose memory operand is hidden: only its segment matters. */
@@ -163,9 +178,9 @@ enum isa_status interp_decode(struct cpu *c, enum code_mode mode, const u8 *byte
 	out->seg = S_DS;
 	out->opsz = (u8)(zi.operand_width / 8);
 	out->adsz = (u8)(zi.address_width / 8);
-	bool string = zi.meta.category == ZYDIS_CATEGORY_STRINGOP || zi.meta.category == ZYDIS_CATEGORY_IOSTRINGOP;
-	enum op_form form = operands(&zi, zo, out);
-	const struct op *o = op_find(&in->ops, zi.mnemonic, form, string);
+	bool string = is_string(&zi);
+	operands(&zi, zo, out);
+	const struct op *o = op_of_insn(&in->ops, &zi, zo);
 	if (!o || !cpu_offers_isa(c, zi.meta.isa_set))
 		return ISA_INVALID;
 	out->op = (u16)(o - isa_ops);

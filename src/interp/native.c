@@ -6,7 +6,8 @@
  *
  *  1. c->fop, fip, fdp, fcs, fds follow the last x87 instruction that is not a control
  *     instruction, and change only after it has run.
- *  2. Alignment is checked before the page tables are looked at (#GP before #PF). */
+ *  2. Alignment is checked before the page tables are looked at (#GP before #PF), and a
+ *     pending x87 exception before either, by all that wait for it (x87, MMX). */
 #include <stdlib.h>
 #include <string.h>
 #include <xmmintrin.h>
@@ -66,6 +67,15 @@ void native_ferr(struct cpu *c, bool level)
 		c->hooks->ferr(c->hooks->arg, level);
 }
 
+/* Where the memory operand may fault, and only there: the stub waits by itself. */
+static void wait_first(struct cpu *c)
+{
+	u16 status;
+	asm volatile("fnstsw %0" : "=a"(status));
+	if (unlikely(status & 0x80))
+		native_mf(c);
+}
+
 static __attribute__((noinline)) void load_slow(struct cpu *c, const struct insn *i, u64 lin, unsigned n)
 {
 	struct mem_ref r;
@@ -122,6 +132,16 @@ STORE(1) STORE(2) STORE(4) STORE(8) STORE(16) STORE(32) STORE(64)
 #undef STORE
 static op_fn *const loads[] = { nat_load_1, nat_load_2, nat_load_4, nat_load_8, nat_load_16, nat_load_32, nat_load_64 };
 static op_fn *const stores[] = { nat_store_1, nat_store_2, nat_store_4, nat_store_8, nat_store_16, nat_store_32, nat_store_64 };
+
+/* MXCSR.MM, which this host may know, faults where the processor model lacks it. */
+OP(nat_ldmxcsr)
+{
+	native_check(c, i);
+	u32 v = mem_ld32(c, insn_lin(c, i, 4, ACC_READ));
+	if (v & ~(cpu_has(c, FEAT_MISALIGNSSE) ? 0xffffu | MXCSR_MM : 0xffffu))
+		cpu_gp0(c);
+	insn_stub(i)(c, &v);
+}
 
 static void zero_upper(struct cpu *c, unsigned from)
 {
@@ -200,34 +220,62 @@ OP(nat_x87_reg)
 	insn_stub(i)(c, NULL);
 	x87_done(c, i);
 }
-OP(nat_x87_load)
+/* Both return the operand's offset. An unmasked exception keeps a store from happening. */
+static inline u64 wait_load(struct cpu *c, const struct insn *i)
 {
 	native_check(c, i);
+	if (unlikely(c->seg_check))
+		wait_first(c);
 	u64 ea = insn_ea(c, i);
 	u64 lin = cpu_linear(c, i->seg, ea, i->msz, ACC_READ);
-	u8 *p = host_read(c, lin, i->msz);
-	if (likely(p))
+	u8 *p = unlikely(lin & i->r3) ? NULL : host_read(c, lin, i->msz);
+	if (likely(p)) {
 		insn_stub(i)(c, p);
-	else
-		load_slow(c, i, lin, i->msz);
-	x87_done(c, i);
-	x87_data(c, i, ea);
+		return ea;
+	}
+	wait_first(c);
+	if (lin & i->r3)
+		native_misaligned(c, i);
+	load_slow(c, i, lin, i->msz);
+	return ea;
 }
-/* An unmasked exception keeps the store from happening. */
-OP(nat_x87_store)
+static inline u64 wait_store(struct cpu *c, const struct insn *i)
 {
 	native_check(c, i);
+	if (unlikely(c->seg_check))
+		wait_first(c);
 	u64 ea = insn_ea(c, i);
 	u64 lin = cpu_linear(c, i->seg, ea, i->msz, ACC_WRITE);
 	u8 *p = host_write(c, lin, i->msz);
 	if (likely(p)) {
 		insn_stub(i)(c, p);
 		host_written(c, lin, i->msz);
-	} else {
-		store_slow(c, i, lin, i->msz, true);
+		return ea;
 	}
+	wait_first(c);
+	store_slow(c, i, lin, i->msz, true);
+	return ea;
+}
+OP(nat_x87_load)
+{
+	u64 ea = wait_load(c, i);
 	x87_done(c, i);
 	x87_data(c, i, ea);
+}
+OP(nat_x87_store)
+{
+	u64 ea = wait_store(c, i);
+	x87_done(c, i);
+	x87_data(c, i, ea);
+}
+/* MMX, FLDCW. */
+OP(nat_wait_load)
+{
+	wait_load(c, i);
+}
+OP(nat_wait_store)
+{
+	wait_store(c, i);
 }
 /* FNCLEX, FNINIT. */
 OP(nat_fnclex)
@@ -285,6 +333,14 @@ static int fpu_class_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	}
 }
 
+static bool uses_mmx(const ZydisDecodedOperand *zo, unsigned n)
+{
+	for (unsigned k = 0; k < n; k++)
+		if (zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(zo[k].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
+}
+
 static bool x87_control(ZydisMnemonic m)
 {
 	switch (m) {
@@ -311,6 +367,10 @@ static unsigned alignment(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
 	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM: case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
 		return 1;
+	/* Processors differ: the host's says. */
+	case ZYDIS_MNEMONIC_SHA1MSG1: case ZYDIS_MNEMONIC_SHA1MSG2: case ZYDIS_MNEMONIC_SHA1NEXTE: case ZYDIS_MNEMONIC_SHA1RNDS4:
+	case ZYDIS_MNEMONIC_SHA256MSG1: case ZYDIS_MNEMONIC_SHA256MSG2: case ZYDIS_MNEMONIC_SHA256RNDS2:
+		return 1;
 	default:
 		return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && bytes == 16 ? 16 : 1;
 	}
@@ -330,15 +390,15 @@ static op_fn *handler_x87(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	return !mem ? nat_x87_reg : store ? nat_x87_store : nat_x87_load;
 }
 
-static op_fn *handler_gpr(const struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *mem, bool store)
+static op_fn *handler_gpr(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *mem, bool store)
 {
-	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && c->code_mode != CODE64)
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
 		return mem ? nat_gpr_vex_load : nat_gpr_vex_reg;
 	return !mem ? nat_gpr_reg : store ? nat_gpr_store : nat_gpr_load;
 }
 
 /* Sets fn from what the operands are; r, r3, rm, imm2 for it. */
-static bool choose(const struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo,
+static bool choose(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo,
 		   const ZydisDecodedOperand *mem, struct insn *out)
 {
 	int unit = fpu_class_of(zi, zo);
@@ -352,12 +412,16 @@ static bool choose(const struct cpu *c, const ZydisDecodedInstruction *zi, const
 		out->fn = nat_vzeroupper;
 	} else if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL) {
 		out->fn = nat_vzeroall;
+	} else if (zi->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || zi->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) {
+		out->fn = nat_ldmxcsr;
 	} else if (unit == NO_UNIT) {
-		out->fn = handler_gpr(c, zi, mem, store);
+		out->fn = handler_gpr(zi, mem, store);
 	} else if (unit == FC_X87 && !x87_control(zi->mnemonic)) {
 		out->imm2 = (zi->opcode & 7u) << 8 | (unsigned)zi->raw.modrm.mod << 6 |
 			    (unsigned)zi->raw.modrm.reg << 3 | zi->raw.modrm.rm;
 		out->fn = handler_x87(zi, mem, store);
+	} else if (mem && (uses_mmx(zo, zi->operand_count) || zi->mnemonic == ZYDIS_MNEMONIC_FLDCW)) {
+		out->fn = store ? nat_wait_store : nat_wait_load;
 	} else if (mem) {
 		int k = size_log2(mem->size / 8u);
 		if (k < 0)
@@ -378,8 +442,10 @@ int native_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisD
 		if (zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			mem = &zo[k];
 	u8 code[STUB_MAX];
-	if (!choose(c, zi, zo, mem, out))
+	if (!choose(zi, zo, mem, out))
 		return -1;
+	if (native_in_c(zi))
+		return 0;
 	unsigned len = zi->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? native_emit_maskmovq(zo, code) :
 		       native_emit(n, zi, zo, bytes, code);
 	if (!len)

@@ -61,6 +61,7 @@ void *arena_add(struct native *n, const u8 *code, unsigned len); /* NULL: full *
 /* native_trap.c */
 bool trap_init(struct native *n, struct error *e);
 void trap_destroy(struct native *n);
+_Noreturn void native_mf(struct cpu *c); /* an x87 exception is pending */
 
 /* native.c */
 static inline unsigned reg_number(const ZydisDecodedOperand *o) { return (unsigned)ZydisRegisterGetId(o->reg.value); }
@@ -92,9 +93,10 @@ static inline void host_written(struct cpu *c, u64 lin, unsigned n)
 		mem_code_hit(c, e->code, lin & PAGE_MASK, n);
 }
 
-/* native_mask.c: those whose memory depends on a mask. True if it is one: fn and the rest are set.
- * Gathers and scatters use no stub. */
+/* native_mask.c: those whose memory depends on a mask. True if it is one: fn and what it needs
+ * are set. */
 bool native_decode_masked(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo,
 			  const ZydisDecodedOperand *mem, struct insn *out);
+bool native_in_c(const ZydisDecodedInstruction *zi); /* its handler uses no stub */
 
 #endif

@@ -9,7 +9,7 @@
  *  3. The encoding is made from the operands that Zydis found, not from the prefix bits, which
  *     mean less outside of 64-bit mode. What the operand size selects there is said by 66 and W.
  *  4. Flags that the manual leaves undefined are loaded before, so that what the processor
- *     leaves alone stays. */
+ *     leaves alone stays. Those that read a flag (ADCX, ADOX, FCMOV) write no other. */
 #include <string.h>
 
 #include "interp/native.h"
@@ -107,7 +107,8 @@ static void use_vector(struct use *u, const ZydisDecodedInstruction *zi, const Z
 	unsigned r = reg_number(o);
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	/* Legacy forms and masks keep parts of their destination. */
-	bool keeps = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->avx.mask.mode == ZYDIS_MASK_MODE_MERGING;
+	bool merges = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && zi->raw.evex.aaa && !zi->raw.evex.z;
+	bool keeps = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY || merges;
 	if (!write || keeps || (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
 		u->vec_in |= 1u << r;
 	if (write)
@@ -138,8 +139,10 @@ static void use_flags(struct use *u, const ZydisDecodedInstruction *zi)
 		return;
 	u->flags_in = f->tested & FL_STATUS;
 	u->flags_out = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
-	if (f->undefined & FL_STATUS)
-		u->flags_in = FL_STATUS;
+	/* A few are said to write less than they do (VPTEST); FCOMI may write none. */
+	bool carries = u->flags_in;
+	if (u->flags_out && !carries && (u->flags_out != FL_STATUS || (f->undefined & FL_STATUS) || zi->opcode >= 0xd8))
+		u->flags_in = u->flags_out = FL_STATUS;
 }
 
 /* Fills u and, of explicit registers, the numbers to encode. */

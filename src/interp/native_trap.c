@@ -26,6 +26,15 @@ static struct sigaction before[ARRAY_LEN(signals)];
 
 enum { TRAP_UD = 6, TRAP_GP = 13, TRAP_MF = 16, TRAP_XM = 19 };
 
+_Noreturn void native_mf(struct cpu *c)
+{
+	if (c->cr0 & CR0_NE)
+		cpu_raise(c, V_MF);
+	/* FERR#: the processor waits before the instruction for the interrupt. */
+	native_ferr(c, true);
+	cpu_restart(c);
+}
+
 /* In place of the stub, on its stack. */
 static _Noreturn void native_fault(struct cpu *c)
 {
@@ -38,11 +47,7 @@ static _Noreturn void native_fault(struct cpu *c)
 	case TRAP_XM:
 		cpu_raise(c, c->cr4 & CR4_OSXMMEXCPT ? V_XM : V_UD);
 	case TRAP_MF:
-		if (c->cr0 & CR0_NE)
-			cpu_raise(c, V_MF);
-		/* FERR#: the processor waits before the instruction for the interrupt. */
-		native_ferr(c, true);
-		cpu_restart(c);
+		native_mf(c);
 	default:
 		bug("trap %u (signal %d, address %#llx) in the stub of the instruction at %#llx", n->fault_trap,
 		    n->fault_sig, (unsigned long long)n->fault_addr, (unsigned long long)insn_rip(c, c->cur));

@@ -144,6 +144,7 @@ void native_reset(struct cpu *c);
 struct op_index { u16 first[ZYDIS_MNEMONIC_MAX_VALUE + 1]; u16 next[MAX_OPS]; };
 void op_index_build(struct op_index *x);
 const struct op *op_find(const struct op_index *x, unsigned mnemonic, enum op_form form, bool string);
+const struct op *op_of_insn(const struct op_index *x, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo);
 
 /* The interpreter's state of one vCPU: c->engine (first member of any engine that uses handlers). */
 struct interp {

@@ -14,10 +14,12 @@ static int on_int_ack(void *arg)
 {
 	struct machine_cpu *mc = arg;
 	struct machine *m = mc->m;
-	mem_lock(&m->mem);
-	int vector = lapic_ack(mc->lapic);
+	int vector = lapic_ack(mc->lapic); /* takes the lock itself */
+	if (vector >= 0)
+		return vector;
 	struct i8259 *pic = (struct i8259 *)m->pic;
-	if (vector < 0 && lapic_accepts_pic(mc->lapic) && i8259_output(pic))
+	mem_lock(&m->mem);
+	if (lapic_accepts_pic(mc->lapic) && i8259_output(pic))
 		vector = i8259_ack(pic);
 	mem_unlock(&m->mem);
 	return vector;

@@ -8,6 +8,7 @@
 
 struct rig {
 	struct mem mem;
+	struct clock clock;
 	struct cpu_model model;
 	struct cpu_hooks hooks;
 	struct cpu *c;
@@ -17,15 +18,17 @@ static inline void rig_start(struct rig *r, u64 ram_size, const char *model)
 {
 	struct error e;
 	memset(r, 0, sizeof(*r));
-	if (!mem_init(&r->mem, ram_size, &e) || !cpu_model_parse(&r->model, model, NULL, &e))
+	if (!mem_init(&r->mem, ram_size, &e) || !clock_init(&r->clock, false, &e) ||
+	    !cpu_model_parse(&r->model, model, &r->clock, &e))
 		fail_msg("%s", e.msg);
-	r->c = cpu_new(0, &r->mem, NULL, &r->model, &r->hooks);
+	r->c = cpu_new(0, &r->mem, &r->clock, &r->model, &r->hooks);
 	assert_non_null(r->c);
 }
 
 static inline void rig_stop(struct rig *r)
 {
 	cpu_free(r->c);
+	clock_destroy(&r->clock);
 	mem_destroy(&r->mem);
 }
 

@@ -365,7 +365,7 @@ static void locked_crossing(void **state)
 	/* Two processors, low bits in one page and carries into the other. */
 	*pte(1) = (DATA + 0x33000) | P | W | U;
 	memset(hi, 0, 8);
-	struct cpu *c2 = cpu_new(1, &r.mem, NULL, &r.model, &r.hooks);
+	struct cpu *c2 = cpu_new(1, &r.mem, &r.clock, &r.model, &r.hooks);
 	map_all(c2);
 	struct cpu *mine = r.c;
 	r.c = c2;

@@ -40,7 +40,7 @@ static void power_on(void **state)
 	assert_int_equal(c->code_mode, CODE16);
 	assert_int_equal(c->delivering, -1);
 	assert_in_range(c->epoch, 1, 0xfff);
-	struct cpu *ap = cpu_new(1, &r.mem, NULL, &r.model, &r.hooks);
+	struct cpu *ap = cpu_new(1, &r.mem, &r.clock, &r.model, &r.hooks);
 	assert_int_equal(ap->activity, ACT_WAIT_SIPI);
 	cpu_free(ap);
 }

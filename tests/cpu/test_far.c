@@ -51,6 +51,12 @@ static void direct_works(void **state)
 	assert_int_equal(w.c->cpl, 3);
 	assert_int_equal(w.c->rip, TO);
 	world_protected(0);
+	gdt_set(SCRATCH, desc(0, 0xfffff, 0xe09a)); /* L means nothing outside long mode */
+	WORKS(jmp(SCRATCH, TO));
+	assert_int_equal(w.c->code_mode, CODE32);
+	gdt_set(SCRATCH, desc(0, 0xfffff, 0xc094)); /* data whose type, with S clear, is a call gate's */
+	FAULTS(jmp(SCRATCH, TO), V_GP, SCRATCH);
+	world_protected(0);
 	WORKS(jmp(C16, 0x1234));
 	assert_int_equal(w.c->code_mode, CODE16);
 	assert_int_equal(w.m.ram[GDT + C16 + 5], 0x9b);
@@ -92,6 +98,8 @@ static void long_direct(void **state)
 	assert_true(w.c->rip == 0xffff800000000123ull && w.c->regs[R_SP] == sp);
 	w.c->regs[R_SP] = 0x800000000000ull + 8;
 	FAULTS(far_call(w.c, L0, TO, 8), V_SS, 0); /* stack not canonical */
+	FAULTS(far_ret(w.c, 8, 0), V_SS, 0);
+	FAULTS(cpu_iret(w.c, 8), V_SS, 0);
 }
 
 static void real_and_v86(void **state)
@@ -146,6 +154,10 @@ static void gate_refused(void **state)
 	gdt_set(SCRATCH, gate(CALL32 | U, CONF, TO, 0));
 	WORKS(jmp(SCRATCH | 3, 0));
 	assert_int_equal(w.c->cpl, 3);
+	assert_int_equal(w.c->regs[R_SP], STACK3);
+	WORKS(call(SCRATCH | 3, 0)); /* conforming: no change of level or stack */
+	assert_int_equal(w.c->cpl, 3);
+	assert_int_equal(w.c->regs[R_SP], STACK3 - 8);
 }
 
 static void gate_inner(void **state)
@@ -162,6 +174,7 @@ static void gate_inner(void **state)
 	assert_int_equal(w.c->cpl, 0);
 	assert_int_equal(w.c->seg[S_CS].sel, C0);
 	assert_int_equal(w.c->seg[S_SS].sel, D0);
+	assert_int_equal(w.m.ram[GDT + D0 + 5], 0x93); /* accessed, in memory */
 	assert_int_equal(w.c->rip, TO);
 	/* and back, dropping the parameters of both stacks */
 	WORKS(far_ret(w.c, 4, 12));
@@ -200,6 +213,7 @@ static void gate_inner_stack(void **state)
 	for (unsigned i = 0; i < ARRAY_LEN(t); i++) {
 		world_protected(3);
 		gdt_set(SCRATCH, gate(CALL32 | U, C0, TO, 1)); /* 16 bytes and one parameter */
+		gdt_set(0, desc(0, 0xfffff, 0xc092));
 		gdt_set(SCRATCH + 8, desc(0, 0xfff, 0x4092));
 		put32(TSS + 4, t[i].sp);
 		put16(TSS + 8, t[i].sel);
@@ -231,6 +245,16 @@ static void gate_long(void **state)
 	assert_int_equal(w.c->code_mode, CODE32);
 	assert_int_equal(w.c->cpl, 3);
 	assert_int_equal(w.c->regs[R_SP], STACK3);
+
+	/* same level, from a 16-bit stack with a base: RSP as it is, flat */
+	world_long(3, true);
+	gdt_set(SCRATCH, gate(CALL32 | U, L3, TO, 0));
+	gdt_set(SCRATCH + 8, 0);
+	gdt_set(SCRATCH + 16, desc(0x1000, 0xffff, 0xf2));
+	seg_load(w.c, S_SS, (SCRATCH + 16) | 3);
+	WORKS(call(SCRATCH | 3, 0));
+	assert_int_equal(w.c->regs[R_SP], STACK3 - 16);
+	assert_int_equal(ram64(STACK3 - 16), CODE);
 
 	world_long(3, false);
 	gdt_set(SCRATCH, gate(CALL32 | U, C0, TO, 0));
@@ -311,6 +335,11 @@ static void ret_nulls_segments(void **state)
 	assert_int_equal(w.c->seg[S_ES].sel, D3);
 	assert_int_equal(w.c->seg[S_FS].sel, CONF);
 	assert_int_equal(w.c->seg[S_GS].sel, 0); /* nonconforming code */
+	world_protected(0);
+	w.c->regs[R_SP] -= 20;
+	FRAME(4, TO, C3, 2, STACK3, D3);
+	WORKS(iret());
+	assert_int_equal(w.c->seg[S_DS].sel, 0);
 	/* in long mode a null FS keeps the base that WRMSR gave it */
 	world_long(0, false);
 	w.c->seg[S_FS] = seg_null(0, 0);
@@ -454,8 +483,8 @@ static void iret_long(void **state)
 	/* VM in the image means nothing here */
 	world_long(0, false);
 	w.c->regs[R_SP] -= 40;
-	FRAME(8, TO, L3, 2 | FL_VM, STACK3, D3);
-	WORKS(cpu_iret(w.c, 8));
+	FRAME(4, TO, L3, 2 | FL_VM, STACK3, D3);
+	WORKS(cpu_iret(w.c, 4));
 	assert_int_equal(w.c->rflags, 2);
 }
 

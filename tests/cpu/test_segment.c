@@ -29,6 +29,7 @@ static void load_refused(void **state)
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(t); i++) {
 		world_protected(t[i].cpl);
+		gdt_set(0, desc(0, 0xfffff, 0xc092));
 		FAULTS(seg_load(w.c, t[i].s, t[i].sel), t[i].vector, t[i].error);
 	}
 }
@@ -55,6 +56,19 @@ static void load_works(void **state)
 	FAULTS(seg_load(w.c, S_FS, 0xf), V_GP, 0xc);
 }
 
+/* The accessed bit is written only when it is clear: a read-only table is fine otherwise. */
+static void accessed_bit(void **state)
+{
+	world_protected(0);
+	world_paging();
+	gdt_set(SCRATCH, desc(0, 0xfffff, 0xc093));
+	put32(PT + (GDT >> 12) * 4, GDT | 1);
+	mmu_flush_all(w.c);
+	WORKS(seg_load(w.c, S_DS, SCRATCH));
+	FAULTS(seg_load(w.c, S_DS, D0), V_PF, PF_P | PF_W);
+	assert_int_equal(w.c->exc.cr2, GDT + D0 + 5);
+}
+
 /* Null SS: 64-bit mode below CPL 3 with RPL = CPL, nowhere else. */
 static void null_ss(void **state)
 {
@@ -77,6 +91,10 @@ static void real_and_v86(void **state)
 	WORKS(seg_load(w.c, S_DS, 0x1234));
 	assert_int_equal(w.c->seg[S_DS].base, 0x12340);
 	assert_int_equal(w.c->seg[S_DS].limit, 0xffffffff);
+	w.c->seg[S_DS] = seg_null(0, 0); /* what protected mode left unusable works again */
+	WORKS(seg_load(w.c, S_DS, 0x1234));
+	assert_int_equal(w.c->seg[S_DS].limit, 0xffff);
+	assert_int_equal(w.c->seg[S_DS].attr, 0x93);
 	world_v86(3);
 	w.c->seg[S_DS].limit = 0xffffffff;
 	WORKS(seg_load(w.c, S_DS, 0x1234));
@@ -132,6 +150,8 @@ static void types(void **state)
 	FAULTS(linear(S_CS, 0, 4, ACC_READ), V_GP, 0);
 	seg_load(w.c, S_ES, 0);
 	FAULTS(linear(S_ES, 0, 1, ACC_READ), V_GP, 0);
+	WORKS(linear(S_NONE, 0x1234, 1, ACC_WRITE));
+	assert_int_equal(lin, 0x1234);
 	w.c->seg[S_SS].attr |= SEG_UNUSABLE;
 	FAULTS(linear(S_SS, 0, 1, ACC_READ), V_SS, 0);
 	world_real();
@@ -153,6 +173,13 @@ static void lmsle(void **state)
 	FAULTS(linear(S_SS, top + 0x1000, 1, ACC_WRITE), V_SS, 0);
 	WORKS(linear(S_GS, top + 0x1000, 1, ACC_WRITE)); /* GS is free */
 	WORKS(linear(S_DS, 0x1000, 8, ACC_WRITE));
+	WORKS(linear(S_NONE, top + 0x1000, 1, ACC_READ));
+	w.c->seg[S_ES] = seg_null(0, 0);
+	WORKS(linear(S_ES, top + 0x1000, 1, ACC_READ));
+	w.c->seg[S_CS].limit = 0xfff;
+	WORKS(linear(S_CS, top + 0x1000, 1, ACC_READ));
+	w.c->efer &= ~(u64)EFER_LMSLE;
+	WORKS(linear(S_DS, top + 0x1000, 1, ACC_READ));
 	world_long(0, false);
 	w.c->efer |= EFER_LMSLE;
 	w.c->seg[S_DS].limit = 0xfff;
@@ -218,12 +245,15 @@ static void lldt_ltr(void **state)
 	assert_true(w.c->seg[S_LDTR].attr & SEG_UNUSABLE);
 	WORKS(seg_lldt(w.c, SEL_LDT));
 	assert_int_equal(w.c->seg[S_LDTR].base, LDT);
+	put64(LDT + SEL_LDT, desc(LDT, 0xff, 0x82)); /* good, but in the LDT */
+	put64(LDT + SEL_B, desc(TSS_B, 0x67, 0x89));
 	FAULTS(seg_lldt(w.c, SEL_LDT | 4), V_GP, SEL_LDT | 4);
 	FAULTS(seg_lldt(w.c, 0x200), V_GP, 0x200);
 	FAULTS(seg_lldt(w.c, D0), V_GP, D0);
 	FAULTS(seg_lldt(w.c, SEL_TSS), V_GP, SEL_TSS);
 	gdt_set(SCRATCH, desc(LDT, 0xff, 0x02));
 	FAULTS(seg_lldt(w.c, SCRATCH), V_NP, SCRATCH);
+	gdt_set(0, desc(TSS, 0x67, 0x89));
 	FAULTS(seg_ltr(w.c, 0), V_GP, 0);
 	FAULTS(seg_ltr(w.c, SEL_TSS), V_GP, SEL_TSS);       /* busy */
 	FAULTS(seg_ltr(w.c, SEL_B | 4), V_GP, SEL_B | 4);
@@ -277,6 +307,7 @@ static void io_bitmap(void **state)
 	w.c->seg[S_TR].attr = 0x83;                   /* a 16-bit TSS has no bitmap */
 	assert_false(cpu_io_allowed(w.c, 0, 1));
 	world_protected(3);
+	put16(TSS + 0x66, 0x10); /* clear bits there */
 	w.c->seg[S_TR].limit = 0x66;
 	assert_false(cpu_io_allowed(w.c, 0, 1));
 }
@@ -284,7 +315,8 @@ static void io_bitmap(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(load_refused), cmocka_unit_test(load_works), cmocka_unit_test(null_ss),
+		cmocka_unit_test(load_refused), cmocka_unit_test(load_works),
+		cmocka_unit_test(accessed_bit), cmocka_unit_test(null_ss),
 		cmocka_unit_test(real_and_v86), cmocka_unit_test(limits), cmocka_unit_test(types),
 		cmocka_unit_test(lmsle), cmocka_unit_test(queries), cmocka_unit_test(query_types),
 		cmocka_unit_test(lldt_ltr), cmocka_unit_test(io_bitmap),

@@ -57,7 +57,10 @@ static void syscall_other_modes(void **state)
 	msrs();
 	w.c->efer = EFER_SCE;
 	w.c->rflags |= FL_IF;
+	w.c->regs[R_11] = 0x1111;
 	WORKS(cpu_syscall(w.c)); /* AMD, legacy: EIP from STAR */
+	assert_int_equal(w.c->regs[R_11], 0x1111);
+	assert_false(w.c->step_skip);
 	assert_int_equal(w.c->rip, 0x4444);
 	assert_int_equal(w.c->code_mode, CODE32);
 	assert_int_equal(w.c->rflags, 2);
@@ -103,8 +106,13 @@ static void sysret(void **state)
 	in_long(0, false, !AMD);
 	w.c->regs[R_CX] = 1ull << 47;
 	FAULTS(cpu_sysret(w.c, 8), V_GP, 0); /* Intel: before the switch */
-	vendor(AMD);
+	WORKS(cpu_sysret(w.c, 4)); /* cut to 32 bits */
+	in_long(0, false, AMD);
+	w.c->regs[R_CX] = 1ull << 47;
 	WORKS(cpu_sysret(w.c, 8));
+	world_real();
+	w.c->efer = EFER_SCE;
+	FAULTS(cpu_sysret(w.c, 4), V_GP, 0);
 	in_long(0, true, !AMD);
 	FAULTS(cpu_sysret(w.c, 4), V_UD, 0);
 }

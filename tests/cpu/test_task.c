@@ -8,6 +8,7 @@ static void task_b(void)
 {
 	static const u32 regs[] = { 0x1a, 0x1c, 0x1d, 0x1b, STACK_B, 0x1e, 0x1f, 0x20 };
 	memset(w.m.ram + TSS_B, 0, 0x68);
+	put32(TSS_B + 0x1c, PD);
 	put32(TSS_B + 0x20, EIP_B);
 	put32(TSS_B + 0x24, 2 | FL_CF);
 	for (unsigned i = 0; i < 8; i++)
@@ -78,6 +79,8 @@ static void jump(void **state)
 	assert_true(w.c->cr0 & CR0_TS);
 	assert_int_equal(w.c->dr[7], 0x7ff & ~0x155);
 	assert_false(w.c->keep_rip);
+	assert_int_equal(w.c->cr3, 0);                /* no paging: none loaded */
+	assert_false(atomic_load(&w.c->events) & EV_TRAP);
 }
 
 static void call_and_back(void **state)
@@ -109,7 +112,12 @@ static void call_and_back(void **state)
 static void sixteen_bit(void **state)
 {
 	world_task();
+	world_paging();
+	put32(TSS_16 + 0x1c, 0); /* these have no CR3 and no T bit */
+	put16(TSS_16 + 0x64, 1);
 	WORKS(far_call(w.c, SEL_16, 0, 4));
+	assert_int_equal(w.c->cr3, PD);
+	assert_false(atomic_load(&w.c->events) & EV_TRAP);
 	assert_int_equal(w.c->rip, 0x3456);
 	assert_int_equal(w.c->rflags, 2 | FL_ZF | FL_NT);
 	assert_int_equal(w.c->regs[R_AX], 0xffff0100);
@@ -135,6 +143,7 @@ static void refused(void **state)
 	FAULTS(far_jmp(w.c, SCRATCH, 0, 4), V_TS, SCRATCH);
 	gdt_set(SCRATCH, desc(TSS_B, 0x67, 0x09));
 	FAULTS(far_jmp(w.c, SCRATCH, 0, 4), V_NP, SCRATCH);
+	put64(LDT + SEL_B, desc(TSS_B, 0x67, 0x89)); /* good, but in the LDT */
 	gdt_set(SCRATCH, gate(0x85, SEL_B | 4, 0, 0));
 	FAULTS(far_jmp(w.c, SCRATCH, 0, 4), V_GP, SEL_B | 4);
 	gdt_set(SCRATCH, gate(0x85, 0x200, 0, 0));
@@ -169,6 +178,12 @@ static void refused(void **state)
 	mmu_flush_all(w.c);
 	FAULTS(far_jmp(w.c, SEL_B, 0, 4), V_PF, PF_P | PF_W);
 	assert_int_equal(type_of(SEL_B), 0x89);
+	world_task();
+	world_paging();
+	put32(PT + (TSS_B >> 12) * 4, TSS_B | 1); /* the link cannot be written: only a nested switch minds */
+	mmu_flush_all(w.c);
+	FAULTS(far_call(w.c, SEL_B, 0, 4), V_PF, PF_P | PF_W);
+	WORKS(far_jmp(w.c, SEL_B, 0, 4));
 }
 
 /* After it: the new task's. */
@@ -200,6 +215,9 @@ static void faults_in_new_task(void **state)
 	for (unsigned i = 0; i < ARRAY_LEN(t); i++) {
 		world_task();
 		gdt_set(SCRATCH, desc(LDT, 0xff, 0x02));
+		put64(LDT + SEL_LDT, desc(LDT, 0xff, 0x82));
+		if (t[i].field == 0x50)
+			gdt_set(0, desc(0, 0xfffff, 0xc092));
 		put16(TSS_B + t[i].field, t[i].sel);
 		if (!setjmp(w.c->jb)) {
 			far_jmp(w.c, SEL_B, 0, 4);
@@ -305,6 +323,13 @@ static void page_tables(void **state)
 	w.c->cr0 |= CR0_PG;
 	cpu_update_mode(w.c);
 	put32(TSS_B + 0x1c, PML4);
+	put64(PML4, PD | 1);
+	WORKS(far_call(w.c, SEL_B, 0, 4));
+	assert_int_equal(w.c->cr3, PML4);
+	put32(TSS + 0x1c, PDPT);
+	WORKS(cpu_iret(w.c, 4));
+	assert_int_equal(w.c->cr3, PDPT);
+	put32(TSS_B + 0x20, EIP_B);
 	put64(PML4, PD | 1 | 2); /* reserved bit */
 	if (!setjmp(w.c->jb)) {
 		far_jmp(w.c, SEL_B, 0, 4);

@@ -55,6 +55,7 @@ static void tables(bool lng)
 	memset(w.m.ram, 0, 1 << 20);
 	for (unsigned i = 0; i < ARRAY_LEN(flat); i++)
 		gdt_set(flat[i].sel, desc(0, 0xfffff, flat[i].attr));
+	gdt_set(0, desc(0, 0xfffff, 0xc09a)); /* looks good, must never be used */
 	gdt_set(DOWN3, desc(0, 0xfff, 0x40f6));
 	gdt_set(C16, desc(CODE, 0xffff, 0x9a));
 	gdt_set(D16, desc(STACK0 - 0x1000, 0xffff, 0x92));

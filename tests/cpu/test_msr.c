@@ -1,0 +1,331 @@
+/* MSRs: what may be written, what is read back, what does not exist. */
+#include "cpu_rig.h"
+
+static struct rig r;
+static struct clock clk;
+static struct cpu *c;
+static u64 told_adjust;
+
+static void on_adjust(void *arg, u64 v) { told_adjust = v; }
+
+static void start(const char *spec)
+{
+	if (r.c)
+		rig_stop(&r);
+	rig_start(&r, 1 << 20, spec);
+	struct error e;
+	assert_true(clock_init(&clk, true, &e));
+	r.hooks.set_tsc_adjust = on_adjust;
+	c = r.c;
+	c->clock = &clk;
+}
+
+static u64 get(u32 msr)
+{
+	u64 v;
+	if (!msr_read(c, msr, &v))
+		fail_msg("RDMSR %#x: #GP", msr);
+	return v;
+}
+static bool has(u32 msr)
+{
+	u64 v;
+	return msr_read(c, msr, &v);
+}
+static void put(u32 msr, u64 v)
+{
+	if (!msr_write(c, msr, v))
+		fail_msg("WRMSR %#x, %#llx: #GP", msr, (unsigned long long)v);
+	assert_int_equal(get(msr), v);
+}
+static void refused(u32 msr, u64 v)
+{
+	u64 before = get(msr);
+	if (msr_write(c, msr, v))
+		fail_msg("WRMSR %#x takes %#llx", msr, (unsigned long long)v);
+	assert_int_equal(get(msr), before);
+}
+
+static void unknown(void **state)
+{
+	static const u32 none[] = { 2, 0x1234, 0x80000000, 0xffffffff, 0xc0000105, 0x186, 0x480, 0xe7, 0x345 };
+	start("max,vendor=intel");
+	for (unsigned k = 0; k < ARRAY_LEN(none); k++) {
+		assert_false(has(none[k]));
+		assert_false(msr_write(c, none[k], 0));
+	}
+}
+
+/* Each register is there with its feature and gone without. */
+static void gates(void **state)
+{
+	static const struct { u32 msr; const char *with, *without; } t[] = {
+		{ 0xc0000103, "max", "max,-rdtscp,-rdpid" },   { 0x3b, "max", "max,-tsc_adjust" },
+		{ 0x277, "max", "max,-pat" },                  { 0x2ff, "max", "max,-mtrr" },
+		{ 0xda0, "max", "max,-xsaves" },               { 0x179, "max", "max,-mca" },
+		{ 0x174, "max", "max,-sep" },                  { 0xc0000082, "max", "max,-lm" },
+		{ 0x1a0, "max,vendor=intel", "max,vendor=amd" }, { 0xc0010015, "max,vendor=amd", "max,vendor=intel" },
+		{ 0x10a, "max,vendor=intel", "max,vendor=intel,-arch_capabilities" },
+		{ 0x48, "max,vendor=intel", "max,vendor=intel,-spec_ctrl" },
+		{ 0x48, "max,vendor=amd", "max,vendor=amd,-stibp,-ssbd" },
+		{ 0x10, "max", "max,-tsc" },
+	};
+	for (unsigned k = 0; k < ARRAY_LEN(t); k++) {
+		start(t[k].with);
+		if (!has(t[k].msr))
+			fail_msg("%#x is missing with %s", t[k].msr, t[k].with);
+		start(t[k].without);
+		if (has(t[k].msr))
+			fail_msg("%#x is there with %s", t[k].msr, t[k].without);
+	}
+}
+
+/* ---- EFER ------------------------------------------------------------------------------------ */
+
+static void efer(void **state)
+{
+	static const struct { u64 bit; const char *off; } bits[] = {
+		{ EFER_SCE, "max,vendor=amd,-syscall" }, { EFER_LME, "max,vendor=amd,-lm" }, { EFER_NXE, "max,vendor=amd,-nx" },
+		{ EFER_LMSLE, "max,vendor=amd,-lmsle" }, { EFER_FFXSR, "max,vendor=amd,-fxsr_opt" },
+		{ EFER_AIBRSE, "max,vendor=amd,-auto_ibrs" },
+	};
+	for (unsigned k = 0; k < ARRAY_LEN(bits); k++) {
+		start("max,vendor=amd");
+		put(0xc0000080, bits[k].bit);
+		start(bits[k].off);
+		refused(0xc0000080, bits[k].bit);
+	}
+	start("max,vendor=amd");
+	for (unsigned b = 0; b < 64; b++)
+		if (!((EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | EFER_AIBRSE) >> b & 1))
+			refused(0xc0000080, 1ull << b);
+}
+
+static void efer_lma_is_read_only(void **state)
+{
+	start("max");
+	assert_true(msr_write(c, 0xc0000080, EFER_LMA));
+	assert_int_equal(get(0xc0000080), 0);
+	c->efer = EFER_LME | EFER_LMA;
+	c->cr0 |= CR0_PE | CR0_PG;
+	assert_true(msr_write(c, 0xc0000080, EFER_LME | EFER_SCE));
+	assert_int_equal(get(0xc0000080), EFER_LME | EFER_LMA | EFER_SCE);
+	refused(0xc0000080, EFER_SCE); /* LME under paging */
+	assert_true(cpu_long(c));
+}
+
+/* ---- addresses --------------------------------------------------------------------------------- */
+
+static void canonical(void **state)
+{
+	static const u32 regs[] = { 0xc0000082, 0xc0000083, 0xc0000100, 0xc0000101, 0xc0000102, 0x175, 0x176 };
+	for (unsigned la57 = 0; la57 < 2; la57++) {
+		start(la57 ? "max" : "max,-la57");
+		u64 edge = 1ull << (la57 ? 56 : 47);
+		for (unsigned k = 0; k < ARRAY_LEN(regs); k++) {
+			put(regs[k], edge - 1);
+			put(regs[k], -edge);
+			refused(regs[k], edge);
+			refused(regs[k], -edge - 1);
+		}
+	}
+	put(0xc0000101, 0x123456789000);
+	assert_int_equal(c->seg[S_GS].base, 0x123456789000);
+	assert_int_equal(c->ebase[S_GS], 0x123456789000);
+}
+
+static void widths(void **state)
+{
+	start("max,vendor=intel");
+	put(0xc0000084, 0xffffffff);
+	refused(0xc0000084, 1ull << 32);
+	put(0xc0000081, ~0ull);
+	put(0xc0000103, 0xffffffff);
+	refused(0xc0000103, 1ull << 32);
+	start("max,vendor=amd");
+	assert_true(msr_write(c, 0xc0000103, 0x500000007));
+	assert_int_equal(get(0xc0000103), 7);
+}
+
+/* ---- memory types ------------------------------------------------------------------------------- */
+
+static bool type_ok(unsigned t, bool pat) { return t == 0 || t == 1 || t == 4 || t == 5 || t == 6 || (pat && t == 7); }
+
+static void types(void **state)
+{
+	start("max");
+	assert_int_equal(get(0x277), 0x0007040600070406);
+	for (unsigned t = 0; t < 256; t++)
+		for (unsigned k = 0; k < 8; k++) {
+			u64 v = (u64)t << 8 * k;
+			(type_ok(t, true) ? put : refused)(0x277, v);
+			(type_ok(t, false) ? put : refused)(0x250, v);
+			(type_ok(t, false) ? put : refused)(0x26f, v);
+			if (k == 0) {
+				(type_ok(t, false) ? put : refused)(0x2ff, v);
+				(type_ok(t, false) ? put : refused)(0x200, v);
+			}
+		}
+}
+
+static void mtrr(void **state)
+{
+	start("max");
+	unsigned pairs = get(0xfe) & 0xff;
+	assert_true(pairs >= 8 && (get(0xfe) & 0x100));
+	put(0x2ff, 0xc06);
+	for (unsigned b = 8; b < 64; b++)
+		if (b != 10 && b != 11)
+			refused(0x2ff, 1ull << b);
+	u64 top = 1ull << c->model->phys_bits;
+	for (unsigned k = 0; k < pairs; k++) {
+		put(0x200 + 2 * k, (top - 4096) | 6);
+		put(0x201 + 2 * k, (top - 4096) | 0x800);
+		refused(0x200 + 2 * k, top | 6);
+		refused(0x201 + 2 * k, top | 0x800);
+		refused(0x200 + 2 * k, 0x106);
+		refused(0x201 + 2 * k, 0x400);
+	}
+	assert_false(has(0x200 + 2 * pairs));
+	assert_false(msr_write(c, 0xfe, 0));
+	/* All eleven fixed ones are apart. */
+	static const u32 fixed[] = { 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f };
+	for (unsigned k = 0; k < 11; k++)
+		put(fixed[k], (k & 1 ? 6 : 4) | (u64)(k & 2 ? 5 : 1) << 8 | (u64)(k & 4 ? 6 : 0) << 16 | (u64)(k & 8 ? 1 : 0) << 24);
+	for (unsigned k = 0; k < 11; k++)
+		assert_int_equal(get(fixed[k]) & 0xffffffff,
+				 (k & 1 ? 6 : 4) | (k & 2 ? 5 : 1) << 8 | (k & 4 ? 6 : 0) << 16 | (k & 8 ? 1 : 0) << 24);
+}
+
+/* ---- machine check ---------------------------------------------------------------------------------- */
+
+static void machine_check(void **state)
+{
+	start("max,vendor=amd");
+	unsigned banks = get(0x179) & 0xff;
+	assert_true(banks > 0);
+	for (unsigned k = 0; k < banks; k++) {
+		put(0x400 + 4 * k, ~0ull);
+		for (unsigned m = 1; m < 4; m++) {
+			put(0x400 + 4 * k + m, 0);
+			refused(0x400 + 4 * k + m, 1);
+		}
+	}
+	assert_false(has(0x400 + 4 * banks));
+	put(0xc0010015, 1 << 24 | 1 << 18); /* HWCR.McStatusWrEn */
+	put(0x401, 5);
+	put(0x17b, ~0ull);
+	refused(0x17b, 2);
+	refused(0x17a, 8);
+}
+
+/* ---- time ------------------------------------------------------------------------------------------------ */
+
+static void tsc(void **state)
+{
+	start("max");
+	clock_advance(&clk, 1000);
+	assert_int_equal(get(0x10), 1000);
+	assert_true(msr_write(c, 0x10, 5000));
+	assert_int_equal(get(0x3b), 4000);
+	assert_int_equal(told_adjust, 4000);
+	clock_advance(&clk, 10);
+	assert_int_equal(cpu_tsc(c), 5010);
+	put(0x3b, (u64)-10);
+	assert_int_equal(get(0x10), 1000);
+	assert_int_equal(told_adjust, (u64)-10);
+}
+
+/* ---- the rest --------------------------------------------------------------------------------------------- */
+
+static void speculation(void **state)
+{
+	start("max,vendor=intel");
+	put(0x48, 7);
+	refused(0x48, 8);
+	assert_false(has(0x49));
+	assert_true(msr_write(c, 0x49, 1));
+	assert_false(msr_write(c, 0x49, 2));
+	assert_true(get(0x10a) & 1); /* RDCL_NO */
+	assert_false(msr_write(c, 0x10a, 0));
+	assert_true(msr_write(c, 0x10b, 1));
+	assert_int_equal(get(0x3a) & 1, 1);
+	assert_false(msr_write(c, 0x3a, 5)); /* locked */
+	start("max,vendor=intel,-spec_ctrl");
+	assert_false(msr_write(c, 0x49, 1));
+}
+
+static void misc_enable(void **state)
+{
+	start("max,vendor=intel");
+	u64 v = get(0x1a0);
+	assert_int_equal(v >> 18 & 1, 1);
+	assert_int_equal(v >> 11 & 3, 3); /* no BTS, no PEBS: read-only */
+	assert_true(msr_write(c, 0x1a0, 1 << 22));
+	assert_int_equal(get(0x1a0), 1 << 22 | 3 << 11);
+	u32 out[4];
+	cpu_cpuid(c, 0, 0, out);
+	assert_int_equal(out[0], 2);
+	refused(0x1a0, 1ull << 34);
+}
+
+/* Read, and where Linux also writes, written, without a guard against #GP. */
+static void what_linux_takes_for_granted(void **state)
+{
+	static const u32 amd[] = { 0xc0010010, 0xc0010015, 0xc001001a, 0xc001001d, 0xc001001f, 0xc0011029, 0x8b, 0x10, 0xfe, 0x179 };
+	static const u32 intel[] = { 0x17, 0x8b, 0x1a0, 0x10, 0xfe, 0x179, 0x3a };
+	start("max,vendor=amd");
+	for (unsigned k = 0; k < ARRAY_LEN(amd); k++)
+		get(amd[k]);
+	assert_int_equal(get(0xc0010015) >> 24 & 1, 1); /* the TSC counts at P0's rate */
+	assert_int_equal(get(0xc0011029) & 2, 2);       /* LFENCE serializes */
+	put(0xc001001f, 1ull << 46);
+	start("max,vendor=intel");
+	for (unsigned k = 0; k < ARRAY_LEN(intel); k++)
+		get(intel[k]);
+	assert_true(msr_write(c, 0x8b, 0));
+	assert_true(get(0x8b) >> 32);
+}
+
+/* A refused write changes nothing; a taken one never breaks reading. */
+static void random_writes(void **state)
+{
+	static const u32 around[] = { 0, 0x10, 0x30, 0x48, 0x80, 0xc0, 0xf0, 0x100, 0x170, 0x190, 0x1a0, 0x1d0, 0x200, 0x250,
+				      0x260, 0x270, 0x2f8, 0x400, 0x6e0, 0x800, 0xda0, 0xc0000080, 0xc0000100, 0xc0010010,
+				      0xc0010050, 0xc0010110, 0xc0011020 };
+	u64 x = 88172645463325252ull;
+	unsigned taken = 0;
+	for (unsigned v = 0; v < 2; v++) {
+		start(v ? "max,vendor=amd" : "max,vendor=intel");
+		for (unsigned n = 0; n < 100000; n++) {
+			x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+			u32 msr = around[x % ARRAY_LEN(around)] + (x >> 32) % 16;
+			u64 val = (x >> 8) & (n & 1 ? ~0ull : 0x0706050401000607), before = 0, after = 0;
+			bool there = msr_read(c, msr, &before);
+			bool ok = msr_write(c, msr, val);
+			taken += ok;
+			assert_int_equal(msr_read(c, msr, &after), there);
+			if (!ok)
+				assert_int_equal(before, after);
+		}
+	}
+	assert_true(taken > 10000);
+}
+
+static int down(void **state)
+{
+	rig_stop(&r);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(unknown), cmocka_unit_test(gates), cmocka_unit_test(efer),
+		cmocka_unit_test(efer_lma_is_read_only), cmocka_unit_test(canonical), cmocka_unit_test(widths),
+		cmocka_unit_test(types), cmocka_unit_test(mtrr), cmocka_unit_test(machine_check), cmocka_unit_test(tsc),
+		cmocka_unit_test(speculation), cmocka_unit_test(misc_enable),
+		cmocka_unit_test(what_linux_takes_for_granted), cmocka_unit_test(random_writes),
+	};
+	return cmocka_run_group_tests(tests, NULL, down);
+}

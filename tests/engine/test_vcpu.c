@@ -1,0 +1,493 @@
+/* vCPU threads: pausing, sleeping, waking, deterministic time. The engine is a dummy that counts,
+ * so that what is tested is the thread alone. */
+#include <pthread.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "test.h"
+#include "engine/engine.h"
+
+/* ---- a dummy engine --------------------------------------------------------------------------- */
+
+static struct mem mem;
+static struct clock clk;
+static struct cpu_model model;
+static struct cpu_hooks hooks;
+static struct cpu *c;
+static struct vcpu *v;
+static _Atomic u64 rounds, runs, inits, destroys, stops, thread_inits;
+static _Atomic int on_round;  /* what the "guest" does next */
+enum { GO_ON, DO_HLT, DO_MWAIT, DO_STOP };
+static bool init_fails;
+static void (*each_step)(void);
+
+static bool dummy_init(struct cpu *cpu, struct error *e)
+{
+	inits++;
+	return init_fails ? error_set(e, "the dummy was told to fail") : true;
+}
+static void dummy_destroy(struct cpu *cpu) { destroys++; }
+
+static enum run_exit left(struct cpu *cpu)
+{
+	if (cpu->stopped)
+		return RUN_STOPPED;
+	if (atomic_load(&cpu->events) & EV_EXIT)
+		return RUN_EVENT;
+	return cpu->activity == ACT_RUN ? RUN_LIMIT : RUN_HALT;
+}
+
+/* Takes an interrupt as HLT and MWAIT do: it ends them. */
+static void dummy_events(struct cpu *cpu)
+{
+	u32 ev = atomic_load(&cpu->events);
+	cpu_clear_event(cpu, EV_TLB | EV_SMI | EV_SIPI);
+	if (ev & EV_INIT) {
+		cpu_clear_event(cpu, EV_INIT);
+		cpu->stopped = false;
+		cpu->activity = ACT_RUN;
+	}
+	if (ev & EV_INTR) {
+		cpu_clear_event(cpu, EV_INTR);
+		cpu->activity = ACT_RUN;
+	}
+}
+
+static enum run_exit dummy_run(struct cpu *cpu)
+{
+	runs++;
+	for (;;) {
+		dummy_events(cpu);
+		if ((atomic_load(&cpu->events) & EV_EXIT) || cpu->stopped || cpu->activity != ACT_RUN ||
+		    cpu->icount >= cpu->icount_limit)
+			return left(cpu);
+		switch (atomic_exchange(&on_round, GO_ON)) {
+		case DO_HLT: cpu->activity = ACT_HLT; break;
+		case DO_MWAIT: cpu->activity = ACT_MWAIT; break;
+		case DO_STOP: cpu->stopped = true; break;
+		}
+		cpu->icount++;
+		rounds++;
+		if (each_step)
+			each_step();
+	}
+}
+static bool dummy_usable(struct error *e) { return true; }
+
+static const struct engine_ops dummy = {
+	.name = "dummy", .usable = dummy_usable, .vcpu_init = dummy_init, .vcpu_destroy = dummy_destroy,
+	.run = dummy_run, .step = dummy_run,
+};
+
+static void on_stopped(void *arg, struct cpu *cpu) { stops++; }
+static void on_thread(void *arg) { thread_inits++; }
+
+/* ---- around a test ---------------------------------------------------------------------------------- */
+
+static int up_clock(bool icount)
+{
+	struct error e;
+	rounds = runs = inits = destroys = stops = thread_inits = 0;
+	on_round = GO_ON;
+	init_fails = false;
+	each_step = NULL;
+	if (!mem_init(&mem, 1 << 20, &e) || !clock_init(&clk, icount, &e) || !cpu_model_parse(&model, "max", &clk, &e))
+		return -1;
+	c = cpu_new(0, &mem, &clk, &model, &hooks);
+	cpu_set_rflags(c, FL_IF, FL_IF);
+	v = vcpu_start(c, &dummy, on_stopped, NULL, &e);
+	if (!v)
+		return -1;
+	vcpu_set_thread_init(v, on_thread, NULL);
+	return 0;
+}
+static int up(void **state) { return up_clock(false); }
+static int up_icount(void **state) { return up_clock(true); }
+static int down(void **state)
+{
+	vcpu_destroy(v);
+	cpu_free(c);
+	clock_destroy(&clk);
+	mem_destroy(&mem);
+	return 0;
+}
+
+static void sleep_ms(unsigned ms) { usleep(ms * 1000); }
+
+/* Waits for a condition at most two seconds. */
+#define SOON(cond) do { \
+	for (unsigned n_ = 0; !(cond) && n_ < 2000; n_++) \
+		sleep_ms(1); \
+	assert_true(cond); \
+} while (0)
+
+static u64 cpu_time_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+}
+
+/* The process's processor time over 300 ms of wall time. */
+static u64 idle_cost_ns(void)
+{
+	u64 before = cpu_time_ns();
+	sleep_ms(300);
+	return cpu_time_ns() - before;
+}
+
+/* ---- starting, pausing, ending ------------------------------------------------------------------------ */
+
+static void starts_paused(void **state)
+{
+	sleep_ms(30);
+	assert_int_equal(runs, 0);
+	assert_int_equal(inits, 1);
+	assert_int_equal(thread_inits, 0);
+	vcpu_resume(v);
+	SOON(rounds > 0);
+	assert_int_equal(thread_inits, 1);
+}
+
+static void pause_stands_still(void **state)
+{
+	for (unsigned n = 0; n < 50; n++) {
+		vcpu_resume(v);
+		u64 before = rounds;
+		SOON(rounds > before);
+		vcpu_pause(v);
+		u64 at = rounds;
+		usleep(200);
+		assert_int_equal(rounds, at);
+		vcpu_pause(v); /* once more changes nothing */
+	}
+	assert_int_equal(thread_inits, 1);
+}
+
+static void pause_of_a_sleeper(void **state)
+{
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(c->activity == ACT_HLT);
+	vcpu_pause(v);
+	assert_int_equal(c->activity, ACT_HLT); /* still halted, not woken by it */
+	u64 at = rounds;
+	vcpu_resume(v);
+	sleep_ms(20);
+	assert_int_equal(rounds, at);
+}
+
+static void init_failure(void **state)
+{
+	struct error e;
+	init_fails = true;
+	assert_null(vcpu_start(c, &dummy, on_stopped, NULL, &e));
+	assert_string_equal(e.msg, "the dummy was told to fail");
+	assert_int_equal(destroys, 0);
+}
+
+static void ends_from_any_state(void **state)
+{
+	struct error e;
+	for (unsigned n = 0; n < 30; n++) {
+		struct vcpu *other = vcpu_start(c, &dummy, on_stopped, NULL, &e);
+		assert_non_null(other);
+		if (n % 3)
+			vcpu_resume(other);
+		if (n % 3 == 2) {
+			on_round = DO_HLT;
+			SOON(c->activity == ACT_HLT);
+		}
+		vcpu_destroy(other);
+		assert_int_equal(destroys, n + 1);
+		c->activity = ACT_RUN;
+		cpu_clear_event(c, ~0u);
+	}
+}
+
+/* ---- sleeping, waking ------------------------------------------------------------------------------------ */
+
+static void halt_costs_nothing(void **state)
+{
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(c->activity == ACT_HLT);
+	assert_true(idle_cost_ns() < 20000000);
+	u64 at = rounds;
+	vcpu_post(v, EV_INTR);
+	SOON(rounds > at);
+}
+
+static void masked_interrupt_does_not_wake(void **state)
+{
+	cpu_set_rflags(c, 0, FL_IF);
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(c->activity == ACT_HLT);
+	u64 at = rounds, entered = runs;
+	vcpu_post(v, EV_INTR);
+	sleep_ms(20);
+	assert_int_equal(rounds, at);
+	assert_true(runs < entered + 5); /* and it does not spin */
+	vcpu_post(v, EV_INIT);
+	SOON(rounds > at);
+}
+
+static void waiting_for_sipi_sleeps(void **state)
+{
+	c->activity = ACT_WAIT_SIPI;
+	cpu_post_event(c, EV_NMI | EV_INTR);
+	vcpu_resume(v);
+	assert_true(idle_cost_ns() < 20000000);
+	assert_int_equal(rounds, 0);
+	vcpu_post(v, EV_INIT);
+	SOON(rounds > 0);
+}
+
+static void arm_line(u64 gpa)
+{
+	c->monitor_gpa = gpa;
+	c->monitor_armed = true;
+	memcpy(c->monitor_line, mem_ram(&mem, gpa), 64);
+}
+
+static void mwait_wakes_by_a_store(void **state)
+{
+	for (unsigned n = 0; n < 3; n++) {
+		arm_line(0x1000 + 64 * n);
+		on_round = DO_MWAIT;
+		vcpu_resume(v);
+		SOON(c->activity == ACT_MWAIT);
+		u64 at = rounds;
+		mem.ram[0x1000 + 64 * n - 1] = 1; /* beside the line */
+		sleep_ms(10);
+		assert_int_equal(rounds, at);
+		mem.ram[0x1000 + 64 * n + 63] = 1;
+		SOON(rounds > at);
+		vcpu_pause(v);
+	}
+}
+
+static void mwait_costs_little(void **state)
+{
+	arm_line(0x1000);
+	on_round = DO_MWAIT;
+	cpu_set_rflags(c, 0, FL_IF);
+	vcpu_resume(v);
+	SOON(c->activity == ACT_MWAIT);
+	assert_true(idle_cost_ns() < 30000000);
+	u64 at = rounds;
+	vcpu_post(v, EV_INTR); /* masked, but it may end the wait */
+	SOON(rounds > at);
+}
+
+static void stop_is_told_once(void **state)
+{
+	on_round = DO_STOP;
+	vcpu_resume(v);
+	SOON(stops == 1);
+	vcpu_post(v, EV_TLB);
+	vcpu_pause(v);
+	vcpu_resume(v);
+	assert_true(idle_cost_ns() < 20000000);
+	assert_int_equal(stops, 1);
+	u64 at = rounds;
+	vcpu_post(v, EV_INIT);
+	SOON(rounds > at);
+	on_round = DO_STOP;
+	SOON(stops == 2);
+}
+
+/* ---- no wake-up is lost ------------------------------------------------------------------------------------ */
+
+/* The "guest" halts at once after each interrupt; each post must make a round. */
+static void every_post_wakes(void **state)
+{
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(c->activity == ACT_HLT);
+	for (unsigned n = 0; n < 20000; n++) {
+		u64 at = rounds;
+		on_round = DO_HLT;
+		vcpu_post(v, EV_INTR);
+		for (u64 spin = 0; rounds == at; spin++)
+			if (spin > 2000000000)
+				fail_msg("post %u woke nobody", n);
+	}
+}
+
+static _Atomic bool hammer_on;
+static void *hammer(void *arg)
+{
+	while (hammer_on) {
+		vcpu_post(v, EV_INTR);
+		on_round = DO_HLT;
+	}
+	return NULL;
+}
+
+static void pause_under_fire(void **state)
+{
+	pthread_t t[2];
+	hammer_on = true;
+	for (unsigned k = 0; k < 2; k++)
+		pthread_create(&t[k], NULL, hammer, NULL);
+	for (unsigned n = 0; n < 2000; n++) {
+		vcpu_resume(v);
+		vcpu_pause(v);
+		u64 at = rounds;
+		assert_int_equal(rounds, at);
+	}
+	hammer_on = false;
+	for (unsigned k = 0; k < 2; k++)
+		pthread_join(t[k], NULL);
+}
+
+/* ---- deterministic time ------------------------------------------------------------------------------------- */
+
+static struct timer timer;
+static u64 fired_at[64], fired_rounds[64];
+static _Atomic unsigned fired;
+static u64 period;
+
+static void on_timer(void *arg)
+{
+	if (fired < ARRAY_LEN(fired_at)) {
+		fired_at[fired] = clock_ns(&clk);
+		fired_rounds[fired] = c->icount;
+		fired++;
+	}
+	if (period)
+		timer_arm(&timer, timer.deadline + period);
+	cpu_post_event(c, EV_INTR);
+}
+
+static void arm(u64 at)
+{
+	timer_init(&timer, &clk, on_timer, NULL);
+	mem_lock(&mem);
+	timer_arm(&timer, at);
+	mem_unlock(&mem);
+}
+
+static void timers_fire_at_their_count(void **state)
+{
+	fired = 0;
+	period = 100003;
+	arm(54321);
+	vcpu_resume(v);
+	SOON(fired >= 20);
+	vcpu_pause(v);
+	for (unsigned k = 0; k < 20; k++) {
+		assert_int_equal(fired_at[k], 54321 + k * 100003ull); /* 1 ns an instruction */
+		assert_int_equal(fired_rounds[k], fired_at[k]);
+	}
+	assert_int_equal(clock_ns(&clk), c->icount);
+}
+
+/* Halted, the clock goes on to the next deadline at once, and no instruction is counted. */
+static void halted_time_jumps(void **state)
+{
+	fired = 0;
+	period = 0;
+	arm(3600ull * 1000000000);
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(fired == 1);
+	vcpu_pause(v);
+	assert_int_equal(fired_at[0], 3600ull * 1000000000);
+	assert_int_equal(fired_rounds[0], 1);
+	assert_true(rounds > 1); /* woken by it */
+	assert_int_equal(clock_ns(&clk) - fired_at[0], c->icount - 1);
+}
+
+/* A timer that the guest arms in the middle of a slice is not late. */
+static void arm_at_500(void)
+{
+	if (c->icount != 500)
+		return;
+	atomic_store(&clk.icount, c->icount);
+	arm(777);
+}
+static void timer_armed_within_a_slice(void **state)
+{
+	fired = 0;
+	period = 0;
+	each_step = arm_at_500;
+	vcpu_resume(v);
+	SOON(fired == 1);
+	assert_int_equal(fired_at[0], 777);
+	assert_int_equal(fired_rounds[0], 777);
+}
+
+static void icount_halt_without_timers_sleeps(void **state)
+{
+	on_round = DO_HLT;
+	vcpu_resume(v);
+	SOON(c->activity == ACT_HLT);
+	assert_true(idle_cost_ns() < 20000000);
+	u64 at = rounds;
+	vcpu_post(v, EV_INTR);
+	SOON(rounds > at);
+}
+
+static u64 seen[8];
+static _Atomic unsigned n_seen;
+static u64 on_checkpoint(void *arg, struct cpu *cpu)
+{
+	seen[n_seen++] = cpu->icount;
+	return n_seen < ARRAY_LEN(seen) ? cpu->icount + 1000 * n_seen : UINT64_MAX;
+}
+
+static void checkpoints(void **state)
+{
+	n_seen = 0;
+	vcpu_set_checkpoint(v, 7, on_checkpoint, NULL);
+	vcpu_resume(v);
+	SOON(n_seen == ARRAY_LEN(seen));
+	u64 want = 7;
+	for (unsigned k = 0; k < ARRAY_LEN(seen); k++) {
+		assert_int_equal(seen[k], want);
+		want += 1000 * (k + 1);
+	}
+}
+
+/* A reset sets the count to 0; time goes on. */
+static void reset_keeps_time(void **state)
+{
+	vcpu_resume(v);
+	SOON(rounds > 50000);
+	vcpu_pause(v);
+	u64 before = clock_ns(&clk);
+	c->icount = 0;
+	vcpu_resume(v);
+	u64 at = rounds;
+	SOON(rounds > at + 50000);
+	vcpu_pause(v);
+	assert_int_equal(clock_ns(&clk), before + c->icount);
+}
+
+static void engines_by_name(void **state)
+{
+	assert_ptr_equal(engine_find("interp"), engines[0]);
+	assert_null(engine_find("inter"));
+	for (unsigned k = 0; engines[k]; k++)
+		assert_ptr_equal(engine_find(engines[k]->name), engines[k]);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, up, down)
+#define TI(f) cmocka_unit_test_setup_teardown(f, up_icount, down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(starts_paused), T(pause_stands_still), T(pause_of_a_sleeper), T(init_failure), T(ends_from_any_state),
+		T(halt_costs_nothing), T(masked_interrupt_does_not_wake), T(waiting_for_sipi_sleeps),
+		T(mwait_wakes_by_a_store), T(mwait_costs_little), T(stop_is_told_once), T(every_post_wakes),
+		T(pause_under_fire), TI(timers_fire_at_their_count), TI(halted_time_jumps),
+		TI(timer_armed_within_a_slice), TI(icount_halt_without_timers_sleeps), TI(checkpoints),
+		TI(reset_keeps_time), cmocka_unit_test(engines_by_name),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
