@@ -35,7 +35,7 @@ static const struct option_row rows[] = {
 	{ "initrd", 0, A_STR, CFG(initrd), "FILE", "initial RAM disk; multiboot: the module" },
 	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
 	{ "firmware", 0, A_STR, CFG(firmware), "FILE", "a ROM image, started at the reset vector" },
-	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G" },
+	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME", "auto (the default), interp" },
@@ -147,7 +147,11 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		free(*(char **)field);
 		*(char **)field = strdup(value);
 		return true;
-	case A_SIZE:
+	case A_SIZE: /* a bare number is MiB, as people write it */
+		if (parse_uint(value, field) && *(u64 *)field < 1ull << 40) {
+			*(u64 *)field <<= 20;
+			return true;
+		}
 		return parse_size(value, field) || error_set(e, "--%s %s: not a size; e.g. 512M or 4G", o->name, value);
 	case A_UINT:
 		return parse_uint(value, field) || error_set(e, "--%s %s: not a number", o->name, value);

@@ -205,8 +205,7 @@ static void host_mask_all(void)
 static void host_frstor(const u8 *p) { __asm__ volatile("fninit\n\tfrstor (%0)" :: "r"(p) : "memory"); }
 static void host_fldenv(const u8 *p)
 {
-	u8 scratch[ENV_SIZE];
-	__asm__ volatile("fnstenv %0\n\tfldenv (%1)" : "=&m"(scratch) : "r"(p) : "memory");
+	__asm__ volatile("fninit\n\tfldenv (%0)" :: "r"(p) : "memory"); /* the registers stay */
 }
 
 /* Segment-and-offset pointers become linear ones in the real-mode formats. */

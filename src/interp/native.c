@@ -51,7 +51,11 @@ void native_destroy(struct cpu *c)
 /* ---- helpers ------------------------------------------------------------------------------ */
 
 #define MXCSR_MM (1u << 17) /* AMD: misaligned operands are allowed */
-enum { ALIGN_ALWAYS = 1 };  /* insn.rm: also where MXCSR.MM is set (MOVAPS and the like) */
+/* insn.rm */
+enum {
+	ALIGN_ALWAYS = 1, /* also where MXCSR.MM is set (MOVAPS and the like) */
+	STORES_PART = 2,  /* the store may leave some or all of memory as it is */
+};
 
 bool native_misaligned(struct cpu *c, const struct insn *i)
 {
@@ -82,11 +86,10 @@ static __attribute__((noinline)) void load_slow(struct cpu *c, const struct insn
 	insn_stub(i)(c, mem_begin(c, &r, lin, n, true, false, false));
 	mem_end(c, &r);
 }
-/* keep: the instruction may leave memory as it is. */
-static __attribute__((noinline)) void store_slow(struct cpu *c, const struct insn *i, u64 lin, unsigned n, bool keep)
+static __attribute__((noinline)) void store_slow(struct cpu *c, const struct insn *i, u64 lin, unsigned n)
 {
 	struct mem_ref r;
-	insn_stub(i)(c, mem_begin(c, &r, lin, n, keep, true, false));
+	insn_stub(i)(c, mem_begin(c, &r, lin, n, i->rm & STORES_PART, true, false));
 	mem_end(c, &r);
 }
 
@@ -123,7 +126,7 @@ OP(nat_store_##n) \
 		insn_stub(i)(c, p); \
 		host_written(c, lin, n); \
 	} else { \
-		store_slow(c, i, lin, n, false); \
+		store_slow(c, i, lin, n); \
 	} \
 }
 LOAD(1) LOAD(2) LOAD(4) LOAD(8) LOAD(16) LOAD(32) LOAD(64)
@@ -182,7 +185,7 @@ OP(nat_gpr_store)
 		insn_stub(i)(c, p);
 		host_written(c, lin, i->msz);
 	} else {
-		store_slow(c, i, lin, i->msz, false);
+		store_slow(c, i, lin, i->msz);
 	}
 }
 /* VEX outside of 64-bit mode: not in real and V86 mode. */
@@ -253,7 +256,7 @@ static inline u64 wait_store(struct cpu *c, const struct insn *i)
 		return ea;
 	}
 	wait_first(c);
-	store_slow(c, i, lin, i->msz, true);
+	store_slow(c, i, lin, i->msz);
 	return ea;
 }
 OP(nat_x87_load)
@@ -362,7 +365,7 @@ static unsigned alignment(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD: case ZYDIS_MNEMONIC_VMOVDQA:
 	case ZYDIS_MNEMONIC_VMOVDQA32: case ZYDIS_MNEMONIC_VMOVDQA64:
 	case ZYDIS_MNEMONIC_VMOVNTPS: case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ: case ZYDIS_MNEMONIC_VMOVNTDQA:
-		out->rm = ALIGN_ALWAYS;
+		out->rm |= ALIGN_ALWAYS;
 		return bytes;
 	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
 	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM: case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
@@ -405,6 +408,8 @@ static bool choose(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand 
 	bool store = mem && (mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 	out->r = (u8)(unit == NO_UNIT ? 0 : unit);
 	out->rm = 0;
+	if (unit == FC_X87 || (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && zi->raw.evex.aaa))
+		out->rm = STORES_PART;
 	out->r3 = mem ? (u8)(alignment(zi, mem, out) - 1) : 0;
 	if (mem && native_decode_masked(zi, zo, mem, out))
 		return true;

@@ -102,13 +102,27 @@ static u8 use_gpr(struct use *u, const ZydisDecodedOperand *o)
 	return host;
 }
 
+/* Legacy forms that write all 16 bytes of their destination. */
+static bool writes_all(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVAPS: case ZYDIS_MNEMONIC_MOVAPD: case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQA: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU: case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_MOVD: case ZYDIS_MNEMONIC_MOVQ: case ZYDIS_MNEMONIC_PSHUFD:
+	case ZYDIS_MNEMONIC_CVTDQ2PD: case ZYDIS_MNEMONIC_CVTDQ2PS:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void use_vector(struct use *u, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *o, unsigned width)
 {
 	unsigned r = reg_number(o);
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	/* Legacy forms and masks keep parts of their destination. */
 	bool merges = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && zi->raw.evex.aaa && !zi->raw.evex.z;
-	bool keeps = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY || merges;
+	bool keeps = (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && !writes_all(zi)) || merges;
 	if (!write || keeps || (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
 		u->vec_in |= 1u << r;
 	if (write)

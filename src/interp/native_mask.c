@@ -233,10 +233,18 @@ static bool is_packed(ZydisMnemonic m)
 	}
 }
 
-/* Exception classes with NF in their name access the whole operand. */
-static bool suppresses_faults(ZydisExceptionClass k)
+/* Exception classes with NF in their name access the whole operand; so do a few whose elements
+ * in memory are not those of the mask, and which Zydis has in another class. */
+static bool suppresses_faults(const ZydisDecodedInstruction *zi)
 {
-	switch (k) {
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VDBPSADBW: case ZYDIS_MNEMONIC_VGF2P8AFFINEQB: case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+		return false;
+	default:
+		break;
+	}
+	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1: case ZYDIS_EXCEPTION_CLASS_E2: case ZYDIS_EXCEPTION_CLASS_E3:
 	case ZYDIS_EXCEPTION_CLASS_E4: case ZYDIS_EXCEPTION_CLASS_E5: case ZYDIS_EXCEPTION_CLASS_E6:
 	case ZYDIS_EXCEPTION_CLASS_E10: case ZYDIS_EXCEPTION_CLASS_E11:
@@ -320,7 +328,7 @@ bool native_decode_masked(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	default:
 		break;
 	}
-	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !zi->raw.evex.aaa || !suppresses_faults(zi->meta.exception_class))
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !zi->raw.evex.aaa || !suppresses_faults(zi))
 		return false;
 	unsigned lanes = broadcast_lanes(zi->avx.broadcast.mode);
 	m.mask = zi->raw.evex.aaa;

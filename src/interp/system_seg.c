@@ -103,16 +103,15 @@ OP(op_arpl_rr)
 	zf_set(c, raise);
 }
 
+/* A destination that stays as it is is only read: it may lie in a segment or page that cannot be
+ * written (so on silicon; the manual's pseudocode too writes in one branch only). */
 OP(op_arpl_mr)
 {
-	struct mem_ref m;
 	need_protected(c);
-	u8 *p = mem_begin(c, &m, insn_lin(c, i, 2, ACC_WRITE), 2, true, true, false);
-	u16 dst = ld16(p), src = reg_ld16(c, i->r);
+	u16 dst = ld_rm16_m(c, i), src = reg_ld16(c, i->r);
 	bool raise = (dst & 3) < (src & 3);
 	if (raise)
-		st16(p, (u16)((dst & ~3) | (src & 3)));
-	mem_end(c, &m);
+		mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), (u16)((dst & ~3) | (src & 3)));
 	zf_set(c, raise);
 }
 

@@ -178,6 +178,21 @@ static void wrap(void **state)
 	assert_int_equal(ld32(b), 0x44332211);
 	assert_int_equal(RIG_TRY(c, sys_st(c, 0x100000001ull, 0x99, 1)), -1); /* a base plus an offset */
 	assert_int_equal(ld16(rig_ram(&r, DATA)), 0x9933);
+	/* Compatibility mode: the tables could say more, the address has 32 bits all the same. */
+	map_all(c);
+	rig_ram(&r, ROOT)[0] = (ROOT + 0x1000) | P | W;
+	rig_ram(&r, ROOT + 0x1000)[3] = (ROOT + 0x7000) | P | W;
+	rig_ram(&r, ROOT + 0x7000)[511] = (ROOT + 0x8000) | P | W;
+	rig_ram(&r, ROOT + 0x8000)[511] = (DATA + 0x1000) | P | W;
+	rig_ram(&r, ROOT + 0x1000)[4] = 0;
+	rig_mode(&r, CODE32, 0);
+	assert_int_equal(ld(0xfffffffe, 4), 0x99332211);
+	assert_int_equal(ld(0x100000000ull, 2), 0x9933);
+	assert_int_equal(RIG_TRY(c, mem_ld_bytes(c, 0xfffffffe, b, 4)), -1);
+	assert_int_equal(ld32(b), 0x99332211);
+	/* But the processor's own addresses have 64 there. */
+	assert_int_equal(RIG_TRY(c, sys_ld(c, 0xfffffffe, 4)), V_PF);
+	assert_int_equal(c->exc.cr2, 0x100000000ull);
 }
 
 static void canonical(void **state)
@@ -406,6 +421,8 @@ static void alignment(void **state)
 	assert_int_equal(c->exc.error, 0);
 	assert_true(c->exc.has_error);
 	assert_int_equal(tlb_slot(c, LIN)->rtag | tlb_slot(c, LIN)->wtag, 0); /* never filled */
+	u64 two;
+	assert_int_equal(RIG_TRY(c, mem_ld_bytes(c, LIN + 1, &two, 8)), -1); /* bytes have no alignment */
 	/* A page fault comes first. */
 	*pte(5) = 0;
 	mmu_flush_all(c);
@@ -419,6 +436,43 @@ static void alignment(void **state)
 	assert_int_equal(RIG_TRY(c, mem_ld32(c, LIN + 1)), V_AC);
 	rig_mode(&r, CODE64, 2);
 	assert_int_equal(RIG_TRY(c, mem_ld32(c, LIN + 1)), -1);
+}
+
+/* A data breakpoint is noted for an access that takes place, and only then. */
+static void breakpoint(void **state)
+{
+	struct cpu *c = r.c;
+	c->dr[1] = LIN + 0x5000;
+	c->dr[7] = 0x400 | 1u << 2 | 3u << 20 | 3u << 22; /* DR1: reads and writes of 4 bytes */
+	cpu_update_mode(c);
+	assert_int_equal(c->mmu, MMU_CHECK);
+	*pte(5) = 0;
+	mmu_flush_all(c);
+	assert_int_equal(RIG_TRY(c, mem_st32(c, LIN + 0x5000, 1)), V_PF);
+	assert_int_equal(RIG_TRY(c, mem_ld64(c, LIN + 0x4ffc)), V_PF);
+	assert_int_equal(c->dr6_pending & 15, 0);
+	*pte(5) = (DATA + 0x5000) | P | W | U;
+	static const u64 hits[] = {LIN + 0x4ffc, LIN + 0x4fff, LIN + 0x5003};
+	struct mem_ref ref;
+	u64 v;
+	for (unsigned k = 0; k < 3; k++) {
+		for (unsigned how = 0; how < 5; how++) {
+			c->dr6_pending = 0;
+			assert_int_equal(RIG_TRY(c,
+				switch (how) {
+				case 0: mem_ld64(c, hits[k]); break;
+				case 1: mem_st64(c, hits[k], 1); break;
+				case 2: mem_st_bytes(c, hits[k], &v, 8); break;
+				case 3: mem_begin(c, &ref, hits[k], 8, true, true, true); mem_end(c, &ref); break;
+				default: mem_ld_bytes(c, hits[k], &v, 8); break;
+				}), -1);
+			assert_int_equal(c->dr6_pending & 15, 2);
+		}
+	}
+	c->dr6_pending = 0;
+	assert_int_equal(RIG_TRY(c, mem_st32(c, LIN + 0x4ffc, 1)), -1);
+	assert_int_equal(RIG_TRY(c, mem_st32(c, LIN + 0x5004, 1)), -1);
+	assert_int_equal(c->dr6_pending & 15, 0);
 }
 
 static unsigned code_hits;
@@ -458,7 +512,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(crossing), T(crossing_is_whole), T(bytes), T(wrap), T(canonical), T(rom_page), T(device),
-		T(tables_elsewhere), T(locked_crossing), T(alignment), T(code_written),
+		T(tables_elsewhere), T(locked_crossing), T(alignment), T(breakpoint), T(code_written),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

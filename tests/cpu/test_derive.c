@@ -146,6 +146,9 @@ static void segments(void **state)
 	cpu_update_mode(c);
 	assert_int_equal(c->seg_fast >> (2 * S_DS) & 3, 0);
 	assert_int_equal(c->seg_fast >> (2 * S_ES) & 3, 3);
+	c->seg[S_ES].attr = 0x90; /* and no types */
+	cpu_update_mode(c);
+	assert_int_equal(c->seg_fast >> (2 * S_ES) & 3, 3);
 	/* 64-bit: bases of FS and GS only; LMSLE brings the checks back. */
 	c->efer = EFER_LMA;
 	rig_mode(&r, CODE64, 0);
@@ -234,8 +237,12 @@ static void events(void **state)
 	assert_false(c->event_mask & EV_INTR);
 	cpu_set_rflags(c, FL_IF, FL_IF);
 	assert_true(c->event_mask & EV_INTR);
+	cpu_set_rflags(c, 0, FL_TF | FL_RF);
+	assert_int_equal(c->slow, SLOW_TRACE);
 	cpu_set_rflags(c, FL_TF, FL_TF);
-	assert_true(c->slow & SLOW_TF);
+	assert_int_equal(c->slow, SLOW_TRACE | SLOW_TF);
+	cpu_set_rflags(c, FL_RF, FL_RF | FL_TF);
+	assert_int_equal(c->slow, SLOW_TRACE | SLOW_RF);
 	cpu_post_event(c, EV_NMI | EV_EXIT);
 	cpu_clear_event(c, EV_NMI);
 	assert_int_equal(atomic_load(&c->events), EV_EXIT);
@@ -243,7 +250,7 @@ static void events(void **state)
 
 static void dump(void **state)
 {
-	char buf[4096], small[100];
+	char buf[4096], small[4096];
 	r.c->regs[R_8] = 0xdeadbeef12345678;
 	cpu_dump(r.c, buf, sizeof(buf));
 	assert_non_null(strstr(buf, "r8  deadbeef12345678"));
@@ -253,7 +260,8 @@ static void dump(void **state)
 	memset(small, 1, sizeof(small));
 	cpu_dump(r.c, small, 50);
 	assert_int_equal(strlen(small), 49);
-	assert_int_equal(small[50], 1);
+	for (unsigned k = 50; k < sizeof(small); k++)
+		assert_int_equal(small[k], 1);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, start, stop)

@@ -397,8 +397,10 @@ static void v86_redirect(void **state)
 	w.c->seg[S_TR].attr = 0x83;
 	FAULTS(int_n(0x30), V_GP, 0);
 	w.c->seg[S_TR].attr = 0x8b;
+	put16(TSS + 0x66, 0x40);
 	w.c->seg[S_TR].limit = 0x66;
 	FAULTS(int_n(0x30), V_GP, 0);
+	put16(TSS + 0x66, 0x88);
 	w.c->seg[S_TR].limit = 0x67;
 	FAULTS(int_n(0x30), V_GP, 0);
 	world_v86(3);

@@ -97,7 +97,7 @@ static void efer(void **state)
 	}
 	start("max,vendor=amd");
 	for (unsigned b = 0; b < 64; b++)
-		if (!((EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | EFER_AIBRSE) >> b & 1))
+		if (!((EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | (u64)EFER_AIBRSE) >> b & 1))
 			refused(0xc0000080, 1ull << b);
 }
 

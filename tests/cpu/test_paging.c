@@ -587,6 +587,15 @@ static void epoch_wrap(void **state)
 		mmu_set_cr3(c, ROOT | 501, false);
 	mmu_set_cr3(c, ROOT | 500, true);
 	SEES(1);
+	/* Nor is it given what another one cached under the same epoch since. */
+	u64 epoch = c->epoch;
+	do {
+		mmu_set_cr3(c, ROOT | 501, false);
+	} while (c->epoch != epoch);
+	SEES(1);
+	put_entry(F_4L, 3, PAGE | 3);
+	mmu_set_cr3(c, ROOT | 500, true);
+	SEES(0);
 }
 
 static void rights_by_state(void **state)

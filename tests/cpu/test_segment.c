@@ -309,7 +309,7 @@ static void io_bitmap(void **state)
 	world_protected(3);
 	put16(TSS + 0x66, 0x10); /* clear bits there */
 	w.c->seg[S_TR].limit = 0x66;
-	assert_false(cpu_io_allowed(w.c, 0, 1));
+	assert_false(cpu_io_allowed(w.c, 1, 1));
 }
 
 int main(void)

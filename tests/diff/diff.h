@@ -118,6 +118,7 @@ enum { PFX_66 = 1, PFX_F3 = 2, PFX_F2 = 4, PFX_LOCK = 8, PFX_67 = 16 };
 struct enc {
 	u16 row;         /* of isa_ops */
 	u32 group;       /* sub-form: the same operand sizes and kinds */
+	u32 seq;         /* in the order of finding them */
 	u8 kind, map, opcode;
 	u8 pfx;          /* legacy: PFX_*; VEX, EVEX: pp in bits 1:0 */
 	u8 w, l;
