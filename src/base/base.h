@@ -131,6 +131,8 @@ static inline void clock_advance(struct clock *c, u64 instructions)
 }
 /* icount mode: all vCPUs halt, time goes on to ns at once (never backwards). */
 void clock_advance_to(struct clock *c, u64 ns);
+/* icount mode: the count of instructions at which clock_ns first reads ns or more. */
+u64 clock_icount_at(const struct clock *c, u64 ns);
 void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg);
 void timer_arm(struct timer *t, u64 deadline_ns);  /* machine lock held; re-arms */
 void timer_cancel(struct timer *t);
@@ -173,6 +175,7 @@ struct kv_key {
 bool kv_parse(const char *what, const char *text, const struct kv_key *keys, size_t n_keys,
 	      void *out, struct error *e);
 void kv_help(const char *what, const struct kv_key *keys, size_t n_keys);
+bool parse_number(const char *text, u64 *out); /* decimal or 0x...; false if malformed or too large */
 bool parse_size(const char *text, u64 *out);          /* "512M" -> bytes; false if malformed */
 /* The closest of names to word by edit distance, or NULL when nothing is near. */
 const char *nearest_word(const char *word, const char *const *names, size_t n);

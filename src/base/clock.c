@@ -206,15 +206,16 @@ void clock_resume(struct clock *c)
 }
 
 /* The least count of instructions at which icount mode's ns is not below the given one. */
-static u64 icount_at(const struct clock *c, u64 ns)
+u64 clock_icount_at(const struct clock *c, u64 ns)
 {
-	return (u64)((((u128)ns << 16) + c->icount_ns_mul - 1) / c->icount_ns_mul);
+	u128 n = (((u128)ns << 16) + c->icount_ns_mul - 1) / c->icount_ns_mul;
+	return n >> 64 ? UINT64_MAX : (u64)n;
 }
 
 void clock_set(struct clock *c, u64 ns, u64 tsc)
 {
 	if (c->icount_mode) {
-		atomic_store(&c->icount, icount_at(c, ns));
+		atomic_store(&c->icount, clock_icount_at(c, ns));
 		c->tsc_offset = tsc - icount_ns(c);
 		return;
 	}
@@ -229,7 +230,7 @@ void clock_set(struct clock *c, u64 ns, u64 tsc)
 
 void clock_advance_to(struct clock *c, u64 ns)
 {
-	u64 n = icount_at(c, ns);
+	u64 n = clock_icount_at(c, ns);
 
 	if (n > atomic_load_explicit(&c->icount, memory_order_relaxed))
 		atomic_store_explicit(&c->icount, n, memory_order_relaxed);

@@ -76,7 +76,7 @@ const char *nearest_word(const char *word, const char *const *names, size_t n)
 
 /* ---- values -------------------------------------------------------------------------- */
 
-static bool parse_uint(const char *text, u64 *out)
+bool parse_number(const char *text, u64 *out)
 {
 	char *end;
 
@@ -105,7 +105,7 @@ bool parse_size(const char *text, u64 *out)
 		number[len - 1] = 0;
 	}
 	u64 v;
-	if (!parse_uint(number, &v) || v > UINT64_MAX >> shift)
+	if (!parse_number(number, &v) || v > UINT64_MAX >> shift)
 		return false;
 	*out = v << shift;
 	return true;
@@ -144,7 +144,7 @@ static bool set_value(const char *what, const struct kv_key *k, const char *valu
 			return true;
 		return error_set(e, "%s: %s=%s: not a yes or no; use on or off", what, k->name, value);
 	case KV_UINT:
-		if (parse_uint(value, field))
+		if (parse_number(value, field))
 			return true;
 		return error_set(e, "%s: %s=%s: not a number; use digits, as in 42 or 0x2a", what,
 				 k->name, value);

@@ -20,11 +20,12 @@ static FILE *open_run(const char *path)
 static int compare(FILE *a, FILE *b)
 {
 	char la[4096], lb[4096], last[4096] = "(the start)\n";
+	unsigned long long lines = 0;
 	for (;;) {
 		char *ra = fgets(la, sizeof(la), a), *rb = fgets(lb, sizeof(lb), b);
 		if (!ra && !rb) {
-			printf("no difference\n");
-			return 0;
+			printf("no difference in %llu lines\n", lines);
+			return lines ? 0 : 1;
 		}
 		if (!ra || !rb) {
 			printf("%s is shorter; the last line of both:\n%s", ra ? "B" : "A", last);
@@ -38,6 +39,7 @@ static int compare(FILE *a, FILE *b)
 			return 1;
 		}
 		memcpy(last, la, sizeof(last));
+		lines++;
 	}
 }
 

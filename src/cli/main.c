@@ -1,6 +1,7 @@
 /* ring3's command line: verbs, and options to one struct vm_config. Nothing else: what an
  * option means is in machine/. Exit statuses: docs/exit-status.md. */
 #define LOG_TOPIC "cli"
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +28,18 @@ static int version(void)
 	return 0;
 }
 
+/* Files that are opened later must not become one of the standard three. */
+static void have_standard_files(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			(void)!open("/dev/null", O_RDWR);
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const verbs[] = { "run", "diff", "help", "--help", "--version" };
+	have_standard_files();
 	if (argc < 2)
 		return usage_top(stderr);
 	const char *verb = argv[1];

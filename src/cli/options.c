@@ -109,15 +109,6 @@ static const struct option_row *find_row(const char *arg, const char **inline_va
 	return NULL;
 }
 
-static bool parse_uint(const char *text, u64 *out)
-{
-	char *end;
-	if (*text == '-' || !*text)
-		return false;
-	*out = strtoull(text, &end, 0);
-	return !*end;
-}
-
 static bool add_serial(struct vm_config *cfg, const char *value, struct error *e)
 {
 	if (cfg->n_serial == MAX_SERIAL)
@@ -148,13 +139,13 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		*(char **)field = strdup(value);
 		return true;
 	case A_SIZE: /* a bare number is MiB, as people write it */
-		if (parse_uint(value, field) && *(u64 *)field < 1ull << 40) {
+		if (parse_number(value, field) && *(u64 *)field < 1ull << 40) {
 			*(u64 *)field <<= 20;
 			return true;
 		}
-		return parse_size(value, field) || error_set(e, "--%s %s: not a size; e.g. 512M or 4G", o->name, value);
+		return parse_size(value, field) || error_set(e, "--%s %s: not a size; use digits and K, M, G or T, as in 512M", o->name, value);
 	case A_UINT:
-		return parse_uint(value, field) || error_set(e, "--%s %s: not a number", o->name, value);
+		return parse_number(value, field) || error_set(e, "--%s %s: not a number; use digits, as in 42 or 0x2a", o->name, value);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
 	default:
@@ -194,6 +185,14 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	}
 	if ((cfg->hash_every || cfg->max_insns) && !cfg->icount)
 		return error_set(e, "--hash-every and --max-insns count instructions: they need --icount");
+	if (cfg->icount && cfg->cpus != 1)
+		return error_set(e, "--icount: deterministic time works with one processor, not with --cpus %llu", (unsigned long long)cfg->cpus);
+	if (!cfg->hash_every && (cfg->hash_file || cfg->hash_from || cfg->hash_to))
+		return error_set(e, "--hash-file, --hash-from and --hash-to say where to and from where to hash: they need --hash-every N");
+	if (cfg->kernel.path && cfg->firmware)
+		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
+	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
+		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
 	if (!cfg->n_serial)
 		cfg->serial[cfg->n_serial++].kind = strdup("stdio");
 	return true;

@@ -1,5 +1,6 @@
 /* `ring3 run`: parse, build, run, report. Signals: SIGINT, SIGTERM, SIGHUP end the machine
- * (status 67); a crash puts the terminal back first. */
+ * (status 67); a crash puts the terminal back first. A machine that does not end within
+ * PATIENCE of the signal, or within 1 s of another, is left as it is: the process ends. */
 #define LOG_TOPIC "cli"
 #include <signal.h>
 #include <stdio.h>
@@ -11,14 +12,25 @@
 
 static struct machine *_Atomic running; /* for the signal handler alone */
 
+#define PATIENCE 5 /* seconds */
+
+static void end_at_once(const char *why)
+{
+	console_restore_terminal();
+	(void)!write(STDERR_FILENO, why, strlen(why));
+	_exit(67);
+}
+
 static void on_signal(int sig)
 {
+	static _Atomic bool asked;
 	struct machine *m = atomic_load(&running);
-	(void)sig;
-	if (m)
-		machine_quit(m);
-	else
-		_exit(67);
+	if (sig == SIGALRM)
+		end_at_once("ring3: the machine did not stop in time after the signal; ended as it was\n");
+	if (!m)
+		end_at_once("");
+	machine_quit(m);
+	alarm(atomic_exchange(&asked, true) ? 1 : PATIENCE);
 }
 static void on_crash(int sig)
 {
@@ -29,7 +41,7 @@ static void on_crash(int sig)
 
 static void catch_signals(void)
 {
-	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM };
 	for (size_t k = 0; k < ARRAY_LEN(ends); k++)
 		sigaction(ends[k], &(struct sigaction){ .sa_handler = on_signal }, NULL);
 	sigaction(SIGABRT, &(struct sigaction){ .sa_handler = on_crash, .sa_flags = SA_RESETHAND }, NULL);
@@ -46,21 +58,28 @@ static int fail(int status, const struct error *e)
 static int run_machine(const struct vm_config *cfg, const struct cli_extra *x)
 {
 	struct error e;
+	if (!x->dry_run)
+		console_guard_terminal();
 	struct machine *m = machine_new(cfg, &e);
 	if (!m)
-		return fail(EXIT_START, &e);
+		return console_restore_terminal(), fail(EXIT_START, &e);
 	int status = 0;
 	if (x->dry_run) {
 		machine_print(m);
 	} else {
+		for (int k = 0; k < cfg->n_serial; k++)
+			if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
+				fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
 		atomic_store(&running, m);
 		enum machine_end end = machine_run(m, &status);
-		atomic_store(&running, NULL);
+		if (cfg->stats)
+			machine_print_stats(m);
 		if (end != END_POWEROFF && end != END_DEBUG_EXIT) {
 			console_restore_terminal();
 			fprintf(stderr, "ring3: %s\n", machine_end_text(m));
 		}
 	}
+	atomic_store(&running, NULL);
 	machine_free(m);
 	return status;
 }

@@ -86,14 +86,14 @@ static u64 piece_load(struct cpu *c, const struct piece *p)
 {
 	if (p->host)
 		return host_load(p->host, p->n);
-	cpu_clock_sync(c);
+	cpu_device_sync(c);
 	return mem_phys_read(c->mem, p->gpa, p->n);
 }
 
 static void piece_store(struct cpu *c, const struct piece *p, u64 v)
 {
 	if (!p->code) {
-		cpu_clock_sync(c);
+		cpu_device_sync(c);
 		mem_phys_write(c->mem, p->gpa, v, p->n);
 		return;
 	}
@@ -113,7 +113,7 @@ static void piece_copy(struct cpu *c, const struct piece *p, u8 *buf, bool write
 		}
 		return;
 	}
-	cpu_clock_sync(c);
+	cpu_device_sync(c);
 	for (unsigned k = 0, m; k < p->n; k += m) {
 		u64 v = 0;
 		for (m = 8; m > p->n - k || ((p->gpa + k) & (m - 1)); m >>= 1)

@@ -165,6 +165,7 @@ struct cpu {
 	u64 maxphyaddr_mask;    /* bits of a physical address that exist */
 	void (*on_tlb_flush)(struct cpu *c); /* the engine forgets what it keyed by linear address */
 	void (*on_code_written)(struct cpu *c); /* own store hit decoded code: the current block may be stale */
+	void (*on_device)(struct cpu *c); /* icount mode: this instruction reached a device: look at events right after it */
 	u8 tlb_large;           /* MMU_LARGE_*: sizes of pages of which fragments may be cached */
 	u8 *alias;              /* two pages of address space: locked accesses that cross a page */
 	u64 alias_off[2];       /* what is mapped there: offsets in RAM; UINT64_MAX: nothing */
@@ -206,7 +207,6 @@ struct cpu {
 	void *engine;           /* the engine's own per-vCPU state */
 	const struct insn *first; /* of the block under way; NULL between instructions: cur - first are complete */
 	u64 icount;             /* instructions completed before `first` */
-	u64 clock_synced;       /* icount mode: what of icount the clock has seen */
 	u64 icount_limit;       /* leave at this count; UINT64_MAX: none */
 	u64 icount_skipped;     /* icount mode: clock->icount - icount, the time that halting passed over */
 };
@@ -437,12 +437,21 @@ static inline void cpu_clock_sync(struct cpu *c)
 {
 	if (likely(!c->clock->icount_mode))
 		return;
-	u64 now = cpu_icount(c);
-	clock_advance(c->clock, now - c->clock_synced);
-	c->clock_synced = now;
+	u64 now = cpu_icount(c) + c->icount_skipped;
+	if (now > atomic_load_explicit(&c->clock->icount, memory_order_relaxed))
+		atomic_store_explicit(&c->clock->icount, now, memory_order_relaxed);
+}
+/* As cpu_clock_sync, before a memory access that reaches a device: the block ends after it, so that
+ * what the device raises is seen between the same two instructions however blocks were cut. */
+static inline void cpu_device_sync(struct cpu *c)
+{
+	cpu_clock_sync(c);
+	if (unlikely(c->clock->icount_mode) && c->on_device)
+		c->on_device(c);
 }
 /* Whether this model has the feature(s) that a Zydis ISA set needs. */
 bool cpu_offers_isa(const struct cpu *c, ZydisISASet set);
+unsigned cpu_isa_quirks(const struct cpu *c); /* enum isa_quirk, for isa_decode */
 
 /* Features by name; the table is cpuid.def: feature, leaf, subleaf, register, bit, engines, default. */
 enum cpu_feature {

@@ -41,14 +41,14 @@ static const struct { u16 f, needs; } requires[] = {
 	R(AVX512VBMI2, AVX512BW), R(AVX512VNNI, AVX512F), R(AVX512BITALG, AVX512BW),
 	R(AVX512VPOPCNTDQ, AVX512F), R(AVX512VP2INTERSECT, AVX512F), R(AVX512FP16, AVX512BW),
 	R(AVX512BF16, AVX512BW),
-	R(INTEL_STIBP, SPEC_CTRL), R(SPEC_CTRL_SSBD, SPEC_CTRL), R(INVPCID, PAE), R(MWAITX, MONITOR),
+	R(INTEL_STIBP, SPEC_CTRL), R(SPEC_CTRL_SSBD, SPEC_CTRL), R(BHI_CTRL, SPEC_CTRL), R(INVPCID, PAE), R(MWAITX, MONITOR),
 #undef R
 };
 
 /* Bits that the other vendor's processors never have: off unless asked for by name. */
 static const u16 intel_only[] = {
 	FEAT_SPEC_CTRL, FEAT_INTEL_STIBP, FEAT_SPEC_CTRL_SSBD, FEAT_FLUSH_L1D, FEAT_ARCH_CAPABILITIES,
-	FEAT_MD_CLEAR, FEAT_SERIALIZE, FEAT_SS,
+	FEAT_MD_CLEAR, FEAT_SERIALIZE, FEAT_SS, FEAT_BHI_CTRL, FEAT_MCDT_NO,
 };
 static const u16 amd_only[] = {
 	FEAT_CR8_LEGACY, FEAT_SSE4A, FEAT_XOP, FEAT_FMA4, FEAT_TBM, FEAT_TOPOEXT, FEAT_MWAITX, FEAT_MMXEXT,
@@ -388,6 +388,10 @@ bool cpu_model_parse(struct cpu_model *m, const char *spec, const struct clock *
 		start_max(m, &h);
 	else if (!start_level(m, &h, models[k].level, models[k].name, e))
 		return false;
+	if (clock && clock->icount_mode) { /* two runs are alike: no chance, unless asked for */
+		drop_with_dependents(m, FEAT_RDRAND);
+		drop_with_dependents(m, FEAT_RDSEED);
+	}
 	if (!apply_items(m, &h, items, e))
 		return false;
 	finish(m, clock);

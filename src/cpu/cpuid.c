@@ -117,7 +117,7 @@ static void leaf_7(const struct cpu *c, u32 sub, u32 r[4])
 {
 	if (sub)
 		return;
-	r[EAX] = 1;
+	r[EAX] = model_is_amd(c->model) ? 1 : 2; /* the last sub-leaf */
 	if (c->cr4 & CR4_PKE)
 		r[ECX] |= 1u << 4;
 }

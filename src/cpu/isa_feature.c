@@ -22,3 +22,9 @@ bool cpu_offers_isa(const struct cpu *c, ZydisISASet set)
 	default: return c->model->has[needs[set].first] && c->model->has[needs[set].second];
 	}
 }
+
+unsigned cpu_isa_quirks(const struct cpu *c)
+{
+	return (c->model->vendor[0] == 'A' ? ISA_AMD_BRANCHES : 0u) | (cpu_has(c, FEAT_BMI1) ? 0u : ISA_NO_TZCNT) |
+	       (cpu_has(c, FEAT_LZCNT) ? 0u : ISA_NO_LZCNT) | (cpu_has(c, FEAT_WBNOINVD) ? 0u : ISA_NO_WBNOINVD);
+}

@@ -183,6 +183,8 @@ static bool spec_ctrl_write(struct cpu *c, const struct msr_desc *d, u32 msr, u6
 		valid |= 2;
 	if (cpu_has(c, FEAT_SPEC_CTRL_SSBD) || cpu_has(c, FEAT_SSBD))
 		valid |= 4;
+	if (cpu_has(c, FEAT_BHI_CTRL))
+		valid |= 1 << 10;
 	if (v & ~valid)
 		return false;
 	c->msr.spec_ctrl = v;
@@ -279,6 +281,8 @@ static const struct msr_desc table[] = {
 	FUNC(0xc0000101, 0xc0000101, "GS_BASE", G(LM), plain_read, base_write, ANY, F(seg[S_GS].base)),
 	ADDR(0xc0000102, "KERNEL_GS_BASE", G(LM), msr.kernel_gs_base),
 	FUNC(0xc0000103, 0xc0000103, "TSC_AUX", MSR_TSC_AUX, plain_read, tsc_aux_write, ANY, F(msr.tsc_aux)),
+	/* Every AMD processor has these four counters; here they select and count nothing. */
+	FUNC(0xc0010000, 0xc0010007, "PERF_LEGACY", MSR_AMD, const_read, ignored_write, ANY, 0),
 	PLAIN(0xc0010010, "SYSCFG", MSR_AMD, LOW32, msr.syscfg),
 	FUNC(0xc0010015, 0xc0010015, "HWCR", MSR_AMD, hwcr_read, plain_write, 0x7ffffffffull, F(msr.hwcr)),
 	OTHER(0xc0010016, "IORR_BASE0", 0),

@@ -1,11 +1,15 @@
 /* The host's end of a serial line: terminal, file, pty, Unix socket, nothing.
  *
  * Invariants
- *  1. console_write never blocks: what the host does not take at once waits in a ring of
- *     OUT_CAP bytes; a pty or socket without a reader, and a full ring there, drop the oldest.
- *  2. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
- *  3. The terminal's settings come back on close, and by console_restore_terminal from a
- *     signal handler.
+ *  1. No call here blocks: console_write runs with the machine lock held, and the loop's thread
+ *     is the one that ends the machine. What the host does not take at once waits in a ring of
+ *     OUT_CAP bytes; when that is full, the guest waits, but a pty or socket, which need not
+ *     have a reader, drops the oldest.
+ *  2. Standard output is shared with others, so its O_NONBLOCK is not ours to set: it is opened
+ *     once more, or each write is preceded by a look whether it would block.
+ *  3. What the loop watches is changed on its own thread only (update_watch), from what there is
+ *     to read and write then; other threads post that.
+ *  4. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
  * Threading: the loop's thread, except console_write and console_ready (any one thread). */
 #define LOG_TOPIC "console"
 #include <errno.h>
@@ -17,57 +21,45 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include "display/display.h"
+#include "display/terminal.h"
 
 #define OUT_CAP 65536u
 #define IN_CAP 4096u
+#define POLLED_CHUNK 64u /* a terminal that polls writable may have little more room */
 
 enum kind { NONE, STDIO, FILE_OUT, PTY, SOCKET };
 static const char *const kind_names[] = { "none", "stdio", "file", "pty", "socket" };
+
+/* How writing is kept from blocking: a regular file does not; O_NONBLOCK; MSG_DONTWAIT; poll. */
+enum out_how { OUT_PLAIN, OUT_NONBLOCK, OUT_SEND, OUT_POLLED };
 
 struct console {
 	enum kind kind;
 	struct loop *loop;
 	struct console_ops ops;
 	int in, out, listener;     /* -1: none */
-	bool in_watched, out_watched;
-	bool in_pollable, out_pollable;
+	bool out_owned;            /* stdio: `out` is a descriptor of ours */
+	enum out_how out_how;
+	u32 in_events, out_events; /* what the loop watches; in == out: in_events is of both */
 	bool raw, escape;
 	bool lossy;                /* drops when nobody reads */
 	char *path;                /* to remove at close: socket, pty link */
 	char text[300];
-	pthread_mutex_t lock;      /* of the ring */
+	pthread_mutex_t lock;      /* of the ring and of what follows, to `used` */
+	bool update_posted;
+	bool complained;
 	u8 ring[OUT_CAP];
 	size_t head, used;
 	u8 input[IN_CAP];          /* what the guest has not taken yet */
 	size_t in_len;
+	_Atomic bool in_waits;     /* input is there that the guest had no room for */
 };
-
-/* The terminal's settings are the process's, so they live here once. */
-static struct termios saved_terminal;
-static _Atomic bool terminal_is_raw;
-
-void console_restore_terminal(void)
-{
-	if (atomic_exchange(&terminal_is_raw, false))
-		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
-}
-
-static void terminal_raw(struct console *c)
-{
-	if (!isatty(STDIN_FILENO) || atomic_load(&terminal_is_raw) || tcgetattr(STDIN_FILENO, &saved_terminal))
-		return;
-	struct termios t = saved_terminal;
-	cfmakeraw(&t);
-	t.c_oflag |= OPOST; /* so that our own messages have line ends */
-	atomic_store(&terminal_is_raw, true);
-	tcsetattr(STDIN_FILENO, TCSANOW, &t);
-	c->raw = true;
-}
 
 /* ---- output ------------------------------------------------------------------------------- */
 
@@ -77,28 +69,63 @@ static void ring_drop(struct console *c, size_t n)
 	c->used -= n;
 }
 
-/* Writes what the host takes now. Ring lock held. False: the other side is gone. */
+static ssize_t host_write(const struct console *c, const u8 *p, size_t n)
+{
+	if (c->out_how == OUT_SEND)
+		return send(c->out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (c->out_how == OUT_POLLED) {
+		struct pollfd f = { .fd = c->out, .events = POLLOUT };
+		if (poll(&f, 1, 0) <= 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		n = MIN(n, POLLED_CHUNK);
+	}
+	return write(c->out, p, n);
+}
+
+/* Writes what the host takes now. Lock held. False: the other side is gone. */
 static bool ring_flush(struct console *c)
 {
 	while (c->used && c->out >= 0) {
-		size_t n = MIN(c->used, OUT_CAP - c->head);
-		ssize_t w = write(c->out, c->ring + c->head, n);
+		ssize_t w = host_write(c, c->ring + c->head, MIN(c->used, OUT_CAP - c->head));
 		if (w < 0 && errno == EINTR)
 			continue;
-		if (w < 0)
-			return errno == EAGAIN;
+		if (w < 0 && errno == EAGAIN)
+			return true;
+		if (w < 0) {
+			/* A closed pipe, a full disk: nothing that waiting would mend. A socket's next reader gets it. */
+			if (!c->complained && c->kind != SOCKET)
+				log_warn("%s: %m; the guest's output is lost", c->text);
+			c->complained = true;
+			if (c->kind != SOCKET)
+				c->used = 0;
+			return false;
+		}
+		c->complained = false;
 		ring_drop(c, (size_t)w);
 	}
 	return true;
 }
 
-static void watch_output(void *arg);
+static void update_posted(void *arg);
+
+/* Lock held. */
+static void post_update(struct console *c)
+{
+	if (c->update_posted)
+		return;
+	c->update_posted = true;
+	loop_post(c->loop, update_posted, c);
+}
 
 size_t console_write(struct console *c, const u8 *buf, size_t len)
 {
 	if (c->kind == NONE)
 		return len;
 	pthread_mutex_lock(&c->lock);
+	if (len > OUT_CAP - c->used)
+		ring_flush(c);
 	size_t room = OUT_CAP - c->used;
 	if (len > room && c->lossy) {
 		ring_drop(c, MIN(c->used, len - room));
@@ -108,15 +135,11 @@ size_t console_write(struct console *c, const u8 *buf, size_t len)
 	for (size_t k = 0; k < n; k++)
 		c->ring[(c->head + c->used + k) % OUT_CAP] = buf[k];
 	c->used += n;
-	bool ok = ring_flush(c);
-	if (!ok && c->kind != SOCKET)
-		c->used = 0; /* a closed pipe or a full disk: nothing that waiting would mend */
-	bool wait = c->used && c->out_pollable && !c->out_watched;
-	if (wait)
-		c->out_watched = true;
+	ring_flush(c);
+	u32 watched = c->in == c->out ? c->in_events : c->out_events;
+	if (c->used && c->out >= 0 && c->out_how != OUT_PLAIN && !(watched & EPOLLOUT))
+		post_update(c);
 	pthread_mutex_unlock(&c->lock);
-	if (wait)
-		loop_post(c->loop, watch_output, c);
 	return n;
 }
 
@@ -153,32 +176,64 @@ static size_t take_escapes(struct console *c, const u8 *in, size_t len, u8 *out)
 
 static void give_input(struct console *c)
 {
-	size_t n = c->in_len ? c->ops.receive(c->ops.arg, c->input, c->in_len) : 0;
+	if (!c->in_len)
+		return;
+	/* Before the attempt: room that comes up right after it is told to console_ready. */
+	atomic_store(&c->in_waits, true);
+	size_t n = c->ops.receive(c->ops.arg, c->input, c->in_len);
 	memmove(c->input, c->input + n, c->in_len - n);
 	c->in_len -= n;
+	if (!c->in_len)
+		atomic_store(&c->in_waits, false);
 }
 
-static void unwatch_input(struct console *c)
+static void on_in(void *arg, u32 events);
+static void on_out(void *arg, u32 events);
+static void on_both(void *arg, u32 events);
+
+/* Makes the loop watch fd for `want`. */
+static void watch(struct console *c, int fd, loop_fd_fn *fn, u32 *now, u32 want)
 {
-	if (c->in_watched && c->in == c->out && c->out_watched)
-		loop_mod_fd(c->loop, c->in, EPOLLOUT);
-	else if (c->in_watched)
-		loop_del_fd(c->loop, c->in);
-	c->in_watched = false;
+	struct error e;
+	if (*now == want)
+		return;
+	if (!want)
+		loop_del_fd(c->loop, fd);
+	else if (*now)
+		loop_mod_fd(c->loop, fd, want);
+	else if (!loop_add_fd(c->loop, fd, want, fn, c, &e))
+		want = 0;
+	*now = want;
 }
 
+static void update_watch(struct console *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->update_posted = false;
+	u32 out = c->used && c->out >= 0 && c->out_how != OUT_PLAIN ? EPOLLOUT : 0;
+	/* A terminal is read also when the guest takes nothing, so that Ctrl-A x works. */
+	u32 in = c->in >= 0 && c->ops.receive && (c->raw || c->in_len < IN_CAP) ? EPOLLIN : 0;
+	if (c->in == c->out) {
+		watch(c, c->in, on_both, &c->in_events, in | out);
+	} else {
+		watch(c, c->in, on_in, &c->in_events, in);
+		watch(c, c->out, on_out, &c->out_events, out);
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void update_posted(void *arg) { update_watch(arg); }
+
+/* No more input: the end of a pipe, a socket's reader who left. */
 static void hang_up(struct console *c)
 {
-	if (c->kind != SOCKET) {
-		unwatch_input(c);
-		c->in = -1;
-		return;
-	}
-	loop_del_fd(c->loop, c->in);
 	pthread_mutex_lock(&c->lock);
-	close(c->in);
-	c->in = c->out = -1;
-	c->in_watched = c->out_watched = false;
+	watch(c, c->in, on_in, &c->in_events, 0);
+	if (c->kind == SOCKET) {
+		close(c->in);
+		c->out = -1;
+	}
+	c->in = -1;
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -202,87 +257,80 @@ static void read_input(struct console *c)
 		c->in_len += (size_t)n;
 	}
 	give_input(c);
-	/* Full: stop reading until the guest takes some; on a terminal go on, so that Ctrl-A x works. */
-	if (c->in_len == IN_CAP) {
-		if (c->raw)
-			c->in_len = IN_CAP / 2;
-		else
-			unwatch_input(c);
-	}
+	/* A terminal goes on being read: what no guest takes is dropped. */
+	if (c->in_len == IN_CAP && c->raw)
+		c->in_len = IN_CAP / 2;
 }
 
-static void on_fd(void *arg, u32 events)
+static void on_out(void *arg, u32 events)
 {
 	struct console *c = arg;
-	if (events & EPOLLOUT) {
-		pthread_mutex_lock(&c->lock);
-		bool alive = ring_flush(c), empty = !c->used;
-		if (!alive)
-			c->used = 0;
-		if (empty || !alive)
-			c->out_watched = false;
-		pthread_mutex_unlock(&c->lock);
-		if (!c->out_watched) {
-			if (c->out == c->in && c->in_watched)
-				loop_mod_fd(c->loop, c->out, EPOLLIN);
-			else
-				loop_del_fd(c->loop, c->out);
-		}
-		if (c->ops.writable)
-			c->ops.writable(c->ops.arg);
-	}
-	if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) && c->in >= 0 && c->in_watched)
+	(void)events;
+	pthread_mutex_lock(&c->lock);
+	ring_flush(c);
+	pthread_mutex_unlock(&c->lock);
+	update_watch(c);
+	if (c->ops.writable)
+		c->ops.writable(c->ops.arg);
+}
+
+static void on_in(void *arg, u32 events)
+{
+	struct console *c = arg;
+	(void)events;
+	if (c->in >= 0)
 		read_input(c);
+	update_watch(c);
 }
 
-static void watch_output(void *arg)
+static void on_both(void *arg, u32 events)
 {
-	struct console *c = arg;
-	struct error e;
-	if (c->out < 0)
-		return;
-	if (c->out == c->in && c->in_watched)
-		loop_mod_fd(c->loop, c->out, EPOLLIN | EPOLLOUT);
-	else if (!loop_add_fd(c->loop, c->out, EPOLLOUT, on_fd, c, &e))
-		c->out_watched = false;
-}
-
-static void watch_input(struct console *c)
-{
-	struct error e;
-	if (c->in < 0 || c->in_watched || !c->ops.receive)
-		return;
-	if (c->in == c->out && c->out_watched) {
-		loop_mod_fd(c->loop, c->in, EPOLLIN | EPOLLOUT);
-		c->in_watched = true;
-	} else {
-		/* A regular file or /dev/null as standard input cannot be polled: no input then. */
-		c->in_watched = loop_add_fd(c->loop, c->in, EPOLLIN, on_fd, c, &e);
-	}
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		on_in(arg, events);
+	if (events & EPOLLOUT)
+		on_out(arg, events);
 }
 
 static void ready_on_loop(void *arg)
 {
 	struct console *c = arg;
 	give_input(c);
-	if (c->in_len < IN_CAP)
-		watch_input(c);
+	update_watch(c);
 }
 void console_ready(struct console *c)
 {
-	if (c->in_len)
+	if (atomic_load(&c->in_waits))
 		loop_post(c->loop, ready_on_loop, c);
 }
 
 /* ---- kinds ---------------------------------------------------------------------------------- */
 
+/* Finds a way to write to c->out without blocking; fd: what is to be written to. */
+static void choose_output(struct console *c, int fd)
+{
+	struct stat st;
+	c->out = fd;
+	c->out_how = OUT_PLAIN;
+	if (fstat(fd, &st))
+		c->out = -1;
+	else if (S_ISSOCK(st.st_mode))
+		c->out_how = OUT_SEND;
+	else if (!S_ISREG(st.st_mode)) {
+		char name[32];
+		snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+		int again = open(name, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+		c->out_how = again >= 0 ? OUT_NONBLOCK : OUT_POLLED;
+		c->out_owned = again >= 0;
+		if (again >= 0)
+			c->out = again;
+	}
+}
+
 static bool open_stdio(struct console *c)
 {
-	terminal_raw(c);
+	c->raw = terminal_make_raw();
 	c->in = STDIN_FILENO;
-	c->out = STDOUT_FILENO;
-	struct pollfd p = { .fd = c->out, .events = POLLOUT };
-	c->out_pollable = poll(&p, 1, 0) >= 0;
+	choose_output(c, STDOUT_FILENO);
 	snprintf(c->text, sizeof(c->text), "%s", c->raw ? "this terminal (Ctrl-A h for help)" : "standard input and output");
 	return true;
 }
@@ -291,11 +339,23 @@ static bool open_file(struct console *c, const char *path, struct error *e)
 {
 	if (!path)
 		return error_set(e, "file: needs path=FILE");
-	c->out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0644);
+	/* O_NONBLOCK: a FIFO without a reader is an error, not a wait. */
+	c->out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
 	if (c->out < 0)
-		return error_set(e, "file %s: cannot be written: %s", path, strerror(errno));
+		return error_set(e, "file %s: cannot be written: %s%s", path, strerror(errno), errno == ENXIO ? " (a FIFO that nobody reads)" : "");
+	struct stat st;
+	c->out_how = !fstat(c->out, &st) && S_ISREG(st.st_mode) ? OUT_PLAIN : OUT_NONBLOCK;
 	snprintf(c->text, sizeof(c->text), "file %s", path);
 	return true;
+}
+
+/* A link of an earlier run may be replaced; a user's file may not. */
+static bool make_link(const char *target, const char *link, struct error *e)
+{
+	struct stat st;
+	if (!lstat(link, &st) && S_ISLNK(st.st_mode))
+		unlink(link);
+	return !symlink(target, link) || error_set(e, "pty %s: cannot make the link: %s", link, strerror(errno));
 }
 
 static bool open_pty(struct console *c, const char *link, struct error *e)
@@ -312,15 +372,12 @@ static bool open_pty(struct console *c, const char *link, struct error *e)
 	}
 	/* Kept open, so that the master does not hang up when a reader leaves. */
 	c->listener = slave;
-	if (link) {
-		unlink(link);
-		if (symlink(name, link))
-			return error_set(e, "pty %s: cannot make the link: %s", link, strerror(errno));
-		c->path = strdup(link);
-	}
-	c->lossy = c->out_pollable = true;
+	if (link && !make_link(name, link, e))
+		return false;
+	c->path = link ? strdup(link) : NULL;
+	c->lossy = true;
+	c->out_how = OUT_NONBLOCK;
 	snprintf(c->text, sizeof(c->text), "pty %s%s%s", name, link ? " = " : "", link ? link : "");
-	fprintf(stderr, "serial: %s\n", c->text);
 	return true;
 }
 
@@ -337,9 +394,22 @@ static void on_connect(void *arg, u32 events)
 	}
 	pthread_mutex_lock(&c->lock);
 	c->in = c->out = fd;
+	ring_flush(c);
 	pthread_mutex_unlock(&c->lock);
-	watch_input(c);
-	console_write(c, NULL, 0);
+	update_watch(c);
+}
+
+/* Is there a socket at a's path that nobody listens on, left by a run that was killed? */
+static bool is_stale(const struct sockaddr_un *a)
+{
+	struct stat st;
+	if (lstat(a->sun_path, &st) || !S_ISSOCK(st.st_mode))
+		return false;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof(*a)) && errno == ECONNREFUSED;
+	if (fd >= 0)
+		close(fd);
+	return stale;
 }
 
 static bool open_socket(struct console *c, const char *path, struct error *e)
@@ -348,11 +418,14 @@ static bool open_socket(struct console *c, const char *path, struct error *e)
 	if (!path || strlen(path) >= sizeof(a.sun_path))
 		return error_set(e, "socket: needs path=FILE of at most %zu characters", sizeof(a.sun_path) - 1);
 	strcpy(a.sun_path, path);
+	if (is_stale(&a))
+		unlink(path);
 	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->listener < 0 || bind(c->listener, (struct sockaddr *)&a, sizeof(a)) || listen(c->listener, 1))
-		return error_set(e, "socket %s: %s%s", path, strerror(errno), errno == EADDRINUSE ? " (remove the file if no other machine uses it)" : "");
+		return error_set(e, "socket %s: %s", path, errno == EADDRINUSE ? "the name is taken, by another machine or a file" : strerror(errno));
 	c->path = strdup(path);
-	c->lossy = c->out_pollable = true;
+	c->lossy = true;
+	c->out_how = OUT_SEND;
 	snprintf(c->text, sizeof(c->text), "socket %s", path);
 	return loop_add_fd(c->loop, c->listener, EPOLLIN, on_connect, c, e);
 }
@@ -392,7 +465,7 @@ struct console *console_open(const char *kind, const char *path, struct loop *lo
 		console_close(c);
 		return NULL;
 	}
-	watch_input(c);
+	update_watch(c);
 	return c;
 }
 
@@ -400,20 +473,21 @@ const char *console_describe(const struct console *c) { return c->text; }
 
 void console_close(struct console *c)
 {
+	pthread_mutex_lock(&c->lock);
 	for (int tries = 0; c->used && c->out >= 0 && tries < 100; tries++) {
 		struct pollfd p = { .fd = c->out, .events = POLLOUT };
 		poll(&p, 1, 10);
 		if (!ring_flush(c))
 			break;
 	}
-	if (c->in_watched || c->out_watched) {
-		loop_del_fd(c->loop, c->in >= 0 && c->in_watched ? c->in : c->out);
-	}
+	pthread_mutex_unlock(&c->lock);
+	watch(c, c->in, on_in, &c->in_events, 0);
+	watch(c, c->out, on_out, &c->out_events, 0);
 	if (c->raw)
 		console_restore_terminal();
 	if (c->kind == SOCKET && c->listener >= 0)
 		loop_del_fd(c->loop, c->listener);
-	if (c->kind != STDIO && c->out >= 0)
+	if (c->out >= 0 && (c->kind != STDIO || c->out_owned))
 		close(c->out);
 	if (c->listener >= 0)
 		close(c->listener);

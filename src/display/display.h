@@ -30,5 +30,8 @@ const char *console_describe(const struct console *c); /* "pty /dev/pts/3" */
 void console_close(struct console *c);
 /* Restores the terminal at once: async-signal-safe, for crashes. */
 void console_restore_terminal(void);
+/* Forks a process that restores it if this one is killed. Before there are threads, and before
+ * console_open; nothing if standard input is no terminal. */
+void console_guard_terminal(void);
 
 #endif

@@ -186,13 +186,6 @@ static void icount_take_clock(struct vcpu *v)
 	k->wake = icount_wake;
 }
 
-/* The instruction count at which the clock shows ns. */
-static u64 icount_at(const struct clock *k, u64 ns)
-{
-	u128 n = (((u128)ns << 16) + k->icount_ns_mul - 1) / k->icount_ns_mul;
-	return n >> 64 ? UINT64_MAX : (u64)n;
-}
-
 static void icount_run_timers(struct cpu *c)
 {
 	struct clock *k = c->clock;
@@ -207,7 +200,7 @@ static void icount_slice(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
 	struct clock *k = c->clock;
-	u64 limit = c->icount + SLICE, deadline = icount_at(k, atomic_load(&k->next_deadline));
+	u64 limit = c->icount + SLICE, deadline = clock_icount_at(k, atomic_load(&k->next_deadline));
 	if (deadline > c->icount_skipped)
 		limit = MIN(limit, MAX(deadline - c->icount_skipped, c->icount + 1));
 	c->icount_limit = MIN(limit, MAX(v->checkpoint_at, c->icount + 1));

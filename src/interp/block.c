@@ -19,17 +19,25 @@ static void forget_jumps(struct cpu *c)
 	interp_of(c)->blocks->jump_gen++;
 }
 
-/* Our own store hit decoded code: if it may be the block under way, what is left of it must be
- * decoded anew, so every instruction from the next on becomes op_end. */
-static void code_written(struct cpu *c)
+/* The block under way ends after the current instruction, and is decoded anew next time: every
+ * instruction from the next on becomes op_end. */
+static void leave_block(struct cpu *c)
 {
-	struct block_cache *bc = interp_of(c)->blocks;
-	struct block *b = (struct block *)bc->current;
-	if (!b || block_valid(b))
+	struct block *b = (struct block *)interp_of(c)->blocks->current;
+	if (!b)
 		return;
 	for (unsigned k = 0; k <= b->n; k++)
 		if (&b->insn[k] > c->cur)
 			b->insn[k].fn = op_end;
+	b->gen = atomic_load(&b->code->gen) - 1;
+}
+
+/* Our own store hit decoded code: maybe the block under way. */
+static void code_written(struct cpu *c)
+{
+	const struct block *b = interp_of(c)->blocks->current;
+	if (b && !block_valid(b))
+		leave_block(c);
 }
 
 void block_cache_flush(struct cpu *c)
@@ -56,6 +64,7 @@ bool block_cache_init(struct cpu *c, struct error *e)
 	interp_of(c)->blocks = bc;
 	c->on_tlb_flush = forget_jumps;
 	c->on_code_written = code_written;
+	c->on_device = leave_block;
 	return true;
 }
 
@@ -66,6 +75,7 @@ void block_cache_destroy(struct cpu *c)
 	free(bc);
 	c->on_tlb_flush = NULL;
 	c->on_code_written = NULL;
+	c->on_device = NULL;
 }
 
 /* ---- fetching */

@@ -124,8 +124,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return error_set(e, "interp: out of memory");
 	c->engine = in;
 	op_index_build(&in->ops);
-	in->quirks = (c->model->vendor[0] == 'A' ? ISA_AMD_BRANCHES : 0u) | (cpu_has(c, FEAT_BMI1) ? 0 : ISA_NO_TZCNT) |
-		     (cpu_has(c, FEAT_LZCNT) ? 0 : ISA_NO_LZCNT) | (cpu_has(c, FEAT_WBNOINVD) ? 0 : ISA_NO_WBNOINVD);
+	in->quirks = cpu_isa_quirks(c);
 	if (!native_init(c, e) || !block_cache_init(c, e)) {
 		free(in);
 		c->engine = NULL;

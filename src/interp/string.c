@@ -84,13 +84,17 @@ SIZES(X)
 /* ---- REP */
 
 /* After an iteration or a run: true if the instruction must be left for an event or a trap.
- * RIP then points back at it. */
+ * RIP then points back at it, with RF set: what is pushed has it, and its own code breakpoint
+ * does not hit again (SDM vol. 3 17.3.1.1). */
 static inline bool rep_leave(struct cpu *c, const struct insn *i, u64 mask)
 {
 	if (likely(!c->slow && !(atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask)))
 		return false;
-	if (c->regs[R_CX] & mask)
+	if (c->regs[R_CX] & mask) {
 		c->rip = insn_rip(c, i);
+		c->rflags |= FL_RF;
+		cpu_update_events(c);
+	}
 	return true;
 }
 

@@ -30,6 +30,7 @@ bool blob_read(struct blob *b, const char *option, const char *path, u64 max, st
 				 (long long)st.st_size, (unsigned long long)max);
 	}
 	b->data = malloc((size_t)st.st_size);
+	errno = 0;
 	while (b->data && b->size < (u64)st.st_size) {
 		ssize_t n = read(fd, b->data + b->size, (size_t)((u64)st.st_size - b->size));
 		if (n < 0 && errno == EINTR)
@@ -38,11 +39,14 @@ bool blob_read(struct blob *b, const char *option, const char *path, u64 max, st
 			break;
 		b->size += (u64)n;
 	}
-	close(fd);
-	if (b->size == (u64)st.st_size)
+	if (b->size == (u64)st.st_size) {
+		close(fd);
 		return true;
+	}
+	int err = b->data ? errno : ENOMEM;
+	close(fd);
 	blob_free(b);
-	return error_set(e, "%s %s: cannot be read: %s", option, path, strerror(errno));
+	return error_set(e, "%s %s: cannot be read: %s", option, path, err ? strerror(err) : "it became shorter meanwhile");
 }
 
 void blob_free(struct blob *b)
@@ -85,8 +89,7 @@ int boot_e820(struct machine *m, struct e820 *out, int cap)
 
 /* ---- processor states ------------------------------------------------------------------------- */
 
-/* A GDT below 1 MiB with null, null, 32-bit code 0x10, data 0x18, 64-bit code 0x20 would clash
- * with what the boot protocols name; so: 0x08 64-bit code, 0x10 32-bit code, 0x18 data. */
+/* The GDT: 0x08 64-bit code, 0x10 32-bit code, 0x18 data. Linux's protocol names the latter two. */
 #define BOOT_GDT 0x500ull
 #define BOOT_PAGES 0x9000ull /* 6 pages: PML4, PDPT, 4 page directories */
 
@@ -158,7 +161,7 @@ void enter_protected(struct machine *m, struct cpu *c)
 
 void enter_real(struct machine *m, struct cpu *c)
 {
-	u16 seg = (u16)(m->entry > 0xffff ? (m->entry & 0xffff0) >> 4 : 0);
+	u16 seg = m->entry > 0xffff ? (u16)MIN(m->entry >> 4, 0xffffu) : 0;
 	for (unsigned s = S_ES; s <= S_GS; s++)
 		seg_load_real(c, s, s == S_CS ? seg : 0);
 	c->rip = m->entry - ((u64)seg << 4);
@@ -213,6 +216,8 @@ bool boot_load(struct machine *m, struct error *e)
 		return boot_firmware(m, e); /* the processor stays at its reset vector */
 	if (!f->kernel.path)
 		return error_set(e, "nothing to boot: give --kernel FILE or --firmware FILE");
+	if ((!f->kernel.format || strcmp(f->kernel.format, "flat")) && (f->kernel.mode || f->kernel.addr_set || f->kernel.entry_set))
+		return error_set(e, "--kernel %s: addr, entry and mode are for format=flat; other formats say it themselves", f->kernel.path);
 	if (m->mem.ram_size < 2 << 20)
 		return error_set(e, "-m %lluK: booting a kernel needs at least 2M", (unsigned long long)(m->mem.ram_size >> 10));
 	struct blob k;

@@ -59,10 +59,13 @@ static bool elf_segment(const struct elf *x, unsigned n, struct segment_part *p)
 	return p->offset <= x->size && p->filesz <= x->size - p->offset && p->filesz <= p->memsz;
 }
 
-static bool load_segments(struct machine *m, const struct elf *x, struct error *e)
+/* *end: above all that was loaded below 4 GiB. */
+static bool load_segments(struct machine *m, const struct elf *x, u64 *end, struct error *e)
 {
 	static const u8 zeros[65536];
 	unsigned loaded = 0;
+	u64 total = 0;
+	*end = 0x100000;
 	for (unsigned n = 0; n < x->phnum; n++) {
 		struct segment_part p;
 		if (!elf_segment(x, n, &p))
@@ -73,6 +76,12 @@ static bool load_segments(struct machine *m, const struct elf *x, struct error *
 		if (p.memsz > m->mem.ram_size || p.paddr + p.memsz < p.paddr)
 			return error_set(e, "--kernel %s: a segment of %llu MiB at 0x%llx does not fit -m", m->cfg->kernel.path,
 					 (unsigned long long)(p.memsz >> 20), (unsigned long long)p.paddr);
+		total += p.memsz;
+		if (total > m->mem.ram_size)
+			return error_set(e, "--kernel %s: its segments have more bytes than -m gives (%llu MiB)", m->cfg->kernel.path,
+					 (unsigned long long)(m->mem.ram_size >> 20));
+		if (p.paddr < MEM_4G)
+			*end = MAX(*end, p.paddr + p.memsz);
 		if (!boot_put(m, "--kernel", p.paddr, x->data + p.offset, p.filesz, e))
 			return false;
 		for (u64 at = p.filesz; at < p.memsz; at += sizeof(zeros))
@@ -85,12 +94,12 @@ static bool load_segments(struct machine *m, const struct elf *x, struct error *
 	return true;
 }
 
-/* The module or initrd, above the kernel, page-aligned; at most `top`. */
-static bool place_module(struct machine *m, const struct blob *rd, u64 *at, struct error *e)
+/* The module or initrd, page-aligned: as high as it goes below 4 GiB, and above the kernel's end. */
+static bool place_module(struct machine *m, const struct blob *rd, u64 end, u64 *at, struct error *e)
 {
 	u64 top = boot_acpi_base(m);
 	*at = 0;
-	if (rd->size >= top - 0x200000)
+	if (rd->size >= top || ((top - rd->size) & ~PAGE_MASK) < end)
 		return error_set(e, "--initrd %s: %llu MiB do not fit; give more with -m", m->cfg->initrd, (unsigned long long)(rd->size >> 20));
 	*at = (top - rd->size) & ~PAGE_MASK;
 	return boot_put(m, "--initrd", *at, rd->data, rd->size, e);
@@ -126,7 +135,7 @@ static bool find_note(const struct elf *x, u64 *entry)
 	return false;
 }
 
-static bool pvh_info(struct machine *m, struct error *e)
+static bool pvh_info(struct machine *m, u64 end, struct error *e)
 {
 	const char *text = m->cfg->append ? m->cfg->append : "";
 	u8 info[56] = { 0 };
@@ -146,7 +155,7 @@ static bool pvh_info(struct machine *m, struct error *e)
 		if (!blob_read(&rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
 			return false;
 		u8 mod[32] = { 0 };
-		bool ok = place_module(m, &rd, &at, e);
+		bool ok = place_module(m, &rd, end, &at, e);
 		st64(mod, at);
 		st64(mod + 8, rd.size);
 		blob_free(&rd);
@@ -171,11 +180,11 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e)
 	struct elf x;
 	if (!elf_open(&x, k))
 		return error_set(e, "--kernel %s: not an x86 ELF file, or cut off in its header", m->cfg->kernel.path);
-	u64 entry;
+	u64 entry, end;
 	if (!find_note(&x, &entry))
 		return error_set(e, "--kernel %s: an ELF file without a PVH entry note (Linux: CONFIG_PVH) and without a multiboot header",
 				 m->cfg->kernel.path);
-	if (!load_segments(m, &x, e) || !pvh_info(m, e))
+	if (!load_segments(m, &x, &end, e) || !pvh_info(m, end, e))
 		return false;
 	m->entry = (u32)entry;
 	m->entry_arg = PVH_INFO;
@@ -193,14 +202,14 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e)
 #define MB_MAP 0x6200ull
 #define MB_STRINGS 0x20000ull
 
-static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h, u64 at, struct error *e)
+static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h, u64 at, u64 *end, struct error *e)
 {
 	struct elf x;
 	if (!(ld32(h + 4) & 0x10000)) {
 		if (!elf_open(&x, k))
 			return error_set(e, "--kernel %s: multiboot without load addresses must be a whole ELF file", m->cfg->kernel.path);
 		m->entry = (u32)x.entry;
-		return load_segments(m, &x, e);
+		return load_segments(m, &x, end, e);
 	}
 	u64 header = ld32(h + 12), load = ld32(h + 16), load_end = ld32(h + 20), bss_end = ld32(h + 24);
 	u64 skip = header - load;
@@ -217,12 +226,13 @@ static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h,
 	for (u64 z = load + bytes; z < bss_end; z += sizeof(zeros))
 		if (!boot_put(m, "--kernel", z, zeros, MIN(sizeof(zeros), bss_end - z), e))
 			return false;
+	*end = MAX(load + bytes, bss_end);
 	m->entry = ld32(h + 28);
 	return true;
 }
 
 /* The command line starts with the file's name, as boot loaders do. */
-static bool multiboot_info(struct machine *m, struct error *e)
+static bool multiboot_info(struct machine *m, u64 end, struct error *e)
 {
 	u8 info[120] = { 0 }, table[16 * 24] = { 0 };
 	char line[4096];
@@ -252,7 +262,7 @@ static bool multiboot_info(struct machine *m, struct error *e)
 		if (!blob_read(&rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
 			return false;
 		u8 mod[16] = { 0 };
-		bool ok = place_module(m, &rd, &at, e);
+		bool ok = place_module(m, &rd, end, &at, e);
 		st32(mod, (u32)at);
 		st32(mod + 4, (u32)(at + rd.size));
 		st32(mod + 8, (u32)MB_STRINGS);
@@ -281,7 +291,8 @@ bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e)
 		if (ld32(h + 4) & 0xfffc & ~7u)
 			return error_set(e, "--kernel %s: its multiboot header requires features that are not there (flags 0x%x)",
 					 m->cfg->kernel.path, ld32(h + 4));
-		if (!multiboot_body(m, k, h, at, e) || !multiboot_info(m, e))
+		u64 end;
+		if (!multiboot_body(m, k, h, at, &end, e) || !multiboot_info(m, end, e))
 			return false;
 		m->entry_arg = MB_INFO;
 		m->entry_arg2 = 0x2badb002;

@@ -13,6 +13,10 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 		return error_set(e, "--kernel mode=%llu: 16, 32 or 64", (unsigned long long)mode);
 	u64 addr = f->addr_set ? f->addr : mode == 16 ? 0x7c00 : 0x100000;
 	m->entry = f->entry_set ? f->entry : addr;
+	if (mode == 64 && !m->model.has[FEAT_LM])
+		return error_set(e, "--kernel mode=64: --cpu %s has no long mode", m->cfg->cpu);
+	if (mode != 16 && m->entry >= MEM_4G)
+		return error_set(e, "--kernel entry=0x%llx: above 4 GiB, which is not mapped at the start", (unsigned long long)m->entry);
 	if (mode == 16 && m->entry > 0x10ffef)
 		return error_set(e, "--kernel entry=0x%llx: real mode reaches 0x10ffef", (unsigned long long)m->entry);
 	if (!boot_put(m, "--kernel", addr, k->data, k->size, e))

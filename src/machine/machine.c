@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "machine/machine_impl.h"
 
@@ -98,6 +99,8 @@ static void guest_has_room(void *arg, size_t room)
 		console_ready(arg);
 }
 
+static bool is_stdio(const struct serial_config *s) { return !s->kind || !strcmp(s->kind, "stdio"); }
+
 bool machine_console_open(struct machine *m, int k, struct error *e)
 {
 	const struct serial_config *s = &m->cfg->serial[k];
@@ -107,6 +110,9 @@ bool machine_console_open(struct machine *m, int k, struct error *e)
 	*link = (struct serial_link){ m, k };
 	m->serial_link[k] = link;
 	struct console_ops ops = { from_host, host_writable, host_quit, host_break, link };
+	for (int j = 0; j < k; j++)
+		if (is_stdio(s) && is_stdio(&m->cfg->serial[j]))
+			return error_set(e, "--serial stdio: given twice; a second port may be a file, pty or socket");
 	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->loop, &ops, e);
 	if (!m->console[k])
 		return error_prefix(e, "--serial");
@@ -124,6 +130,7 @@ static bool choose_engine(struct machine *m, struct error *e)
 			struct error why;
 			if (engines[k]->usable(&why)) {
 				m->engine = engines[k];
+				log_info("engine %s: auto takes the first that this host can run", engines[k]->name);
 				return true;
 			}
 		}
@@ -154,6 +161,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		return NULL;
 	}
 	m->cfg = cfg;
+	m->mem.fd = -1; /* nothing to close until pc_build */
 	if (cfg->cpus < 1 || cfg->cpus > MAX_CPUS) {
 		error_set(e, "-c %llu: between 1 and %d processors", (unsigned long long)cfg->cpus, MAX_CPUS);
 		goto fail;
@@ -168,6 +176,8 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	m->clock.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
 		goto fail;
+	if (cfg->icount) /* two runs must draw the same numbers: none */
+		m->model.has[FEAT_RDRAND] = m->model.has[FEAT_RDSEED] = false;
 	if (cfg->debugcon) {
 		static const struct console_ops none = { 0 };
 		m->debugcon = console_open("file", cfg->debugcon, m->loop, &none, e);
@@ -213,9 +223,12 @@ static void do_reset(struct machine *m)
 {
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_pause(m->cpus[k].vcpu);
+	/* An end that was asked for meanwhile comes before the reset. */
+	int reset = WANT_RESET;
+	if (!atomic_compare_exchange_strong(&m->want, &reset, WANT_NONE))
+		return;
 	struct error e;
 	pc_reset(m);
-	atomic_store(&m->want, WANT_NONE);
 	if (!boot_load(m, &e)) {
 		log_error("reset: %s", e.msg);
 		machine_want_end(m, END_ERROR, "the kernel could not be loaded again");
@@ -263,12 +276,25 @@ enum machine_end machine_run(struct machine *m, int *status)
 	return m->end;
 }
 
+const char *machine_serial_text(const struct machine *m, int k) { return console_describe(m->console[k]); }
+
+void machine_print_stats(const struct machine *m)
+{
+	struct rusage r;
+	getrusage(RUSAGE_SELF, &r);
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		fprintf(stderr, "processor %u: %llu instructions\n", k, (unsigned long long)m->cpus[k].cpu->icount);
+	fprintf(stderr, "guest time %.3f s\nhost processor time %lld.%03lld s user, %lld.%03lld s system\nhost memory at most %ld MiB\n",
+		(double)clock_ns(&m->clock) / 1e9, (long long)r.ru_utime.tv_sec, (long long)r.ru_utime.tv_usec / 1000,
+		(long long)r.ru_stime.tv_sec, (long long)r.ru_stime.tv_usec / 1000, r.ru_maxrss >> 10);
+}
+
 const char *machine_end_text(const struct machine *m) { return m->end_text; }
 
 void machine_print(const struct machine *m)
 {
 	const struct vm_config *f = m->cfg;
-	printf("engine     %s\n", m->engine->name);
+	printf("engine     %s: %s\n", m->engine->name, m->engine->help);
 	printf("processors %llu, model %s (%s), family %u model %u\n", (unsigned long long)f->cpus, f->cpu ? f->cpu : "max",
 	       m->model.vendor, m->model.family, m->model.model);
 	printf("memory     %llu MiB: %llu MiB below 4 GiB, %llu MiB above\n", (unsigned long long)(m->mem.ram_size >> 20),

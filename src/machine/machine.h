@@ -71,5 +71,7 @@ void machine_quit(struct machine *m);
 /* The machine in words, for --dry-run. */
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
+const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
+void machine_print_stats(const struct machine *m); /* for --stats, to standard error, after the run */
 
 #endif

@@ -95,8 +95,7 @@ static void hook_drop_page(void *arg, u64 gpa)
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_post(m->cpus[k].vcpu, EV_TLB);
 }
-/* S3: nothing here wakes it but the guest's own request, so it wakes at once, by a reset with
- * memory kept, when there is firmware to find the waking vector; else the write is ignored. */
+/* S3 and S4 are not in the DSDT; a guest that writes their types all the same gets nothing. */
 static void hook_sleep(void *arg, unsigned typ)
 {
 	(void)arg;
@@ -129,20 +128,24 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 	};
 	mc->cpu = cpu_new(index, &m->mem, &m->clock, &m->model, &mc->hooks);
 	if (!mc->cpu)
-		return error_set(e, "-c %u: no memory for processor %u", m->n_cpus, index);
+		return error_set(e, "-c %u: no memory for processor %u", (unsigned)m->cfg->cpus, index);
 	mc->cpu->n_cpus = (unsigned)m->cfg->cpus;
 	mc->cpu->bsp = index == 0;
 	struct irq_sink sink = { mc, sink_intr, sink_nmi, sink_smi, sink_init, sink_sipi };
 	mc->lapic = lapic_add((struct lapic_bus *)m->lapic_bus, index, index == 0, &sink);
-	if (!mc->lapic)
-		return error_set(e, "-c %u: no memory for the LAPIC of processor %u", m->n_cpus, index);
+	if (!mc->lapic) {
+		cpu_free(mc->cpu);
+		return error_set(e, "-c %u: no memory for the LAPIC of processor %u", (unsigned)m->cfg->cpus, index);
+	}
 	lapic_set_features(mc->lapic, &(struct lapic_features){
 		.maxphyaddr = m->model.phys_bits,
 		.x2apic = m->model.has[FEAT_X2APIC],
 		.tsc_deadline = m->model.has[FEAT_TSC_DEADLINE] });
 	mc->vcpu = vcpu_start(mc->cpu, m->engine, vcpu_stopped, mc, e);
-	if (!mc->vcpu)
+	if (!mc->vcpu) {
+		cpu_free(mc->cpu);
 		return false;
+	}
 	vcpu_set_thread_init(mc->vcpu, vcpu_thread_init, mc);
 	m->n_cpus = index + 1;
 	return true;
@@ -231,6 +234,8 @@ bool pc_build(struct machine *m, struct error *e)
 {
 	m->hooks = (struct machine_hooks){ m, hook_reset, hook_power_off, hook_exit_status, hook_init_signal,
 					   hook_drop_page, hook_sleep };
+	if (m->cfg->post_port > 0xffff)
+		return error_set(e, "--post-port %llu: ports go to 65535", (unsigned long long)m->cfg->post_port);
 	if (!mem_init(&m->mem, m->cfg->mem_bytes, e))
 		return error_prefix(e, "-m");
 	if (!add_chips(m, e) || !add_serial(m, e))

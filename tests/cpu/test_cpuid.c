@@ -129,6 +129,19 @@ static void needs_come(void **state)
 	assert_true(model.has[FEAT_SMAP]);
 }
 
+static void deterministic_time_has_no_chance(void **state)
+{
+	struct clock k = { .tsc_hz = 1000000000, .icount_mode = true };
+	struct cpu_model m;
+	must_parse("max");
+	if (!model.has[FEAT_RDRAND])
+		skip(); /* this host has none */
+	assert_true(cpu_model_parse(&m, "max", &k, &err));
+	assert_false(m.has[FEAT_RDRAND] || m.has[FEAT_RDSEED]);
+	assert_true(cpu_model_parse(&m, "max,+rdrand", &k, &err));
+	assert_true(m.has[FEAT_RDRAND]);
+}
+
 static void mistakes_are_named(void **state)
 {
 	static const struct { const char *spec, *says; } bad[] = {
@@ -344,7 +357,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(table_has_no_doubles), cmocka_unit_test(bits_follow_switches),
-		cmocka_unit_test(dependents_go), cmocka_unit_test(needs_come), cmocka_unit_test(mistakes_are_named),
+		cmocka_unit_test(dependents_go), cmocka_unit_test(needs_come), cmocka_unit_test(deterministic_time_has_no_chance),
+		cmocka_unit_test(mistakes_are_named),
 		cmocka_unit_test(vendors_differ), cmocka_unit_test(beyond_the_last_leaf),
 		cmocka_unit_test(hypervisor_leaf), cmocka_unit_test(bits_that_follow_state), cmocka_unit_test(topology),
 		cmocka_unit_test(caches), cmocka_unit_test(xsave_leaf), cmocka_unit_test(tsc_leaf),

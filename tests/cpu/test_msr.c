@@ -241,7 +241,7 @@ static void tsc(void **state)
 static void speculation(void **state)
 {
 	start("max,vendor=intel");
-	put(0x48, 7);
+	put(0x48, 0x407);
 	refused(0x48, 8);
 	assert_false(has(0x49));
 	assert_true(msr_write(c, 0x49, 1));
@@ -251,6 +251,8 @@ static void speculation(void **state)
 	assert_true(msr_write(c, 0x10b, 1));
 	assert_int_equal(get(0x3a) & 1, 1);
 	assert_false(msr_write(c, 0x3a, 5)); /* locked */
+	start("max,vendor=intel,-bhi_ctrl");
+	refused(0x48, 0x400);
 	start("max,vendor=intel,-spec_ctrl");
 	assert_false(msr_write(c, 0x49, 1));
 }

@@ -59,7 +59,7 @@ static void bytes(struct check *k, const char *name, const u8 *native, const u8 
 static u64 undefined_flags(const struct check *k)
 {
 	const ZydisAccessedFlags *f = k->d->zi.cpu_flags;
-	bool done = k->n->vector == V_BP; /* a fault changes no flag */
+	bool done = k->n->vector == V_BP || k->n->r.rip != k->t->r.rip; /* a fault changes no flag */
 	return done && f ? f->undefined & FL_STATUS : 0;
 }
 
@@ -77,6 +77,9 @@ static void flags(struct check *k)
 static const char *const gpr_names[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					   "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
 
+/* The host's kernel returns to its handler by IRET, which makes null selectors 0. */
+static u16 selector(u16 s) { return s < 4 ? 0 : s; }
+
 static void general(struct check *k)
 {
 	const struct regs *n = &k->n->r, *e = &k->e->r;
@@ -86,10 +89,10 @@ static void general(struct check *k)
 	flags(k);
 	number(k, "cs", n->cs, e->cs);
 	number(k, "ss", n->ss, e->ss);
-	number(k, "ds", n->ds, e->ds);
-	number(k, "es", n->es, e->es);
-	number(k, "fs", n->fs, e->fs);
-	number(k, "gs", n->gs, e->gs);
+	number(k, "ds", selector(n->ds), selector(e->ds));
+	number(k, "es", selector(n->es), selector(e->es));
+	number(k, "fs", selector(n->fs), selector(e->fs));
+	number(k, "gs", selector(n->gs), selector(e->gs));
 	if (k->t->mode == CODE64) {
 		number(k, "fs_base", n->fs_base, e->fs_base);
 		number(k, "gs_base", n->gs_base, e->gs_base);

@@ -105,10 +105,11 @@ static void make_segments(struct side *s)
 	gdt[SEL_TSS / 8 + 1] = s->tr.base >> 32;
 	gdt[SEL_LDT / 8] = descriptor((u32)s->ldtr.base, N_LDT * 8 - 1, 0x82);
 	gdt[SEL_LDT / 8 + 1] = s->ldtr.base >> 32;
+	const u32 attr_ldt = 0xf3 | SEG_AVL | SEG_DB | SEG_G; /* as modify_ldt makes them */
 	for (unsigned k = 0; k < N_LDT; k++) {
 		const struct ldt_entry *l = &ldt_entries[k];
-		ldt[k] = descriptor(l->base, l->limit_pages, 0xf3 | SEG_DB | SEG_G);
-		s->ldt[k] = segment((u16)(SEL_LDT0 + 8 * k), l->base, l->limit_pages, 0xf3 | SEG_DB | SEG_G);
+		ldt[k] = descriptor(l->base, l->limit_pages, attr_ldt);
+		s->ldt[k] = segment((u16)(SEL_LDT0 + 8 * k), l->base, l->limit_pages, attr_ldt);
 	}
 	st64(ram(s, TSS) + 4, LIN(STACK) + STACK_TOP);      /* RSP0 */
 	st64(ram(s, TSS) + 36, LIN(STACK) + STACK_TOP);     /* IST1 */

@@ -9,6 +9,8 @@
  *  3. A thread of its own ends a test that loops, by a signal. It stops only what it has seen
  *     running for two seconds.
  * Needs Linux with FSGSBASE for user mode, modify_ldt, and a processor with XSAVE. */
+#include "diff.h" /* first: <elf.h> defines PF_W */
+
 #include <asm/ldt.h>
 #include <cpuid.h>
 #include <pthread.h>
@@ -20,8 +22,6 @@
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
-
-#include "diff.h"
 
 enum { XSAVE_MAX = 8192, ALT_STACK = 1 << 18 };
 
@@ -249,12 +249,13 @@ void native_run(const struct test *t, struct outcome *o)
 
 static bool map_pages(int fd, u64 base, const char *letters, struct error *e)
 {
+	/* Populated, so that a fault says whether the page may be written, not that it was never touched. */
 	for (unsigned k = 0; letters[k]; k++) {
 		int prot = letters[k] == 'x' ? PROT_READ | PROT_EXEC : letters[k] == 'w' ? PROT_READ | PROT_WRITE :
 			   PROT_READ;
 		void *at = (void *)(uintptr_t)(base + k * 4096ull);
 		if (letters[k] != '-' &&
-		    mmap(at, 4096, prot, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, k * 4096) != at)
+		    mmap(at, 4096, prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, k * 4096) != at)
 			return error_set(e, "page %p cannot be mapped: %m", at);
 	}
 	return true;
@@ -320,8 +321,9 @@ static bool read_host(struct error *e)
 		if ((host.xcr0 >> k & 1) && b + a > XSAVE_MAX)
 			return error_set(e, "XSAVE component %u ends at %u", k, b + a);
 	}
-	__cpuid(0x80000008, a, b, c, d);
-	host.keeps_pointers = b & 4;
+	u8 x[512] __attribute__((aligned(16)));
+	__asm__ volatile("fld1; fstp %%st(0); fxsave64 %0" : "=m"(x) :: "st");
+	host.keeps_pointers = ld64(x + 8) != 0;
 	return true;
 }
 

@@ -41,7 +41,7 @@ static u64 value_float(struct rng *g, unsigned exp, unsigned frac)
 	case 2: return sign | 1;
 	case 3: return sign | ones(frac);                         /* largest denormal */
 	case 4: return sign | 1ull << frac;                       /* least normal */
-	case 5: return sign | (e_max << frac) - 1;                /* largest */
+	case 5: return sign | ((e_max << frac) - 1);                /* largest */
 	case 6: return sign | e_max << frac;                      /* infinity */
 	case 7: return sign | e_max << frac | 1ull << (frac - 1) | f; /* quiet */
 	case 8: return sign | e_max << frac | (f & ones(frac - 1)) | 1; /* signalling */

@@ -5,7 +5,7 @@
 
 const char guest_name[] = "tasks";
 
-enum { T = FREE, U = FREE + 1, GATE = FREE + 2, LDT_SEL = FREE + 3, MISC = FREE + 4 };
+enum { T = FREE, U = FREE + 1, GATE = FREE + 2, LDT_SEL = FREE + 3, MISC = FREE + 4, H = FREE + 5 };
 struct tss16 { u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds, ldt; };
 static struct tss32 t32;
 static struct tss16 t16, u16t;
@@ -32,9 +32,10 @@ static void fresh(void)
 	gdt[T] = desc((uptr)&t32, 103, A_TSS32, 0);
 	gdt[GATE] = gate(sel(T, 0), 0, A_TASK | A_DPL3, 0);
 	memcpy((void *)0x10000, task_done, 2);
-	t16 = (struct tss16){ .sp0 = 0xf000, .ss0 = DATA16, .ip = 0, .flags = 2, .ax = 0x1111, .cx = 0x2222, .dx = 0x3333, .bx = 0x4444, .sp = 0x8000,
-			      .bp = 0x6666, .si = 0x7777, .di = 0x8888, .es = DATA, .cs = sel(MISC, 0), .ss = DATA, .ds = DATA };
-	gdt[MISC] = desc(0x10000, 0xffff, A_XR, F_B);
+	t16 = (struct tss16){ .sp0 = 0xf000, .ss0 = DATA, .ip = 0, .flags = 2, .ax = 0x1111, .cx = 0x2222, .dx = 0x3333, .bx = 0x4444, .sp = 0x8000,
+			      .bp = 0x6666, .si = 0x7777, .di = 0x8888, .es = UDATA, .cs = sel(MISC, 3), .ss = UDATA, .ds = UDATA };
+	/* at CPL 3, so that its handlers find a stack below 64 KiB; the upper half of ESP is not defined */
+	gdt[MISC] = desc(0x10000, 0xffff, A_XR | A_DPL3, F_B);
 	gdt[U] = desc((uptr)&t16, 43, A_TSS16, 0);
 	memset(&tss.t.eip, 0, 36);
 	tss.t.link = 0;
@@ -105,7 +106,7 @@ static void switches(void)
 	fresh();
 	call_to(sel(U, 0));
 	check("to a 16-bit TSS: registers", trap.vec == DONE && (u16)trap.f.ax == 0x1111 && (u16)trap.f.cx == 0x2222 && (u16)trap.f.di == 0x8888 &&
-	      trap.f.cs == sel(MISC, 0) && trap.f.ip == 2);
+	      trap.f.cs == sel(MISC, 3) && trap.f.ip == 2 && trap.at == 0xf000 - 20);
 	check("to a 16-bit TSS: busy, link, NT", access_of(U) == (A_TSS16 | 2) && t16.link == TSS_SEL && (trap.f.flags & FL_NT));
 	check("to a 16-bit TSS: FS and GS are null", trap.f.fs == 0 && trap.f.gs == 0);
 	home();
@@ -113,8 +114,8 @@ static void switches(void)
 	fresh();
 	u16t = t16;
 	gdt[U] = desc((uptr)&u16t, 43, A_TSS16, 0);
-	gdt[5] &= ~(2ull << 40);
 	__asm__ volatile("ltr %w0" : : "r"(sel(U, 0)));
+	target.s = sel(T, 0);
 	u16t.ax = 0;
 	TRY(__asm__ volatile("mov $0xabcd9876,%%eax; mov $0xaaaa5555,%%edi; lcall *%0" : : "m"(target) : "eax", "edi", "memory"));
 	check("from a 16-bit TSS: words saved", trap.vec == DONE && u16t.ax == 0x9876 && u16t.di == 0x5555 && u16t.cs == CODE && u16t.ds == DATA);
@@ -200,17 +201,45 @@ static void switches(void)
 
 /* ---- errors: before the switch the old task sees them, after it the new one ------------------------ */
 
+/* A fault in the new task may find no usable stack, so each handler is a task: its link says which
+ * task faulted, its stack holds the error code. */
+static struct tss32 handler[4];
+static u8 handler_stack[512];
+extern const u8 handle_ts[], handle_np[], handle_ss[], handle_gp[];
+__asm__(".text\n.globl handle_ts,handle_np,handle_ss,handle_gp\n"
+	"handle_ts: movl $10,trap; jmp 1f\nhandle_np: movl $11,trap; jmp 1f\nhandle_ss: movl $12,trap; jmp 1f\nhandle_gp: movl $13,trap\n"
+	"1: popl trap+4; jmp catch_return\n");
+
+static void by_tasks(bool on)
+{
+	static const u8 *const entry[4] = { handle_ts, handle_np, handle_ss, handle_gp };
+	for (unsigned k = 0; k < 4; k++) {
+		handler[k] = t32;
+		handler[k].cs = CODE;
+		handler[k].ss = handler[k].ds = handler[k].es = handler[k].fs = handler[k].gs = DATA;
+		handler[k].ldt = handler[k].link = handler[k].trace = 0;
+		handler[k].eflags = 2;
+		handler[k].eip = (uptr)entry[k];
+		handler[k].esp = (uptr)handler_stack + sizeof(handler_stack);
+		gdt[H + k] = desc((uptr)&handler[k], 103, A_TSS32, 0);
+		if (on)
+			idt[TS + k] = gate(sel(H + k, 0), 0, A_TASK, 0);
+		else
+			set_idt(TS + k, A_INT32);
+	}
+}
+
 static void errors(void)
 {
-	u32 tr;
 #define CASE(name, setup, how, vector, ec, in_new) do { \
 		fresh(); \
+		by_tasks(true); \
 		setup; \
 		how; \
-		check_trap(name, vector, ec); \
-		__asm__ volatile("str %0" : "=r"(tr)); \
-		check_eq(name ": in which task", (u16)tr, (in_new) ? sel(T, 0) : TSS_SEL); \
 		home(); \
+		check_trap(name, vector, ec); \
+		check_eq(name ": in which task", (u16)handler[vector - TS].link, (in_new) ? sel(T, 0) : TSS_SEL); \
+		by_tasks(false); \
 	} while (0)
 	CASE("TSS not present", gdt[T] &= ~(0x80ull << 40), jump_to(sel(T, 0)), NP, sel(T, 0), false);
 	CASE("TSS busy", gdt[T] |= 2ull << 40, jump_to(sel(T, 0)), GP, sel(T, 0), false);
