@@ -3,7 +3,8 @@
 #   make          builds build/ring3
 #   make deps     installs what the build and the tests need (apt; quick when all is there)
 #   make test     deps, build, all tests; the last line is "N passed, N failed"
-#   make run      boots a stock system (scripts/run-stock; RUN_ARGS= are passed to it)
+#   make run      deps, build, boots Debian's stock kernel to a shell on this terminal
+#                 (scripts/run-stock; RUN_ARGS= are options of ring3 run, e.g. RUN_ARGS="-m 1G")
 #   make clean
 #
 # BUILD=dir builds elsewhere; MESON_ARGS=-Db_sanitize=address,undefined for a sanitized tree.
@@ -26,9 +27,10 @@ test: deps
 	@scripts/build $(BUILD) $(MESON_ARGS)
 	@tests/run --build $(BUILD)
 
-run: all
-	@if [ -x scripts/run-stock ]; then exec scripts/run-stock $(BUILD)/ring3 $(RUN_ARGS); \
-	else echo "make run: scripts/run-stock is not there yet" >&2; exit 1; fi
+run:
+	@scripts/deps --run
+	@scripts/build $(BUILD) $(MESON_ARGS)
+	@scripts/run-stock $(BUILD)/ring3 $(RUN_ARGS) || { s=$$?; [ $$s = 67 ] || exit $$s; } # 67: Ctrl-A x
 
 clean:
 	rm -rf $(BUILD)

@@ -6,8 +6,9 @@
  *  1. An access that crosses into the next page has both pages translated before a byte of
  *     either is read or written: it happens whole or not at all.
  *  2. Addresses wrap at 32 bits outside 64-bit mode (implicit accesses: outside long mode).
- *  3. A page fault comes before an alignment check, and that before a data breakpoint, which
- *     is noted only for an access that takes place.
+ *  3. An alignment check comes after the segment's and canonical checks and before the page's
+ *     (so AMD's processors do it; the manuals leave it open); a data breakpoint is noted last,
+ *     only for an access that takes place.
  *  4. Every store to RAM is followed by mem_code_hit for what it touched.
  *  5. ROM and devices are written through the bus, which may ignore it. */
 #include <string.h>
@@ -33,6 +34,8 @@ static void pieces_resolve(struct cpu *c, u64 lin, unsigned n, enum access acc, 
 	lin = width(lin, implicit, c);
 	unsigned first = 4096 - (unsigned)(lin & PAGE_MASK);
 	s->n = 1 + (first < n);
+	if (s->n == 2)
+		mmu_check_canonical(c, width(lin + n - 1, implicit, c)); /* before the first page's #PF */
 	for (unsigned k = 0; k < s->n; k++) {
 		struct mmu_page p;
 		u64 at = k ? width(lin + first, implicit, c) : lin;
@@ -41,21 +44,21 @@ static void pieces_resolve(struct cpu *c, u64 lin, unsigned n, enum access acc, 
 	}
 }
 
-static void alignment_check(struct cpu *c, u64 lin, unsigned n)
+void mem_check_aligned(struct cpu *c, u64 lin, unsigned n)
 {
-	unsigned a = n == 10 ? 8 : n; /* 80-bit operands: 8 */
-	if ((a == 2 || a == 4 || a == 8) && (lin & (a - 1)) && c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rflags & FL_AC))
-		cpu_raise_err(c, V_AC, 0);
+	unsigned a = n == 10 ? 8 : MIN(n, 16); /* 80-bit operands: 8; wide vectors: 16 */
+	if (likely(c->mmu != MMU_CHECK) || c->cpl != 3 || !(c->cr0 & CR0_AM) || !(c->rflags & FL_AC))
+		return;
+	if ((a & (a - 1)) || !(lin & (a - 1)) || (cpu_code64(c) && !cpu_canonical(c, lin)))
+		return;
+	cpu_raise_err(c, V_AC, 0);
 }
 
-/* The checks of MMU_CHECK for an explicit access whose translation has succeeded. */
-static void explicit_checks(struct cpu *c, u64 lin, unsigned n, bool write, bool aligned)
+/* The last check of MMU_CHECK, for an explicit access whose translation has succeeded. */
+static void breakpoint_check(struct cpu *c, u64 lin, unsigned n, bool write)
 {
-	if (likely(c->mmu != MMU_CHECK))
-		return;
-	if (aligned)
-		alignment_check(c, lin, n);
-	cpu_data_breakpoint(c, width(lin, false, c), n, write, false);
+	if (unlikely(c->mmu == MMU_CHECK))
+		cpu_data_breakpoint(c, width(lin, false, c), n, write, false);
 }
 
 /* One host access where n is a size that the guest may rely on being atomic. */
@@ -148,16 +151,18 @@ static void pieces_store(struct cpu *c, const struct pieces *s, u64 v)
 u64 mem_ld_slow(struct cpu *c, u64 lin, unsigned size)
 {
 	struct pieces s;
+	mem_check_aligned(c, lin, size);
 	pieces_resolve(c, lin, size, ACC_READ, false, &s);
-	explicit_checks(c, lin, size, false, true);
+	breakpoint_check(c, lin, size, false);
 	return pieces_load(c, &s);
 }
 
 void mem_st_slow(struct cpu *c, u64 lin, u64 val, unsigned size)
 {
 	struct pieces s;
+	mem_check_aligned(c, lin, size);
 	pieces_resolve(c, lin, size, ACC_WRITE, false, &s);
-	explicit_checks(c, lin, size, true, true);
+	breakpoint_check(c, lin, size, true);
 	pieces_store(c, &s, val);
 }
 
@@ -210,7 +215,7 @@ static void bytes_copy(struct cpu *c, u64 lin, u8 *buf, unsigned n, bool write)
 		pieces_resolve(c, at, m, acc, false, &s);
 		piece_copy(c, &s.p[0], buf + done, write);
 	}
-	explicit_checks(c, lin, n, write, false);
+	breakpoint_check(c, lin, n, write);
 }
 
 void mem_ld_bytes(struct cpu *c, u64 lin, void *buf, unsigned n)
@@ -255,8 +260,9 @@ u8 *mem_begin_slow(struct cpu *c, struct mem_ref *r, u64 lin, unsigned n, bool r
 	struct pieces s;
 	if (n > 128)
 		bug("mem_begin of %u bytes", n);
+	mem_check_aligned(c, lin, n);
 	pieces_resolve(c, lin, n, write ? ACC_WRITE : ACC_READ, false, &s);
-	explicit_checks(c, lin, n, write, true);
+	breakpoint_check(c, lin, n, write);
 	r->lin = width(lin, false, c);
 	r->n = n;
 	r->write = write;

@@ -84,6 +84,9 @@ enum mmu_index {
 };
 struct code_tlb_entry { u64 tag; u64 gpa_page; u8 *host; struct page_code *code; };
 #define CODE_TLB_SIZE 256u
+/* Where fragments of pages above 4 KiB may be cached: a bit for each 4 MiB and for each GiB of
+ * linear addresses, modulo 8 GiB and 32 GiB in either half of the address space. */
+struct tlb_large { u64 m4[64]; u64 g1; bool any; };
 
 enum access { ACC_READ = 0, ACC_WRITE = 1, ACC_EXEC = 2 };
 
@@ -163,10 +166,12 @@ struct cpu {
 	struct tlb_entry tlbs[N_MMU][TLB_SIZE];
 	struct code_tlb_entry code_tlb[2][CODE_TLB_SIZE]; /* supervisor, user */
 	u64 maxphyaddr_mask;    /* bits of a physical address that exist */
-	void (*on_tlb_flush)(struct cpu *c); /* the engine forgets what it keyed by linear address */
+	/* The engine forgets what it keyed by the linear addresses that differ from lin only in bits of
+	 * mask, whatever the epoch. Not called where a new epoch does it: keys contain the epoch. */
+	void (*on_tlb_flush)(struct cpu *c, u64 lin, u64 mask);
 	void (*on_code_written)(struct cpu *c); /* own store hit decoded code: the current block may be stale */
 	void (*on_device)(struct cpu *c); /* icount mode: this instruction reached a device: look at events right after it */
-	u8 tlb_large;           /* MMU_LARGE_*: sizes of pages of which fragments may be cached */
+	struct tlb_large tlb_large;
 	u8 *alias;              /* two pages of address space: locked accesses that cross a page */
 	u64 alias_off[2];       /* what is mapped there: offsets in RAM; UINT64_MAX: nothing */
 
@@ -319,6 +324,9 @@ void sys_st(struct cpu *c, u64 lin, u64 val, unsigned size);
 /* Any number of bytes at the current privilege; a write checks all pages before the first byte. */
 void mem_ld_bytes(struct cpu *c, u64 lin, void *buf, unsigned n);
 void mem_st_bytes(struct cpu *c, u64 lin, const void *buf, unsigned n);
+/* #AC(0) where an operand of n bytes must be aligned and is not: mem_ld, mem_st and mem_begin do
+ * it themselves, mem_ld_bytes, mem_st_bytes and mem_probe do not. */
+void mem_check_aligned(struct cpu *c, u64 lin, unsigned n);
 /* Raises what a write (or read) of n bytes would raise. */
 void mem_probe(struct cpu *c, u64 lin, unsigned n, enum access acc);
 

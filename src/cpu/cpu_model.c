@@ -109,7 +109,7 @@ static void host_names(struct host *h)
 	memcpy(h->vendor + 4, &r[3], 4);
 	memcpy(h->vendor + 8, &r[2], 4);
 	__cpuid(1, h->signature, r[1], r[2], r[3]);
-	for (u32 k = 0; k < 3 && __get_cpuid_max(0x80000000, NULL) >= 0x80000004; k++) {
+	for (u32 k = 0; k < 3 && (u32)__get_cpuid_max(0x80000000, NULL) >= 0x80000004; k++) {
 		__cpuid(0x80000002 + k, r[0], r[1], r[2], r[3]);
 		memcpy(h->brand + 16 * k, r, 16);
 	}
@@ -123,7 +123,7 @@ static void host_read(struct host *h)
 	for (unsigned f = 0; f < N_FEATURES; f++) {
 		const struct feature_info *i = &feature_table[f];
 		u32 r[4];
-		if (__get_cpuid_max(i->leaf & 0x80000000, NULL) < i->leaf)
+		if ((u32)__get_cpuid_max(i->leaf & 0x80000000, NULL) < i->leaf)
 			continue;
 		__cpuid_count(i->leaf, i->sub, r[0], r[1], r[2], r[3]);
 		if (i->leaf == 7 && i->sub) {

@@ -195,7 +195,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 		st.ss = c->seg[S_SS];
 	st.sp &= ~15ull;
 	v[n++] = c->seg[S_SS].sel;
-	v[n++] = c->regs[R_SP];
+	v[n++] = cpu_code64(c) ? c->regs[R_SP] : (u32)c->regs[R_SP];
 	v[n++] = e->flags;
 	v[n++] = c->seg[S_CS].sel;
 	v[n++] = c->rip;

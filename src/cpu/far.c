@@ -3,6 +3,7 @@
  *
  *  1. Everything is checked, then pushed, then committed: a fault leaves registers as they were.
  *  2. opsz is in bytes; c->rip is the next instruction and becomes the return address. */
+#include "cpu/features.h"
 #include "cpu/seg.h"
 
 /* ---- real and V86 mode */
@@ -84,6 +85,9 @@ static void call_same(struct cpu *c, struct segment cs, u64 rip, unsigned size, 
 	if (wide) {
 		st.flat = true;
 		st.mask = ~0ull;
+	} else if (cpu_code64(c) && !seg_code64(c, &cs) && model_is_amd(c->model)) {
+		st.flat = false; /* AMD pushes as the new mode does */
+		st.mask = stack_mask(&st.ss);
 	}
 	stack_room(c, &st, 2, size);
 	seg_check_ip(c, &cs, rip);

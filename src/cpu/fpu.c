@@ -57,6 +57,12 @@ void fpu_reset(struct cpu *c, bool init_only_x87)
 	pointers_clear(c);
 	fpu_image_get(c, &x, true);
 	if (init_only_x87) {
+		/* The registers stay; ST0 is again the first of them. */
+		unsigned top = ld16(x.b + FX_FSW) >> 11 & 7;
+		u8 st[8 * 16];
+		memcpy(st, x.b + FX_ST, sizeof(st));
+		for (unsigned r = 0; r < 8; r++)
+			memcpy(x.b + FX_ST + 16 * r, st + 16 * ((r - top) & 7), 16);
 		st16(x.b + FX_FCW, 0x37f);
 		x.b[FX_FTW] = 0;
 	} else {

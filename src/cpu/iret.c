@@ -97,17 +97,25 @@ static u64 flags_mask(const struct cpu *c, unsigned opsz)
 	return m;
 }
 
-/* Protected and long mode, after the three lowest words have been read. */
+/* Protected and long mode, after the three lowest words have been read. 64-bit code always has
+ * all five there, and reads them before it checks any. */
 static void iret_protected(struct cpu *c, unsigned opsz, u64 ip, u16 sel, u64 flags)
 {
+	bool wide = cpu_code64(c);
+	u64 sp = wide ? stack_at(c, 3 * opsz, opsz) : 0;
+	u16 ss_sel = wide ? (u16)stack_at(c, 4 * opsz, opsz) : 0;
 	struct segment cs = seg_return_cs(c, sel), ss = c->seg[S_SS];
 	unsigned cpl = sel_rpl(sel);
-	bool outer = cpl > c->cpl, pops_sp = outer || cpu_code64(c);
+	bool outer = cpl > c->cpl;
 	struct stack st = stack_current(c);
 	st.sp += 3 * opsz;
-	if (pops_sp) {
-		st.sp = stack_at(c, 3 * opsz, opsz);
-		ss = seg_outer_ss(c, (u16)stack_at(c, 4 * opsz, opsz), &cs);
+	if (outer && !wide) {
+		sp = stack_at(c, 3 * opsz, opsz);
+		ss_sel = (u16)stack_at(c, 4 * opsz, opsz);
+	}
+	if (outer || wide) {
+		st.sp = sp;
+		ss = seg_outer_ss(c, ss_sel, &cs);
 		st.mask = seg_code64(c, &cs) ? ~0ull : stack_mask(&ss);
 	}
 	seg_check_ip(c, &cs, ip);

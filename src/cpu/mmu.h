@@ -7,7 +7,6 @@
 
 #include "cpu/cpu.h"
 
-enum { MMU_LARGE_4M = 1 /* 2 or 4 MiB */, MMU_LARGE_1G = 2 };
 enum { MAY_READ = 1, MAY_WRITE = 2, MAY_EXEC = 4, MAY_PKEY = 8 /* refused by a protection key */ };
 
 /* Walks the tables for lin; sets the accessed bits, and dirty for a write, if the access is
@@ -20,6 +19,9 @@ unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index wh
 struct mmu_page { u8 *host; struct page_code *code; u64 gpa; };
 /* Through the TLB of `who`; fills it; raises #PF, #GP, #SS. lin already cut to the mode's width. */
 void mmu_resolve(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct mmu_page *p);
+
+/* #GP(0) or #SS(0) unless lin is canonical; nothing outside of long mode. */
+void mmu_check_canonical(struct cpu *c, u64 lin);
 
 /* The index for explicit accesses now, breakpoints and alignment checks aside. */
 static inline enum mmu_index mmu_index_explicit(const struct cpu *c)

@@ -82,7 +82,7 @@ static inline bool seg_code64(const struct cpu *c, const struct segment *cs)
 /* #GP(0) unless ip is canonical or within cs. */
 static inline void seg_check_ip(struct cpu *c, const struct segment *cs, u64 ip)
 {
-	if (seg_code64(c, cs) ? !cpu_canonical(c, ip) : (u32)ip > cs->limit)
+	if (seg_code64(c, cs) ? !cpu_canonical(c, ip) : ip > cs->limit)
 		cpu_gp0(c);
 }
 /* The stack selector that a return to the outer level of cs brings: all its checks. */

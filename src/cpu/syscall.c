@@ -95,9 +95,11 @@ void cpu_sysexit(struct cpu *c, unsigned opsz)
 {
 	u16 sel = (u16)c->msr.sysenter_cs;
 	u64 rip = c->regs[R_DX], rsp = c->regs[R_CX];
+	if (cpu_real(c) || c->cpl)
+		cpu_gp0(c);
 	if (cpu_long(c) && is_amd(c))
 		cpu_ud(c);
-	if (cpu_real(c) || sel_null(sel) || c->cpl)
+	if (sel_null(sel))
 		cpu_gp0(c);
 	if (opsz == 8) {
 		if (!cpu_canonical(c, rip) || !cpu_canonical(c, rsp))

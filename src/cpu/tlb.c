@@ -4,8 +4,8 @@
  *  1. An entry is live iff its tag's low 12 bits are the current epoch. An epoch belongs to one
  *     address space (PCID) since its last flush; epochs count up, and when they run out all
  *     arrays and pcid_epoch are cleared.
- *  2. Entries are 4-KiB fragments, whatever the page's size. tlb_large says which larger sizes
- *     may have fragments anywhere; INVLPG then drops all of a fragment's neighbours too.
+ *  2. Entries are 4-KiB fragments, whatever the page's size. tlb_large says where larger pages
+ *     may have fragments; INVLPG then drops all of a fragment's neighbours too.
  *  3. Global pages are not told apart: a flush that may keep them drops them. INVLPG clears a
  *     slot whatever its epoch, so that a page that is global goes from every address space.
  *  4. wtag is set only for RAM that the index may write and whose leaf is dirty: a later store
@@ -17,14 +17,27 @@
 
 #include "cpu/mmu.h"
 
+static void tell_engine(struct cpu *c, u64 lin, u64 mask)
+{
+	if (c->on_tlb_flush)
+		c->on_tlb_flush(c, lin, mask);
+}
+
+static void forget_large(struct cpu *c)
+{
+	if (c->tlb_large.any)
+		c->tlb_large = (struct tlb_large){0};
+}
+
 static u64 epoch_take(struct cpu *c)
 {
 	if (unlikely(c->epoch_next >= 0xfff)) {
 		memset(c->tlbs, 0, sizeof(c->tlbs));
 		memset(c->code_tlb, 0, sizeof(c->code_tlb));
 		memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
-		c->tlb_large = 0;
+		forget_large(c);
 		c->epoch_next = 0;
+		tell_engine(c, 0, ~0ull);
 	}
 	return ++c->epoch_next;
 }
@@ -34,23 +47,16 @@ static unsigned pcid_current(const struct cpu *c)
 	return c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0;
 }
 
-static void tell_engine(struct cpu *c)
-{
-	if (c->on_tlb_flush)
-		c->on_tlb_flush(c);
-}
-
 void mmu_flush_current(struct cpu *c)
 {
 	c->epoch = epoch_take(c);
 	c->pcid_epoch[pcid_current(c)] = (u16)c->epoch;
-	tell_engine(c);
 }
 
 void mmu_flush_all(struct cpu *c)
 {
 	memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
-	c->tlb_large = 0;
+	forget_large(c);
 	mmu_flush_current(c);
 }
 
@@ -61,18 +67,38 @@ void mmu_set_cr3(struct cpu *c, u64 val, bool noflush)
 	u16 old = c->pcid_epoch[pcid_current(c)];
 	if (noflush && (c->cr4 & CR4_PCIDE) && old) {
 		c->epoch = old;
-		tell_engine(c);
 		return;
 	}
 	if (!(c->cr4 & CR4_PCIDE))
-		c->tlb_large = 0;
+		forget_large(c);
 	mmu_flush_current(c);
 }
 
-/* Drops entries of one array whose page differs from lin only in bits of mask. */
+/* The bits of lin in c->tlb_large. */
+static unsigned large_half(u64 lin, unsigned bits) { return (unsigned)(lin >> 63) << bits; }
+static unsigned large_m4(u64 lin) { return ((lin >> 22) & 2047) | large_half(lin, 11); }
+static unsigned large_g1(u64 lin) { return ((lin >> 30) & 31) | large_half(lin, 5); }
+
+/* The bits in which addresses of a page that may cover lin differ. */
+static u64 page_mask_at(const struct cpu *c, u64 lin)
+{
+	const struct tlb_large *l = &c->tlb_large;
+	if (!l->any)
+		return PAGE_MASK;
+	if (l->g1 >> large_g1(lin) & 1)
+		return (1ull << 30) - 1;
+	if (l->m4[large_m4(lin) / 64] >> (large_m4(lin) % 64) & 1)
+		return (1ull << 22) - 1;
+	return PAGE_MASK;
+}
+
+/* Drops entries of one array whose page differs from lin only in bits of mask, which are as many
+ * slots side by side as the mask has pages. */
 static void drop_range(struct tlb_entry *t, u64 lin, u64 mask)
 {
-	for (unsigned k = 0; k < TLB_SIZE; k++) {
+	unsigned n = (unsigned)MIN((mask >> 12) + 1, TLB_SIZE);
+	unsigned first = (unsigned)(lin >> 12) & (TLB_SIZE - 1) & ~(n - 1);
+	for (unsigned k = first; k < first + n; k++) {
 		if (!(((t[k].rtag | t[k].wtag) ^ lin) & ~mask)) /* rtag and wtag name one page or are 0 */
 			t[k].rtag = t[k].wtag = 0;
 	}
@@ -80,11 +106,7 @@ static void drop_range(struct tlb_entry *t, u64 lin, u64 mask)
 
 void mmu_invlpg(struct cpu *c, u64 lin)
 {
-	u64 mask = PAGE_MASK;
-	if (c->tlb_large & MMU_LARGE_1G)
-		mask = (1ull << 30) - 1;
-	else if (c->tlb_large & MMU_LARGE_4M)
-		mask = (1ull << 22) - 1;
+	const u64 mask = page_mask_at(c, lin);
 	for (unsigned m = 0; m < N_MMU; m++) {
 		if (m == MMU_CHECK)
 			continue;
@@ -106,7 +128,7 @@ void mmu_invlpg(struct cpu *c, u64 lin)
 				t[k].tag = 0;
 		}
 	}
-	tell_engine(c);
+	tell_engine(c, lin, mask);
 }
 
 void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin)
@@ -124,7 +146,6 @@ void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin)
 			mmu_flush_current(c);
 		} else {
 			c->pcid_epoch[pcid] = 0;
-			tell_engine(c);
 		}
 	} else {
 		mmu_flush_all(c);
@@ -156,17 +177,23 @@ static void locate(struct cpu *c, u64 gpa, struct mmu_page *p)
 	p->code = rom.writable ? rom.code : NULL;
 }
 
-static void note_size(struct cpu *c, const struct walk *w)
+static void note_size(struct cpu *c, u64 lin, const struct walk *w)
 {
-	if (w->page_size > 4096)
-		c->tlb_large |= w->page_size > (1u << 22) ? MMU_LARGE_1G : MMU_LARGE_4M;
+	struct tlb_large *l = &c->tlb_large;
+	if (w->page_size <= 4096)
+		return;
+	l->any = true;
+	if (w->page_size > 1u << 22)
+		l->g1 |= 1ull << large_g1(lin);
+	else
+		l->m4[large_m4(lin) / 64] |= 1ull << (large_m4(lin) % 64);
 }
 
 /* Outside long mode addresses have 32 bits and none is wrong. In long mode: #SS(0) if the
  * access was through SS, else #GP(0). Accesses carry no segment by the time that they get
  * here, so the instruction under way tells: its explicit memory operand names a segment; any
  * other address near rSP or rBP is the stack's own (PUSH, CALL, ENTER, LEAVE ...). */
-static void check_canonical(struct cpu *c, u64 lin)
+void mmu_check_canonical(struct cpu *c, u64 lin)
 {
 	if (!cpu_long(c) || likely(cpu_canonical(c, lin)))
 		return;
@@ -197,7 +224,7 @@ void mmu_resolve(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, st
 		p->gpa = 0;
 		return;
 	}
-	check_canonical(c, lin);
+	mmu_check_canonical(c, lin);
 	struct walk w;
 	u32 err;
 	if (!mmu_walk(c, lin, acc, who, &w, &err))
@@ -206,7 +233,7 @@ void mmu_resolve(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, st
 	if (!p->host)
 		return;
 	unsigned may = mmu_rights(c, &w, who);
-	note_size(c, &w);
+	note_size(c, lin, &w);
 	e->rtag = may & MAY_READ ? tag : 0;
 	e->wtag = (may & MAY_WRITE) && w.dirty && p->code ? tag : 0;
 	e->addend = (u64)p->host - lin;
@@ -230,7 +257,7 @@ const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin)
 		cpu_raise_pf(c, lin, err);
 	struct mmu_page p;
 	locate(c, w.gpa & ~PAGE_MASK, &p);
-	note_size(c, &w);
+	note_size(c, lin, &w);
 	*e = (struct code_tlb_entry){.tag = tag, .gpa_page = w.gpa & ~PAGE_MASK, .host = p.host, .code = p.code};
 	return e;
 }

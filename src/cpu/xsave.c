@@ -5,7 +5,7 @@
  *  2. A save translates every byte that it will write before it writes one; a restore reads and
  *     checks all that it needs before it changes anything.
  *  3. A component is in use exactly when it differs from its initial configuration (13.6).
- *     Outside 64-bit mode registers 8 and up neither count nor move.
+ *     Outside 64-bit mode registers 8 and up count for that, but do not move.
  *  4. Sizes and standard offsets are the model's; the compacted layout has no aligned components.
  * The modified optimization of XSAVEOPT and XSAVES is not taken, as the manual allows. */
 #include <string.h>
@@ -25,15 +25,15 @@ static unsigned reg_count(const struct cpu *c) { return cpu_code64(c) ? 16 : 8; 
 /* Which bytes of struct cpu a register of a component is, and how many registers there are. */
 struct comp_shape { u8 *first; unsigned stride, bytes, count; };
 
-static struct comp_shape comp_shape(struct cpu *c, unsigned comp)
+/* n: how many of 16 vector registers count. */
+static struct comp_shape comp_shape(struct cpu *c, unsigned comp, unsigned n)
 {
-	unsigned n = reg_count(c);
 	switch (comp) {
 	case XC_SSE:       return (struct comp_shape){c->zmm[0], 64, 16, n};
 	case XC_AVX:       return (struct comp_shape){c->zmm[0] + 16, 64, 16, n};
 	case XC_OPMASK:    return (struct comp_shape){(u8 *)c->k, 8, 8, 8};
 	case XC_ZMM_HI256: return (struct comp_shape){c->zmm[0] + 32, 64, 32, n};
-	case XC_HI16_ZMM:  return (struct comp_shape){c->zmm[16], 64, 64, cpu_code64(c) ? 16 : 0};
+	case XC_HI16_ZMM:  return (struct comp_shape){c->zmm[16], 64, 64, n == 16 ? 16 : 0};
 	case XC_PKRU:      return (struct comp_shape){(u8 *)&c->pkru, 4, 4, 1};
 	default:           return (struct comp_shape){0};
 	}
@@ -67,7 +67,7 @@ u64 fpu_xinuse(struct cpu *c)
 {
 	u64 used = x87_in_use(c) ? XC_BIT(XC_X87) : 0;
 	for (unsigned k = XC_SSE; k < XC_MAX; k++) {
-		struct comp_shape s = comp_shape(c, k);
+		struct comp_shape s = comp_shape(c, k, 16);
 		for (unsigned r = 0; r < s.count; r++) {
 			if (!bytes_zero(s.first + r * s.stride, s.bytes)) {
 				used |= XC_BIT(k);
@@ -81,7 +81,7 @@ u64 fpu_xinuse(struct cpu *c)
 /* comp >= XC_SSE, but PKRU is written through comp_init/comp_load. p: where it lies in an image. */
 static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
 {
-	struct comp_shape s = comp_shape(c, comp);
+	struct comp_shape s = comp_shape(c, comp, reg_count(c));
 	for (unsigned r = 0; r < s.count; r++)
 		memcpy(p + r * s.bytes, s.first + r * s.stride, s.bytes);
 	return comp == XC_PKRU ? 8 : s.count * s.bytes; /* PKRU: the upper half is zeros */
@@ -90,7 +90,7 @@ static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
 /* p NULL: the initial configuration. */
 static void comp_load(struct cpu *c, unsigned comp, const u8 *p)
 {
-	struct comp_shape s = comp_shape(c, comp);
+	struct comp_shape s = comp_shape(c, comp, reg_count(c));
 	if (comp == XC_PKRU) {
 		mmu_set_pkru(c, p ? ld32(p) : 0);
 		return;
@@ -171,6 +171,19 @@ static void image_build(struct cpu *c, u64 store, u64 xcomp, bool with_mxcsr, bo
 	}
 }
 
+/* All of what the requested components may take must be writable, whatever is written of it; so
+ * AMD's processors, which look at the first byte and the last. */
+static void area_probe(struct cpu *c, u64 lin, u64 rfbm, u64 xcomp)
+{
+	unsigned end = XSAVE_LEGACY_SIZE;
+	for (unsigned k = XC_AVX; k < XC_MAX; k++) {
+		if (rfbm & XC_BIT(k))
+			end = MAX(end, comp_offset(c, k, xcomp) + c->model->xsave_size[k]);
+	}
+	mem_probe(c, lin, 1, ACC_WRITE);
+	mem_probe(c, lin + end - 1, 1, ACC_WRITE);
+}
+
 void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 {
 	struct xs_image img;
@@ -190,6 +203,7 @@ void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 			bv |= XC_BIT(XC_SSE);
 		with_mxcsr = bv & XC_BIT(XC_SSE);
 	}
+	area_probe(c, lin, rfbm, xcomp);
 	image_build(c, kind == XS_SAVE ? rfbm : bv, xcomp, with_mxcsr, opsz == 8, &img, &g);
 	/* Of the header, only these fields are written. */
 	if (compact) {

@@ -15,6 +15,7 @@ struct vcpu *vcpu_start(struct cpu *c, const struct engine_ops *ops, void (*stop
 			void *arg, struct error *e); /* starts paused */
 void vcpu_resume(struct vcpu *v);
 void vcpu_pause(struct vcpu *v);   /* returns when it stands between two instructions */
+void vcpu_hold(struct vcpu *v);    /* the same without waiting; any thread, its own too, any lock */
 void vcpu_destroy(struct vcpu *v);
 /* Posts events and wakes or kicks the thread; any thread, any lock. */
 void vcpu_post(struct vcpu *v, u32 events);

@@ -216,8 +216,10 @@ static void icount_turn(struct vcpu *v)
 	struct clock *k = c->clock;
 	/* Time never goes back, also where a reset has set the count to 0. */
 	c->icount_skipped = atomic_load(&k->icount) - c->icount;
-	if (v->checkpoint && c->icount >= v->checkpoint_at)
+	if (v->checkpoint && c->icount >= v->checkpoint_at) {
 		v->checkpoint_at = v->checkpoint(v->checkpoint_arg, c);
+		return; /* it may have asked for a stop */
+	}
 	icount_run_timers(c);
 	if (!resting(c) || has_event(c)) {
 		icount_slice(v);
@@ -386,6 +388,8 @@ static void want(struct vcpu *v, bool *what)
 	pthread_mutex_unlock(&v->lock);
 	vcpu_post(v, EV_EXIT);
 }
+
+void vcpu_hold(struct vcpu *v) { want(v, &v->want_pause); }
 
 void vcpu_pause(struct vcpu *v)
 {

@@ -10,43 +10,76 @@
 void op_end(struct cpu *c, const struct insn *i)
 {
 	c->rip = rip_mask(c, c->regs[R_BLOCK] + i->off);
+	return block_chain(c);
 }
 
 /* ---- flushes */
 
-static void forget_jumps(struct cpu *c)
+static u64 *seen_word(struct block_cache *bc, u64 lin) { return &bc->seen[(lin >> 12) % SEEN_PAGES / 64]; }
+static u64 seen_bit(u64 lin) { return 1ull << ((lin >> 12) & 63); }
+
+/* All tags end, unless no block can be meant. */
+static void forget_jumps(struct cpu *c, u64 lin, u64 mask)
 {
-	interp_of(c)->blocks->jump_gen++;
+	struct block_cache *bc = interp_of(c)->blocks;
+	if (mask == PAGE_MASK && !(*seen_word(bc, lin) & seen_bit(lin)))
+		return;
+	bc->jump_gen++;
+	__builtin_memset(bc->seen, 0, sizeof(bc->seen));
+}
+
+/* b was found at RIP by a walk. */
+static void found(struct cpu *c, struct block *b)
+{
+	struct block_cache *bc = interp_of(c)->blocks;
+	u64 lin = c->rip + c->ebase[S_CS];
+	b->lin = lin;
+	b->tag = jump_tag(c, bc);
+	*block_jump(bc, lin) = b;
+	*seen_word(bc, lin) |= seen_bit(lin);
+	if (b->page2 != ~0ull)
+		*seen_word(bc, lin + 4096) |= seen_bit(lin + 4096);
 }
 
 /* The block under way ends after the current instruction, and is decoded anew next time: every
  * instruction from the next on becomes op_end. */
 static void leave_block(struct cpu *c)
 {
-	struct block *b = (struct block *)interp_of(c)->blocks->current;
-	if (!b)
+	struct block_cache *bc = interp_of(c)->blocks;
+	struct block *b = bc->current;
+	if (b == &bc->none)
 		return;
-	for (unsigned k = 0; k <= b->n; k++)
-		if (&b->insn[k] > c->cur)
+	for (unsigned k = 0; k <= b->n; k++) {
+		if (&b->insn[k] > c->cur) {
 			b->insn[k].fn = op_end;
+			b->insn[k].flags &= (u8)~IF_LAST; /* not executed: not to be counted */
+		}
+	}
 	b->gen = atomic_load(&b->code->gen) - 1;
 }
 
 /* Our own store hit decoded code: maybe the block under way. */
 static void code_written(struct cpu *c)
 {
-	const struct block *b = interp_of(c)->blocks->current;
-	if (b && !block_valid(b))
+	if (!block_valid(interp_of(c)->blocks->current))
 		leave_block(c);
+}
+
+/* No block, and no pointer to one. */
+static void make_empty(struct block_cache *bc)
+{
+	__builtin_memset(bc->hash, 0, sizeof(bc->hash));
+	for (unsigned k = 0; k < JUMP_SIZE; k++)
+		bc->jump[k] = &bc->none;
+	bc->none = (struct block){ .code = &bc->rom_code, .page2 = ~0ull, .link = { &bc->none, &bc->none } };
+	bc->used = BLOCK_PHASE;
+	bc->current = &bc->none;
 }
 
 void block_cache_flush(struct cpu *c)
 {
 	struct block_cache *bc = interp_of(c)->blocks;
-	__builtin_memset(bc->hash, 0, sizeof(bc->hash));
-	__builtin_memset(bc->jump, 0, sizeof(bc->jump));
-	bc->used = 0;
-	bc->current = NULL;
+	make_empty(bc);
 	bc->flushes++;
 	native_reset(c);
 }
@@ -61,6 +94,7 @@ bool block_cache_init(struct cpu *c, struct error *e)
 		free(bc);
 		return error_set(e, "interp: cannot map %u MiB for decoded blocks", ARENA_BYTES >> 20);
 	}
+	make_empty(bc);
 	interp_of(c)->blocks = bc;
 	c->on_tlb_flush = forget_jumps;
 	c->on_code_written = code_written;
@@ -109,10 +143,15 @@ static unsigned cs_room(const struct cpu *c, unsigned want)
 	return room < want ? (unsigned)room : want;
 }
 
+static struct page_code *code_of(struct block_cache *bc, const struct code_tlb_entry *t)
+{
+	return t->code ? t->code : &bc->rom_code;
+}
+
 struct fetched {
-	const struct code_tlb_entry *first;
 	struct code_tlb_entry page1, page2; /* copies: a second walk may evict the first */
 	bool crosses;
+	u32 gen2;                /* of page2, from before its bytes were read */
 };
 
 /* Decodes the instruction at lin (= CS base + rip at byte `done` of a block), fetching the
@@ -130,6 +169,7 @@ static enum isa_status decode_at(struct cpu *c, struct fetched *f, u64 lin, unsi
 	if (have == want) /* the limit cut it */
 		return want == 15 ? ISA_TOO_LONG : ISA_SHORT;
 	f->page2 = *mmu_fetch_page(c, (lin | PAGE_MASK) + 1);
+	f->gen2 = mem_code_mark(code_of(interp_of(c)->blocks, &f->page2), 0, 15);
 	fetch_bytes(c, &f->page2, 0, buf + have, want - have);
 	f->crosses = true;
 	st = interp_decode(c, c->code_mode, buf, want, out);
@@ -146,11 +186,6 @@ static void relocate(struct insn *i, unsigned off)
 }
 
 /* ---- blocks */
-
-static struct page_code *code_of(struct block_cache *bc, const struct code_tlb_entry *t)
-{
-	return t->code ? t->code : &bc->rom_code;
-}
 
 /* Room for a block of BLOCK_MAX instructions; empties the cache when it is full. */
 static struct block *block_alloc(struct cpu *c)
@@ -169,7 +204,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 	struct block *b = block_alloc(c);
 	struct fetched f = { .page1 = *t };
 	unsigned start = lin & PAGE_MASK, off = 0, room = cs_room(c, 4096 + 15);
-	*b = (struct block){ .key = key, .page2 = ~0ull, .code = code_of(bc, &f.page1) };
+	*b = (struct block){ .key = key, .page2 = ~0ull, .code = code_of(bc, &f.page1), .link = { &bc->none, &bc->none } };
 	while (b->n < BLOCK_MAX && off < 4096 - start) {
 		struct insn *i = &b->insn[b->n];
 		u32 gen = mem_code_mark(b->code, start + off, MIN(15u, 4096 - start - off));
@@ -190,7 +225,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 		if (f.crosses) {
 			b->page2 = f.page2.gpa_page;
 			b->code2 = code_of(bc, &f.page2);
-			b->gen2 = mem_code_mark(b->code2, 0, 15);
+			b->gen2 = f.gen2;
 			break;
 		}
 		if (i->flags & IF_LAST)
@@ -234,11 +269,11 @@ struct block *block_get(struct cpu *c)
 		*head = b;
 	}
 	/* Blocks over a device are not kept: its bytes may change unseen. */
-	if (t->host)
-		bc->jump[(lin ^ lin >> 13) & (JUMP_SIZE - 1)] =
-			(struct jump_entry){ c->rip + c->ebase[S_CS], jump_tag(c, bc), b };
-	else
+	if (!t->host) {
 		b->key = ~0ull;
+		return b;
+	}
+	found(c, b);
 	return b;
 }
 

@@ -1,6 +1,7 @@
 /* Near branches: JMP CALL RET Jcc LOOP JCXZ, and BOUND. Targets are checked (code segment's
  * limit, canonical form) before anything is committed, so that the fault is the branch's.
  * Far ones are in system_far. SDM vol. 2. */
+#include "interp/block.h"
 #include "interp/cond.h"
 
 static inline u64 target_checked(struct cpu *c, u64 rip)
@@ -24,28 +25,28 @@ static inline u64 target_j(struct cpu *c, const struct insn *i)
 }
 
 #define X(bits) \
-OP_END(op_jmp_j_##bits) { c->rip = target_j(c, i); } \
-OP_END(op_jmp_r_##bits) { c->rip = target_checked(c, reg_ld##bits(c, i->r)); } \
-OP_END(op_jmp_m_##bits) { c->rip = target_checked(c, mem_ld##bits(c, insn_lin(c, i, bits / 8, ACC_READ))); } \
-OP_END(op_call_j_##bits) \
+OP_NEAR(op_jmp_j_##bits) { c->rip = target_j(c, i); } \
+OP_NEAR(op_jmp_r_##bits) { c->rip = target_checked(c, reg_ld##bits(c, i->r)); } \
+OP_NEAR(op_jmp_m_##bits) { c->rip = target_checked(c, mem_ld##bits(c, insn_lin(c, i, bits / 8, ACC_READ))); } \
+OP_NEAR(op_call_j_##bits) \
 { \
 	u64 to = target_j(c, i); \
 	push(c, c->rip, bits / 8); \
 	c->rip = to; \
 } \
-OP_END(op_call_r_##bits) \
+OP_NEAR(op_call_r_##bits) \
 { \
 	u64 to = target_checked(c, reg_ld##bits(c, i->r)); \
 	push(c, c->rip, bits / 8); \
 	c->rip = to; \
 } \
-OP_END(op_call_m_##bits) \
+OP_NEAR(op_call_m_##bits) \
 { \
 	u64 to = target_checked(c, mem_ld##bits(c, insn_lin(c, i, bits / 8, ACC_READ))); \
 	push(c, c->rip, bits / 8); \
 	c->rip = to; \
 } \
-OP_END(op_ret_##bits) \
+OP_NEAR(op_ret_##bits) \
 { \
 	u64 to = target_checked(c, (u##bits)pop_peek(c, 0, bits / 8)); \
 	sp_set(c, c->regs[R_SP] + bits / 8 + (u16)i->imm); \
@@ -55,9 +56,9 @@ X(16) X(32) X(64)
 #undef X
 
 #define X(cc, n) \
-OP_END(op_j_##cc##_32) { if (cond_##cc(c)) c->rip = target_j(c, i); } \
-OP_END(op_j_##cc##_64) { if (cond_##cc(c)) c->rip = target_j(c, i); } \
-OP_END(op_j_##cc##_16) { if (cond_##cc(c)) c->rip = target_j(c, i); }
+OP_NEAR(op_j_##cc##_32) { if (cond_##cc(c)) c->rip = target_j(c, i); } \
+OP_NEAR(op_j_##cc##_64) { if (cond_##cc(c)) c->rip = target_j(c, i); } \
+OP_NEAR(op_j_##cc##_16) { if (cond_##cc(c)) c->rip = target_j(c, i); }
 CONDITIONS(X)
 #undef X
 
@@ -69,10 +70,10 @@ static inline void loop_core(struct cpu *c, const struct insn *i, bool cond)
 		c->rip = target_j(c, i);
 	reg_st(c, R_CX, n, i->adsz);
 }
-OP_END(op_loop) { loop_core(c, i, true); }
-OP_END(op_loope) { loop_core(c, i, cond_Z(c)); }
-OP_END(op_loopne) { loop_core(c, i, cond_NZ(c)); }
-OP_END(op_jcxz)
+OP_NEAR(op_loop) { loop_core(c, i, true); }
+OP_NEAR(op_loope) { loop_core(c, i, cond_Z(c)); }
+OP_NEAR(op_loopne) { loop_core(c, i, cond_NZ(c)); }
+OP_NEAR(op_jcxz)
 {
 	if (!reg_ld(c, R_CX, i->adsz))
 		c->rip = target_j(c, i);

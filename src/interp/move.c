@@ -93,8 +93,9 @@ OP(op_cmpxchg_rr_##bits) \
 	u64 acc = c->regs[R_AX], old; \
 	asm("cmpxchg %" m "3, %" m "0\n\tmov %%rax, %1\n\t" GRAB : "+&q"(d), "=&r"(old), "+a"(acc) : "q"(s) : "cc"); \
 	unsigned f = (unsigned)acc; \
-	reg_st##bits(c, i->r, d); \
 	cmpxchg_done_##bits(c, old, f); \
+	if (c->rflags & FL_ZF) /* else not even bits 63:32 change */ \
+		reg_st##bits(c, i->r, d); \
 } \
 OP(op_cmpxchg_mr_##bits) \
 { \

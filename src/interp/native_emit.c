@@ -219,6 +219,7 @@ static bool effective_w(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 		if (is_gpr(&zo[k]))
 			return false;
 	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM: /* of their hidden registers */
 	case ZYDIS_MNEMONIC_VMOVD: case ZYDIS_MNEMONIC_VPEXTRD: case ZYDIS_MNEMONIC_VPINSRD:
 	case ZYDIS_MNEMONIC_VCVTSI2SD: case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SH:
 	case ZYDIS_MNEMONIC_VCVTUSI2SD: case ZYDIS_MNEMONIC_VCVTUSI2SS: case ZYDIS_MNEMONIC_VCVTUSI2SH:

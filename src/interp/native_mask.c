@@ -15,7 +15,7 @@
 
 /* struct insn's imm of a masked operand. */
 struct masked {
-	u8 mask;       /* opmask register, or the vector register of VMASKMOV */
+	u8 mask;       /* opmask register (0: none), or the vector register of VMASKMOV */
 	u8 size;       /* bytes of an element in memory */
 	u8 count;      /* elements in memory */
 	u8 lanes;      /* elements that the mask governs; more than count with broadcast */
@@ -53,8 +53,26 @@ static u64 element_lin(struct cpu *c, const struct insn *i, const struct masked 
 	return cpu_linear(c, i->seg, ea, m->size, m->store ? ACC_WRITE : ACC_READ);
 }
 
+/* One element; those of VMASKMOV, gathers and scatters are never checked for alignment. */
+static u64 element_ld(struct cpu *c, u64 lin, unsigned size, bool checked)
+{
+	u64 v = 0;
+	if (likely(checked || c->mmu != MMU_CHECK))
+		return mem_ld(c, lin, size);
+	mem_ld_bytes(c, lin, &v, size);
+	return v;
+}
+static void element_st(struct cpu *c, u64 lin, u64 v, unsigned size, bool checked)
+{
+	if (likely(checked || c->mmu != MMU_CHECK))
+		mem_st(c, lin, v, size);
+	else
+		mem_st_bytes(c, lin, &v, size);
+}
+
 /* Element by element. */
-static __attribute__((noinline)) void masked_slow(struct cpu *c, const struct insn *i, const struct masked *m, u64 active)
+static __attribute__((noinline)) void masked_slow(struct cpu *c, const struct insn *i, const struct masked *m,
+						  u64 active, bool checked)
 {
 	_Alignas(64) u8 buf[128];
 	u8 *p = buf + ((insn_ea(c, i) + c->ebase[i->seg]) & 63);
@@ -64,10 +82,12 @@ static __attribute__((noinline)) void masked_slow(struct cpu *c, const struct in
 		unsigned k = (unsigned)__builtin_ctzll(bits);
 		u64 lin = element_lin(c, i, m, k);
 		if (m->store) {
+			if (checked)
+				mem_check_aligned(c, lin, m->size);
 			mem_probe(c, lin, m->size, ACC_WRITE);
 			continue;
 		}
-		u64 v = mem_ld(c, lin, m->size);
+		u64 v = element_ld(c, lin, m->size, checked);
 		memcpy(p + k * m->size, &v, m->size);
 	}
 	insn_stub(i)(c, p);
@@ -75,7 +95,7 @@ static __attribute__((noinline)) void masked_slow(struct cpu *c, const struct in
 		unsigned k = (unsigned)__builtin_ctzll(bits);
 		u64 v = 0;
 		memcpy(&v, p + k * m->size, m->size);
-		mem_st(c, element_lin(c, i, m, k), v, m->size);
+		element_st(c, element_lin(c, i, m, k), v, m->size, checked);
 	}
 }
 
@@ -105,10 +125,10 @@ OP(nat_masked)
 	struct masked m = INSN_INFO(struct masked, i);
 	if (likely(masked_fast(c, i, &m)))
 		return;
-	u64 active = active_elements(&m, c->k[m.mask]);
+	u64 active = active_elements(&m, m.mask ? c->k[m.mask] : ~0ull);
 	if (active && ((insn_ea(c, i) + c->ebase[i->seg]) & i->r3))
 		native_misaligned(c, i);
-	masked_slow(c, i, &m, active);
+	masked_slow(c, i, &m, active, true);
 }
 
 /* VMASKMOVPS and its kin: the mask is the elements' sign bits. */
@@ -121,7 +141,7 @@ OP(nat_vmaskmov)
 	u64 active = 0;
 	for (unsigned k = 0; k < m.count; k++)
 		active |= (u64)(c->zmm[m.mask][(k + 1) * m.size - 1] >> 7) << k;
-	masked_slow(c, i, &m, active);
+	masked_slow(c, i, &m, active, false);
 }
 
 /* ---- MASKMOVDQU, MASKMOVQ ------------------------------------------------------------------------ */
@@ -131,6 +151,7 @@ OP(nat_vmaskmov)
 static void bytes_store(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned n)
 {
 	u64 lin = insn_lin(c, i, n, ACC_WRITE);
+	mem_check_aligned(c, lin, n);
 	mem_probe(c, lin, n, ACC_WRITE);
 	for (unsigned k = 0; k < n; k++)
 		if (mask[k] & 0x80)
@@ -174,10 +195,13 @@ OP(nat_gather)
 {
 	native_check(c, i);
 	struct vsib v = INSN_INFO(struct vsib, i);
+	unsigned length = v.count * MAX(v.index_size, v.size); /* of the vector */
 	for (unsigned k = 0; k < v.count; k++) {
 		if (vsib_active(c, &v, k)) {
-			u64 x = mem_ld(c, vsib_lin(c, i, &v, k, ACC_READ), v.size);
+			u64 x = element_ld(c, vsib_lin(c, i, &v, k, ACC_READ), v.size, false);
 			memcpy(&c->zmm[v.data][k * v.size], &x, v.size);
+			if (v.evex) /* each element is a write of the register: also where the next one faults */
+				memset(c->zmm[v.data] + length, 0, 64 - length);
 		}
 		vsib_done(c, &v, k);
 	}
@@ -196,7 +220,7 @@ OP(nat_scatter)
 		if (vsib_active(c, &v, k)) {
 			u64 x = 0;
 			memcpy(&x, &c->zmm[v.data][k * v.size], v.size);
-			mem_st(c, vsib_lin(c, i, &v, k, ACC_WRITE), x, v.size);
+			element_st(c, vsib_lin(c, i, &v, k, ACC_WRITE), x, v.size, false);
 		}
 		vsib_done(c, &v, k);
 	}
@@ -328,7 +352,8 @@ bool native_decode_masked(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	default:
 		break;
 	}
-	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !zi->raw.evex.aaa || !suppresses_faults(zi))
+	/* Compress and expand go by elements without a mask, too. */
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || (!zi->raw.evex.aaa && !m.packed) || !suppresses_faults(zi))
 		return false;
 	unsigned lanes = broadcast_lanes(zi->avx.broadcast.mode);
 	m.mask = zi->raw.evex.aaa;

@@ -16,19 +16,15 @@ static void caught(struct cpu *c)
 	c->keep_rip = false;
 	c->icount = cpu_icount(c);
 	c->first = NULL;
-	bc->current = NULL;
+	bc->current = &bc->none;
 	cpu_exception(c);
-}
-
-/* Instructions of b that are complete when its last handler has returned. */
-static inline u64 completed(const struct cpu *c, const struct insn *first)
-{
-	return (u64)(c->cur - first) + !!(c->cur->flags & IF_LAST);
 }
 
 /* Between two instructions: a fault from here on belongs to what stands at RIP. */
 static inline void at_boundary(struct cpu *c)
 {
+	struct block_cache *bc = interp_of(c)->blocks;
+	bc->current = &bc->none;
 	c->cur = NULL;
 	c->first = NULL;
 	c->regs[R_BLOCK] = c->rip;
@@ -37,7 +33,6 @@ static inline void at_boundary(struct cpu *c)
 static void run_single(struct cpu *c)
 {
 	bool tf = c->rflags & FL_TF;
-	interp_of(c)->blocks->current = NULL;
 	at_boundary(c);
 	if (c->slow & SLOW_DR7)
 		cpu_code_breakpoint(c);
@@ -89,13 +84,9 @@ static enum run_exit run(struct cpu *c)
 			run_single(c);
 			continue;
 		}
-		const struct block *b = block_lookup(c);
-		bc->current = b;
-		c->regs[R_BLOCK] = c->rip;
-		c->cur = b->insn;
-		c->first = b->insn;
-		b->insn[0].fn(c, b->insn);
-		c->icount += completed(c, b->insn);
+		struct block *b = block_find(c, bc, jump_tag(c, bc));
+		block_enter(c, bc, b ? b : block_get(c));
+		c->icount += block_done(c); /* the last one's of the chain */
 		c->first = NULL;
 	}
 	fpu_save(c);

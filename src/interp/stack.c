@@ -73,7 +73,9 @@ OP(op_enter)
 		mem_st(c, cpu_linear(c, S_SS, at, n, ACC_WRITE), v, n);
 	}
 	u64 top = (at - size) & c->sp_mask;
-	mem_probe(c, cpu_linear(c, S_SS, top, n, ACC_WRITE), n, ACC_WRITE);
+	u64 probe = cpu_linear(c, S_SS, top, n, ACC_WRITE);
+	mem_check_aligned(c, probe, n);
+	mem_probe(c, probe, n, ACC_WRITE);
 	/* BP takes the frame's address in the operand size (SDM: "FrameTemp"). */
 	u64 new_bp = c->sp_mask == 0xffff ? (c->regs[R_BP] & ~0xffffull) | frame : frame;
 	reg_st(c, R_BP, n == 2 ? frame : new_bp, n);

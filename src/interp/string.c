@@ -60,8 +60,8 @@ static inline void one_lods_##bits(struct cpu *c, const struct insn *i, struct s
 } \
 static inline void one_cmps_##bits(struct cpu *c, const struct insn *i, struct str s) \
 { \
+	u##bits b = mem_ld##bits(c, str_dst(c, s.mask, bits / 8, ACC_READ)); /* first, as AMD's do */ \
 	u##bits a = mem_ld##bits(c, str_src(c, i, s.mask, bits / 8)); \
-	u##bits b = mem_ld##bits(c, str_dst(c, s.mask, bits / 8, ACC_READ)); \
 	str_add(c, R_SI, s.step, s.mask); \
 	str_add(c, R_DI, s.step, s.mask); \
 	str_cmp_##bits(c, a, b); \

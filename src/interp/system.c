@@ -153,7 +153,7 @@ OP_END(op_mwait)
 
 OP_END(op_mwaitx)
 {
-	if ((u32)c->regs[R_CX] & ~3u)
+	if (reg_ld(c, R_CX, cpu_code64(c) ? 8 : 4) & ~3ull)
 		cpu_gp0(c);
 	mwait(c, c->regs[R_CX] & 2);
 }
@@ -342,7 +342,7 @@ static inline void need_fsgsbase(struct cpu *c)
 static void base_set(struct cpu *c, unsigned s, const struct insn *i)
 {
 	need_fsgsbase(c);
-	u64 v = reg_ld(c, i->r, i->opsz);
+	u64 v = reg_ld(c, i->r, i->opsz == 8 ? 8 : 4); /* 66h means nothing */
 	unsigned shift = 64 - c->model->lin_bits;
 	if ((u64)((i64)(v << shift) >> shift) != v)
 		cpu_gp0(c);
@@ -353,7 +353,7 @@ static void base_set(struct cpu *c, unsigned s, const struct insn *i)
 static void base_get(struct cpu *c, unsigned s, const struct insn *i)
 {
 	need_fsgsbase(c);
-	reg_st(c, i->r, c->seg[s].base, i->opsz);
+	reg_st(c, i->r, c->seg[s].base, i->opsz == 8 ? 8 : 4);
 }
 
 OP(op_rdfsbase) { base_get(c, S_FS, i); }

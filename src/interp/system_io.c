@@ -77,12 +77,17 @@ static void repeat(struct cpu *c, const struct insn *i, unsigned size,
 		   void (*one)(struct cpu *, const struct insn *, unsigned))
 {
 	u64 mask = addr_mask(i->adsz);
+	if (!(c->regs[R_CX] & mask) && !cpu_io_allowed(c, reg_ld16(c, R_DX), size))
+		cpu_gp0(c); /* also where nothing is moved */
 	while (c->regs[R_CX] & mask) {
 		one(c, i, size);
 		index_add(c, R_CX, -1, mask);
 		if (unlikely(leave(c))) {
-			if (c->regs[R_CX] & mask)
+			if (c->regs[R_CX] & mask) { /* RF: as in string.c */
 				c->rip = insn_rip(c, i);
+				c->rflags |= FL_RF;
+				cpu_update_events(c);
+			}
 			return;
 		}
 	}

@@ -156,11 +156,13 @@ OP_END(op_pop_s)
 	c->regs[R_SP] = mask == 0xffff ? (c->regs[R_SP] & ~mask) | (sp & mask) : sp & mask;
 }
 
+/* AMD has no 64-bit offsets in memory: with REX.W they are 32-bit ones. */
 static void far_pointer(struct cpu *c, const struct insn *i, u64 *off, u16 *sel)
 {
-	u64 lin = insn_lin(c, i, i->opsz + 2, ACC_READ);
-	*off = mem_ld(c, lin, i->opsz);
-	*sel = mem_ld16(c, lin_add(c, lin, i->opsz));
+	unsigned n = i->opsz == 8 && c->model->vendor[0] == 'A' ? 4 : i->opsz;
+	u64 lin = insn_lin(c, i, n + 2, ACC_READ);
+	*off = mem_ld(c, lin, n);
+	*sel = mem_ld16(c, lin_add(c, lin, n));
 }
 
 static void load_pointer(struct cpu *c, const struct insn *i, unsigned s)

@@ -49,13 +49,17 @@ static inline void need_fpu(struct cpu *c, enum fpu_class k)
 OP(op_fxsave)
 {
 	need_fpu(c, FC_MMX);
-	fpu_fxsave(c, insn_lin(c, i, 512, ACC_WRITE), i->opsz);
+	u64 lin = insn_lin(c, i, 512, ACC_WRITE);
+	mem_check_aligned(c, lin, 4); /* before #GP */
+	fpu_fxsave(c, lin, i->opsz);
 }
 
 OP(op_fxrstor)
 {
 	need_fpu(c, FC_MMX);
-	fpu_fxrstor(c, insn_lin(c, i, 512, ACC_READ), i->opsz);
+	u64 lin = insn_lin(c, i, 512, ACC_READ);
+	mem_check_aligned(c, lin, 4);
+	fpu_fxrstor(c, lin, i->opsz);
 }
 
 /* XSAVE's own checks (CR4.OSXSAVE, TS, alignment) are xsave.c's and come before the segment's. */
@@ -109,18 +113,26 @@ static void x87_wait(struct cpu *c)
 /* Environment formats are of 2 or 4 bytes a word. */
 static inline unsigned env_size(const struct insn *i) { return i->opsz == 2 ? 2 : 4; }
 
+/* Its words are what must be aligned where alignment is checked. */
+static u64 env_lin(struct cpu *c, const struct insn *i, unsigned n, enum access acc)
+{
+	u64 lin = insn_lin(c, i, n, acc);
+	mem_check_aligned(c, lin, env_size(i));
+	return lin;
+}
+
 OP(op_fnstenv)
 {
 	need_fpu(c, FC_X87);
 	unsigned n = env_size(i) == 2 ? 14 : 28;
-	fpu_fnstenv(c, insn_lin(c, i, n, ACC_WRITE), env_size(i), false);
+	fpu_fnstenv(c, env_lin(c, i, n, ACC_WRITE), env_size(i), false);
 }
 
 OP(op_fnsave)
 {
 	need_fpu(c, FC_X87);
 	unsigned n = env_size(i) == 2 ? 94 : 108;
-	fpu_fnstenv(c, insn_lin(c, i, n, ACC_WRITE), env_size(i), true);
+	fpu_fnstenv(c, env_lin(c, i, n, ACC_WRITE), env_size(i), true);
 }
 
 OP(op_fldenv)
@@ -128,7 +140,7 @@ OP(op_fldenv)
 	need_fpu(c, FC_X87);
 	x87_wait(c);
 	unsigned n = env_size(i) == 2 ? 14 : 28;
-	fpu_fldenv(c, insn_lin(c, i, n, ACC_READ), env_size(i), false);
+	fpu_fldenv(c, env_lin(c, i, n, ACC_READ), env_size(i), false);
 }
 
 OP(op_frstor)
@@ -136,5 +148,5 @@ OP(op_frstor)
 	need_fpu(c, FC_X87);
 	x87_wait(c);
 	unsigned n = env_size(i) == 2 ? 94 : 108;
-	fpu_fldenv(c, insn_lin(c, i, n, ACC_READ), env_size(i), true);
+	fpu_fldenv(c, env_lin(c, i, n, ACC_READ), env_size(i), true);
 }

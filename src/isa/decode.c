@@ -1,5 +1,7 @@
 /* The one door to Zydis: machine modes, decoder options, and what its errors mean to a
  * processor. Stateless, any thread. */
+#include <string.h>
+
 #include "isa/isa.h"
 
 static const struct { ZydisMachineMode mode; ZydisStackWidth stack; } modes[] = {
@@ -7,6 +9,59 @@ static const struct { ZydisMachineMode mode; ZydisStackWidth stack; } modes[] = 
 	[CODE32] = { ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
 	[CODE64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
 };
+
+static bool has_modrm(const ZydisDecodedInstruction *zi) { return zi->attributes & ZYDIS_ATTRIB_HAS_MODRM; }
+
+/* Where Zydis 4.0 is wrong: with 32-bit addresses in 64-bit mode it takes SIB base 5 without
+ * displacement size for r13d when REX.B is set; REX.B does not count there. */
+static void amend_base(const ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
+{
+	if (zi->address_width != 32 || !has_modrm(zi) || zi->raw.modrm.mod != 0 || zi->raw.modrm.rm != 4 ||
+	    zi->raw.sib.base != 5)
+		return;
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		if (zo[k].type != ZYDIS_OPERAND_TYPE_MEMORY || zo[k].mem.base != ZYDIS_REGISTER_R13D)
+			continue;
+		zo[k].mem.base = ZYDIS_REGISTER_NONE;
+		zo[k].mem.disp.has_displacement = true;
+		zo[k].mem.disp.value = zi->raw.disp.value;
+	}
+}
+
+/* AMD's processors: in 64-bit mode 66h makes all near branches 16-bit ones (APM vol. 3, JMP,
+ * CALL, RET). 0F 0D has no register form; VPEXTRQ and VPINSRQ outside 64-bit mode are not
+ * VPEXTRD and VPINSRD. */
+static bool amend_amd(enum code_mode mode, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
+{
+	bool wide = zi->attributes & ZYDIS_ATTRIB_HAS_REX && zi->raw.rex.W;
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && zi->raw.modrm.mod == 3)
+		return false;
+	if (mode != CODE64)
+		return (zi->mnemonic != ZYDIS_MNEMONIC_VPEXTRD && zi->mnemonic != ZYDIS_MNEMONIC_VPINSRD) ||
+		       zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || !zi->raw.vex.W;
+	if ((zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR || zi->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT) && !wide &&
+	    zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) {
+		zi->operand_width = 16;
+		if (zo[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			zo[0].size = 16;
+	}
+	return true;
+}
+
+/* F3 90 with REX.B is no PAUSE but XCHG with r8; F3 then means nothing. */
+static bool is_xchg_r8(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_PAUSE && zi->attributes & ZYDIS_ATTRIB_HAS_REX && zi->raw.rex.B;
+}
+static void decode_xchg_r8(const ZydisDecoder *d, const u8 *bytes, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
+{
+	u8 b[15];
+	unsigned len = zi->length;
+	memcpy(b, bytes, len);
+	for (unsigned k = 0; k < len; k++)
+		b[k] = b[k] == 0xf3 ? 0x3e : b[k]; /* DS: in 64-bit mode it means nothing */
+	ZydisDecoderDecodeFull(d, b, len, zi, zo);
+}
 
 enum isa_status isa_decode(enum code_mode mode, unsigned quirks, const u8 *bytes, unsigned len,
 			   ZydisDecodedInstruction *zi, ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT])
@@ -20,10 +75,14 @@ enum isa_status isa_decode(enum code_mode mode, unsigned quirks, const u8 *bytes
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_WBNOINVD, !(quirks & ISA_NO_WBNOINVD));
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_TZCNT, !(quirks & ISA_NO_TZCNT));
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_LZCNT, !(quirks & ISA_NO_LZCNT));
-	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_AMD_BRANCHES, (quirks & ISA_AMD_BRANCHES) != 0);
+	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_AMD_BRANCHES, (quirks & ISA_AMD) != 0);
 	ZyanStatus s = ZydisDecoderDecodeFull(&d, bytes, MIN(len, 15u), zi, zo);
-	if (ZYAN_SUCCESS(s))
-		return ISA_OK;
+	if (ZYAN_SUCCESS(s)) {
+		if (is_xchg_r8(zi))
+			decode_xchg_r8(&d, bytes, zi, zo);
+		amend_base(zi, zo);
+		return !(quirks & ISA_AMD) || amend_amd(mode, zi, zo) ? ISA_OK : ISA_INVALID;
+	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA)
 		return len >= 15 ? ISA_TOO_LONG : ISA_SHORT;
 	return s == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? ISA_TOO_LONG : ISA_INVALID;

@@ -37,7 +37,7 @@ void machine_want_end(struct machine *m, enum machine_end end, const char *why)
 void machine_stop_cpus_soon(struct machine *m)
 {
 	for (unsigned k = 0; k < m->n_cpus; k++)
-		vcpu_post(m->cpus[k].vcpu, EV_EXIT);
+		vcpu_hold(m->cpus[k].vcpu); /* nothing of the guest's runs after its last word */
 	machine_wake(m);
 }
 

@@ -254,8 +254,10 @@ void pc_reset(struct machine *m)
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		lapic_reset(m->cpus[k].lapic, false);
 	mem_unlock(&m->mem);
-	for (unsigned k = 0; k < m->n_cpus; k++)
+	for (unsigned k = 0; k < m->n_cpus; k++) {
 		cpu_reset(m->cpus[k].cpu, false);
+		lapic_set_tsc_adjust(m->cpus[k].lapic, 0); /* cpu_reset has cleared its own copy */
+	}
 	add_memory_facts(m);
 }
 

@@ -445,7 +445,7 @@ static u8 peek8(u64 lin)
 }
 
 static unsigned flushes;
-static void count_flush(struct cpu *c) { flushes++; }
+static void count_flush(struct cpu *c, u64 lin, u64 mask) { flushes++; }
 
 static void invlpg(void **state)
 {

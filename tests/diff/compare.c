@@ -13,6 +13,7 @@ struct check {
 	const struct outcome *n, *e;
 	struct comparison *c;
 	bool differs, undefined;
+	unsigned count;          /* fields that differ */
 };
 
 static void note(struct check *k, const char *name, const char *what, u64 native, u64 engine)
@@ -20,6 +21,7 @@ static void note(struct check *k, const char *name, const char *what, u64 native
 	if (!k->differs)
 		k->c->first = name;
 	k->differs = true;
+	k->count++;
 	if (k->c->log)
 		fprintf(k->c->log, "  %-8s native %016llx  engine %016llx%s%s\n", name, (unsigned long long)native,
 			(unsigned long long)engine, *what ? "  " : "", what);
@@ -44,6 +46,7 @@ static void bytes(struct check *k, const char *name, const u8 *native, const u8 
 	if (!k->differs)
 		k->c->first = name;
 	k->differs = true;
+	k->count++;
 	if (!k->c->log)
 		return;
 	fprintf(k->c->log, "  %-8s native ", name);
@@ -83,8 +86,10 @@ static u16 selector(u16 s) { return s < 4 ? 0 : s; }
 static void general(struct check *k)
 {
 	const struct regs *n = &k->n->r, *e = &k->e->r;
+	/* Outside of 64-bit mode nothing shows the upper halves. */
+	u64 mask = k->t->mode == CODE64 ? ~0ull : 0xffffffff;
 	for (unsigned r = 0; r < 16; r++)
-		number(k, gpr_names[r], n->gpr[r], e->gpr[r]);
+		number(k, gpr_names[r], n->gpr[r] & mask, e->gpr[r] & mask);
 	number(k, "rip", n->rip, e->rip);
 	flags(k);
 	number(k, "cs", n->cs, e->cs);
@@ -160,6 +165,82 @@ static void memory(struct check *k, const u8 *n, const u8 *e)
 
 /* ---- known differences --------------------------------------------------------------------------------------- */
 
+/* A memory operand through FS or GS whose offset is not canonical while its linear address is. */
+static bool offset_not_canonical(const struct check *k)
+{
+	for (unsigned n = 0; n < k->d->zi.operand_count && k->t->mode == CODE64; n++) {
+		const ZydisDecodedOperand *o = &k->d->zo[n];
+		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.segment < ZYDIS_REGISTER_FS)
+			continue;
+		u64 off = operand_effective(k->t, k->d, n);
+		if ((u64)((i64)(off << 16) >> 16) != off)
+			return true;
+	}
+	return false;
+}
+static bool known_amd_offset(const struct check *k, const char *first)
+{
+	(void)first;
+	return k->n->vector == V_GP && !k->n->error && k->n->r.rip == k->t->r.rip && offset_not_canonical(k);
+}
+
+static bool known_amd_loop_prefix(const struct check *k, const char *first)
+{
+	(void)first;
+	if (k->d->zi.mnemonic != ZYDIS_MNEMONIC_LOOPE && k->d->zi.mnemonic != ZYDIS_MNEMONIC_LOOPNE)
+		return false;
+	for (unsigned n = 0; n < k->d->zi.raw.prefix_count; n++)
+		if (k->d->zi.raw.prefixes[n].value >= 0xf2)
+			return true;
+	return false;
+}
+
+/* Of instructions that make many accesses. */
+static bool many_accesses(const struct check *k)
+{
+	switch (k->d->zi.meta.category) {
+	case ZYDIS_CATEGORY_XSAVE: case ZYDIS_CATEGORY_XSAVEOPT: return true;
+	default: break;
+	}
+	switch (k->d->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+		return true;
+	default: return false;
+	}
+}
+static bool known_access_order(const struct check *k, const char *first)
+{
+	return !strcmp(first, "cr2") && k->count == 1 && many_accesses(k) && k->n->cr2 - k->e->cr2 + 0x1000 < 0x2000;
+}
+
+/* Far returns look at the outer stack's slots even where none is popped. */
+static bool known_amd_far_return(const struct check *k, const char *first)
+{
+	(void)first;
+	if (k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRET && k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRETD &&
+	    !(k->d->zi.mnemonic == ZYDIS_MNEMONIC_RET && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR))
+		return false;
+	u64 up = k->n->cr2 - k->t->r.gpr[R_SP];
+	return k->n->vector == V_PF && !(k->n->error & (PF_W | PF_I)) && up < 65536 + 40 &&
+	       (k->e->vector == V_GP || k->e->vector == V_NP || k->e->vector == V_PF);
+}
+
+/* POPA and PUSHA that fault half way have loaded and stored what came before. */
+static bool known_partial_popa(const struct check *k, const char *first)
+{
+	(void)first;
+	if (k->n->vector != V_PF || k->e->vector != V_PF || k->n->cr2 != k->e->cr2 || k->n->r.rip != k->t->r.rip ||
+	    k->n->r.gpr[R_SP] != k->t->r.gpr[R_SP])
+		return false;
+	switch (k->d->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD: case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD: return true;
+	default: return false;
+	}
+}
+
 typedef bool known_fn(const struct check *k, const char *first);
 #define KNOWN(name, reason) static known_fn known_##name;
 #include "known.def"
@@ -176,7 +257,7 @@ const char *known_name(unsigned k) { return known[k].name; }
 void compare(const struct test *t, const struct decoded *d, const struct outcome *native, const u8 *native_mem,
 	     const struct outcome *engine, const u8 *engine_mem, struct comparison *c)
 {
-	struct check k = { t, d, native, engine, c, false, false };
+	struct check k = { t, d, native, engine, c, false, false, 0 };
 	c->first = NULL;
 	if (native->lost || engine->lost) {
 		if (native->lost != engine->lost || !native->lost)

@@ -111,7 +111,7 @@ struct outcome {
 
 /* ---- forms (forms.c, encode.c) ----------------------------------------------------------------- */
 
-enum enc_kind { ENC_LEGACY, ENC_VEX, ENC_EVEX };
+enum enc_kind { ENC_LEGACY, ENC_VEX, ENC_EVEX, ENC_XOP, ENC_3DNOW };
 enum { PFX_66 = 1, PFX_F3 = 2, PFX_F2 = 4, PFX_LOCK = 8, PFX_67 = 16 };
 
 /* One encoding with what may vary left open. */
@@ -162,6 +162,10 @@ enum value_kind value_kind_of(const ZydisDecodedOperand *o);
 /* ---- making a state (state.c) ----------------------------------------------------------------------- */
 /* Fills t around t->bytes. False: this draw has no sensible state (draw again). */
 bool state_make(struct test *t, struct decoded *d, struct rng *g, const struct finder *find);
+/* Offset and linear address of memory operand k of t's instruction before it runs; a vector index
+ * counts as 0. */
+u64 operand_effective(const struct test *t, const struct decoded *d, unsigned k);
+u64 operand_linear(const struct test *t, const struct decoded *d, unsigned k);
 
 /* ---- running -------------------------------------------------------------------------------------------- */
 
@@ -173,6 +177,7 @@ void native_restore(void);       /* the data pages as data_image() */
 /* What exists of vec_state here: AVX, AVX-512. State that the host has not stays 0. */
 unsigned host_vector_bytes(void);
 unsigned host_vector_regs(void);
+u32 host_xsave_offset(unsigned component); /* standard format; before native_init_host, too */
 bool host_keeps_fpu_pointers(void); /* FOP, FIP, FDP are saved whether or not an exception is pending */
 
 /* An engine (engine.c). */

@@ -31,6 +31,10 @@ static void put_legacy(const struct enc *e, const struct fields *f, enum code_mo
 	put_legacy_prefixes(e, f, mode, o);
 	if (e->map)
 		put(o, 0x0f);
+	if (e->kind == ENC_3DNOW) {
+		put(o, 0x0f); /* the opcode proper comes after ModRM */
+		return;
+	}
 	if (e->map == 2)
 		put(o, 0x38);
 	if (e->map == 3)
@@ -47,11 +51,11 @@ static void put_vex(const struct enc *e, const struct fields *f, struct bytes *o
 	unsigned r = inv(f->reg, 3), x = inv(f->index, 3), b = inv(f->rm, 3);
 	for (unsigned k = 0; k < f->n_pre; k++)
 		put(o, f->pre[k]);
-	if (f->short_vex && e->map == 1 && !f->w && x && b) {
+	if (f->short_vex && e->kind == ENC_VEX && e->map == 1 && !f->w && x && b) {
 		put(o, 0xc5);
 		put(o, r << 7 | last);
 	} else {
-		put(o, 0xc4);
+		put(o, e->kind == ENC_XOP ? 0x8f : 0xc4);
 		put(o, r << 7 | x << 6 | b << 5 | e->map);
 		put(o, (unsigned)f->w << 7 | last);
 	}
@@ -77,7 +81,7 @@ unsigned enc_bytes(const struct enc *e, const struct fields *f, enum code_mode m
 	u8 room[48];
 	struct bytes o = { room, 0 };
 	switch (e->kind) {
-	case ENC_VEX: put_vex(e, f, &o); break;
+	case ENC_VEX: case ENC_XOP: put_vex(e, f, &o); break;
 	case ENC_EVEX: put_evex(e, f, &o); break;
 	default: put_legacy(e, f, mode, &o); break;
 	}
@@ -86,6 +90,8 @@ unsigned enc_bytes(const struct enc *e, const struct fields *f, enum code_mode m
 		if (f->sib)
 			put(&o, (unsigned)f->scale << 6 | (f->index & 7u) << 3 | (f->rm & 7u));
 	}
+	if (e->kind == ENC_3DNOW)
+		put(&o, e->opcode);
 	unsigned n = MIN(o.n, 15u);
 	memcpy(out, room, n);
 	memcpy(out + n, f->tail, 15 - n);
@@ -121,7 +127,7 @@ static void draw(const struct enc *e, struct fields *f, struct rng *g, enum code
 		f->reg &= 15;
 	f->w = e->w ^ (rnd_pct(g, 12) && (e->kind != ENC_LEGACY || mode == CODE64));
 	f->l = e->kind == ENC_EVEX && e->b && !e->mem ? (u8)rnd_below(g, 3) : e->l;
-	if (e->kind == ENC_VEX && rnd_pct(g, 10))
+	if ((e->kind == ENC_VEX || e->kind == ENC_XOP) && rnd_pct(g, 10))
 		f->l ^= 1;
 	f->z = e->z;
 	f->aaa = (u8)(e->mask ? 1 + rnd_below(g, 7) : 0);
@@ -133,6 +139,11 @@ static void draw(const struct enc *e, struct fields *f, struct rng *g, enum code
 	draw_prefixes(e, f, g, mode);
 	if (!e->mem)
 		return;
+	if (e->kind == ENC_3DNOW) { /* no displacement */
+		f->mod = 0;
+		f->rm = (f->rm & 9) | 2;
+		return;
+	}
 	bool addr16 = mode == CODE32 && (f->n_pre && f->pre[0] == 0x67);
 	f->sib = !addr16 && (e->vsib || (f->rm & 7) == 4 || rnd_pct(g, 35));
 	if (f->sib) {

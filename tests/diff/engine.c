@@ -302,6 +302,9 @@ struct side *side_new(const struct engine_ops *ops, const char *model, struct er
 	if (!mem_init(&s->mem, RAM_BYTES, e) || !clock_init(&s->clock, false, e) ||
 	    !cpu_model_parse(&s->model, model, &s->clock, e))
 		return NULL;
+	/* Images of XSAVE are compared byte by byte: the components lie where the host has them. */
+	for (unsigned k = 2; k < 16; k++)
+		s->model.xsave_offset[k] = host_xsave_offset(k);
 	s->c = cpu_new(0, &s->mem, &s->clock, &s->model, &s->hooks);
 	if (!s->c) {
 		error_set(e, "no memory for a processor");

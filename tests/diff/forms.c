@@ -1,4 +1,4 @@
-/* The forms: the whole encoding space (legacy maps with their prefixes and REX.W, VEX, EVEX, all
+/* The forms: the whole encoding space (legacy maps with their prefixes and REX.W, VEX, XOP, EVEX, 3DNow!, all
  * ModRM.reg and, where they select, ModRM.rm), decoded, and sorted by row of isa/ops.def and by
  * sub-form. Nobody lists instructions for the harness: a row that decodes is tested, one that
  * does not shows up as a form without states. */
@@ -76,7 +76,8 @@ static void add(struct builder *b, const struct enc *e)
 
 static const u8 encoding_of[] = {
 	[ENC_LEGACY] = ZYDIS_INSTRUCTION_ENCODING_LEGACY, [ENC_VEX] = ZYDIS_INSTRUCTION_ENCODING_VEX,
-	[ENC_EVEX] = ZYDIS_INSTRUCTION_ENCODING_EVEX,
+	[ENC_EVEX] = ZYDIS_INSTRUCTION_ENCODING_EVEX, [ENC_XOP] = ZYDIS_INSTRUCTION_ENCODING_XOP,
+	[ENC_3DNOW] = ZYDIS_INSTRUCTION_ENCODING_3DNOW,
 };
 
 static bool decode_sample(struct builder *b, const struct enc *e, unsigned reg, unsigned rm, unsigned vvvv,
@@ -195,10 +196,10 @@ static bool is_prefix(enum code_mode mode, unsigned map, unsigned op)
 	       op == 0xf3 || (mode == CODE64 && ((op & 0xf0) == 0x40 || op == 0xc4 || op == 0xc5 || op == 0x62));
 }
 
-static void vex_opcode(struct builder *b, unsigned map, unsigned opcode)
+static void vex_opcode(struct builder *b, enum enc_kind kind, unsigned map, unsigned opcode)
 {
 	for (unsigned k = 0; k < 16; k++) {
-		struct enc e = { .kind = ENC_VEX, .map = (u8)map, .opcode = (u8)opcode, .pfx = k & 3, .w = k >> 2 & 1,
+		struct enc e = { .kind = (u8)kind, .map = (u8)map, .opcode = (u8)opcode, .pfx = k & 3, .w = k >> 2 & 1,
 				 .l = k >> 3 & 1 };
 		unsigned before = b->f->n;
 		try_modrm(b, e, true);
@@ -260,7 +261,12 @@ void forms_build(struct forms *f, const struct finder *find, enum code_mode mode
 				legacy_opcode(&b, map, op);
 	for (unsigned map = 1; map < 4; map++)
 		for (unsigned op = 0; op < 256; op++)
-			vex_opcode(&b, map, op);
+			vex_opcode(&b, ENC_VEX, map, op);
+	for (unsigned map = 8; map < 11; map++)
+		for (unsigned op = 0; op < 256; op++)
+			vex_opcode(&b, ENC_XOP, map, op);
+	for (unsigned op = 0; op < 512; op++)
+		try_modrm(&b, (struct enc){ .kind = ENC_3DNOW, .map = 1, .opcode = (u8)op }, op < 256);
 	for (unsigned map = 1; map < 7; map++)
 		for (unsigned op = 0; op < 256; op++)
 			evex_opcode(&b, map, op);

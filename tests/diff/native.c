@@ -89,7 +89,7 @@ __asm__(
 
 static struct {
 	u8 *code, *data;             /* the same pages, always writable */
-	unsigned at[16];             /* offsets of XSAVE components */
+	u32 at[16];                  /* offsets of XSAVE components */
 	u64 xcr0;
 	bool keeps_pointers;
 	struct outcome *out;
@@ -101,6 +101,12 @@ static struct {
 unsigned host_vector_bytes(void) { return host.xcr0 & 0x40 ? 64 : host.xcr0 & 4 ? 32 : 16; }
 unsigned host_vector_regs(void) { return host.xcr0 & 0x80 ? 32 : 16; }
 bool host_keeps_fpu_pointers(void) { return host.keeps_pointers; }
+u32 host_xsave_offset(unsigned component)
+{
+	u32 a, b, c, d;
+	__cpuid_count(0xd, component, a, b, c, d);
+	return b;
+}
 const u8 *native_data(void) { return host.data; }
 void native_restore(void) { memcpy(host.data, data_image(), DATA_BYTES); }
 
@@ -316,10 +322,9 @@ static bool read_host(struct error *e)
 	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
 	host.xcr0 = lo & 0xe7;
 	for (u32 k = 2; k < 16; k++) {
-		__cpuid_count(0xd, k, a, b, c, d);
-		host.at[k] = b;
-		if ((host.xcr0 >> k & 1) && b + a > XSAVE_MAX)
-			return error_set(e, "XSAVE component %u ends at %u", k, b + a);
+		host.at[k] = host_xsave_offset(k);
+		if ((host.xcr0 >> k & 1) && host.at[k] + 1024 > XSAVE_MAX)
+			return error_set(e, "XSAVE component %u is at %u", k, host.at[k]);
 	}
 	u8 x[512] __attribute__((aligned(16)));
 	__asm__ volatile("fld1; fstp %%st(0); fxsave64 %0" : "=m"(x) :: "st");

@@ -429,6 +429,17 @@ static void fill_memory(struct maker *m)
 	}
 }
 
+u64 operand_effective(const struct test *t, const struct decoded *d, unsigned k)
+{
+	struct maker m = { .t = (struct test *)(uintptr_t)t, .d = (struct decoded *)(uintptr_t)d };
+	return effective(&m, &d->zo[k]);
+}
+u64 operand_linear(const struct test *t, const struct decoded *d, unsigned k)
+{
+	struct maker m = { .t = (struct test *)(uintptr_t)t, .d = (struct decoded *)(uintptr_t)d };
+	return linear(&m, &d->zo[k]);
+}
+
 bool state_make(struct test *t, struct decoded *d, struct rng *g, const struct finder *find)
 {
 	struct maker m = { .t = t, .d = d, .g = g, .find = find };

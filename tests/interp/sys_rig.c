@@ -127,10 +127,12 @@ int sys_bytes(const u8 *bytes, unsigned n)
 	assert_int_equal(s.insn[0].len, n);
 	s.insn[1].fn = op_end;
 	s.insn[1].off = (u16)n;
-	interp_of(c)->blocks->current = NULL;
+	interp_of(c)->blocks->current = &interp_of(c)->blocks->none;
 	c->regs[R_BLOCK] = c->rip;
 	c->cur = s.insn;
 	c->shadow = 0;
+	cpu_set_rflags(c, 0, FL_RF); /* both last for one instruction, as run_single has it */
+	cpu_update_events(c);
 	fpu_load(c);
 	if (!_setjmp(c->jb))
 		s.insn[0].fn(c, s.insn);

@@ -262,7 +262,20 @@ static unsigned random_evex(u8 *b)
 	b[4] = (u8)rnd();
 	return 5 + random_modrm(b + 5);
 }
-static unsigned (*const families[])(u8 *) = { random_legacy, random_vex, random_evex };
+/* Gathers and scatters: rare among the others, and what they leave when they fault is intricate. */
+static unsigned random_vsib(u8 *b)
+{
+	bool evex = below(2);
+	unsigned n = evex ? random_evex(b) : random_vex(b), op = evex ? 4 : 3;
+	b[1] = (u8)((b[1] & (evex ? 0xf0 : 0xe0)) | 2);
+	b[2] = (u8)((b[2] & 0xfc) | (evex ? 0x7d : 1));
+	if (evex)
+		b[3] = (u8)((b[3] & 0x60) | 8 | (1 + below(7)));
+	b[op] = (u8)((evex && below(2) ? 0xa0 : 0x90) + below(4));
+	b[op + 1] = (u8)((b[op + 1] & 0x38) | 4 | (below(2) ? 0x40 : 0));
+	return n;
+}
+static unsigned (*const families[])(u8 *) = { random_legacy, random_vex, random_evex, random_vsib };
 
 static void set_reg(ZydisRegister r, u64 v) { before.gpr[ZydisRegisterGetId(r)] = v; }
 

@@ -183,8 +183,61 @@ go_asm:
 	mov 40(%rdi), %rdi
 	iretq
 
+/* ---- other processors: copied to 0x8000, entered in real mode by SIPI 8, then ap_entry() ---- */
+	.globl ap_tramp, ap_tramp_end
+	.set T, 0x8000
+	.code16
+ap_tramp:
+	cli
+	xor %ax, %ax
+	mov %ax, %ds
+	lgdtl T + ap_gdtr - ap_tramp
+	mov %cr0, %eax
+	or $1, %al
+	mov %eax, %cr0
+	ljmpl $0x18, $(T + ap32 - ap_tramp)
+	.code32
+ap32:	mov $0x10, %eax
+	mov %eax, %ds
+	mov %eax, %es
+	mov %eax, %ss
+	mov $0x620, %eax
+	mov %eax, %cr4
+	mov $boot_pml4, %eax
+	mov %eax, %cr3
+	mov $0xc0000080, %ecx
+	mov $0x901, %eax
+	xor %edx, %edx
+	wrmsr
+	mov $0x80010033, %eax
+	mov %eax, %cr0
+	ljmp $8, $ap64
+	.align 8
+ap_gdtr:
+	.word 31
+	.long boot_gdt
+ap_tramp_end:
+	.code64
+ap64:	mov $ap_stack_end, %esp
+	mov $gdt_ptr, %eax
+	lgdt (%rax)
+	mov $idt_ptr, %eax
+	lidt (%rax)
+	call ap_entry
+1:	cli
+	hlt
+	jmp 1b
+	.weak ap_entry
+	.data
+gdt_ptr: .word 2047
+	.quad gdt
+idt_ptr: .word 4095
+	.quad idt
+
 	.bss
 	.align 16
+	.space 4096
+ap_stack_end:
 saved:	.space 64
 	.globl catch_armed
 catch_armed: .space 8

@@ -149,6 +149,36 @@ bool (*trap_hook)(struct frame *f);
 #ifdef __x86_64__
 struct tss64 tss;
 
+void apic_write(u32 reg, u32 v) { *(volatile u32 *)(0xfee00000ul + reg) = v; }
+u32 apic_read(u32 reg) { return *(volatile u32 *)(0xfee00000ul + reg); }
+
+/* Channel 2 in mode 0: its output shows in port 61 when the count is over. At most 50 ms at once. */
+void delay_us(u32 us)
+{
+	while (us) {
+		u32 part = us > 50000 ? 50000 : us, ticks = part * 1193 / 1000 + 1;
+		us -= part;
+		outb(0x61, (inb(0x61) & ~2) | 1);
+		outb(0x43, 0xb0);
+		outb(0x42, (u8)ticks);
+		outb(0x42, (u8)(ticks >> 8));
+		while (!(inb(0x61) & 0x20))
+			;
+	}
+}
+
+void start_ap(u32 apic_id)
+{
+	extern const u8 ap_tramp[], ap_tramp_end[];
+	memcpy((void *)0x8000, ap_tramp, (uptr)(ap_tramp_end - ap_tramp));
+	apic_write(0xf0, 0x1ff);
+	apic_write(0x310, apic_id << 24);
+	apic_write(0x300, 0x4500);
+	delay_us(10000);
+	apic_write(0x310, apic_id << 24);
+	apic_write(0x300, 0x4608);
+}
+
 void idt_set64(unsigned vector, u16 s, u64 offset, u32 access, unsigned ist)
 {
 	idt[2 * vector] = gate(s, (u32)offset, access, ist);

@@ -102,6 +102,13 @@ void load_tables(void);                        /* GDTR, IDTR as they were at the
 extern u8 trap_stack[], user_stack[], user_stack_end[], trap_stack_end[];
 
 #ifdef __x86_64__
+/* A guest that starts a second processor (start_ap) defines what runs there, on a stack of its own,
+ * with this processor's tables; exceptions there are not caught. Not waited for. */
+void ap_entry(void);
+void start_ap(u32 apic_id);
+void apic_write(u32 reg, u32 v);
+u32 apic_read(u32 reg);
+void delay_us(u32 us);      /* by the i8254's channel 2 */
 struct __attribute__((packed)) tss64 { u32 r0; u64 rsp[3]; u64 r1; u64 ist[8]; u16 r2, iomap; u8 bits[8193]; };
 extern struct tss64 tss;
 void idt_set64(unsigned vector, u16 sel, u64 offset, u32 access, unsigned ist);

@@ -1,0 +1,155 @@
+"""What the run scripts in Python share: which ring3 to run, running it on a pipe or on a
+terminal, tiny guests as bytes, and counting ("N passed, N failed" is for tests/run)."""
+import os
+import pathlib
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RING3 = os.environ.get("RING3", str(ROOT / "build" / "ring3"))
+# A sanitized or valgrinded build is slower; limits here are against hangs, never for speed.
+SLOWER = float(os.environ.get("RING3_TEST_SLOWER", "1"))
+
+
+class Skipped(Exception):
+    pass
+
+
+def scratch():
+    return tempfile.TemporaryDirectory(prefix="ring3-test-")
+
+
+def run(*args, timeout=60, stdin=b"", **kw):
+    """Runs ring3 with args to its end; returns CompletedProcess with text. A hang fails."""
+    p = subprocess.Popen([RING3, *map(str, args)], stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
+    try:
+        out, err = p.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout * SLOWER)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        out, err = p.communicate()
+        raise AssertionError(f"still running after {timeout} s: {args}\n{out[-2000:]!r}\n{err[-2000:]!r}") from None
+    return subprocess.CompletedProcess(p.args, p.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+def start(*args, **kw):
+    return subprocess.Popen([RING3, *map(str, args)], **kw)
+
+
+class Terminal:
+    """ring3 on a terminal of its own."""
+
+    def __init__(self, *args):
+        self.master, self.slave = pty.openpty()
+        self.before = termios.tcgetattr(self.slave)
+        self.text = ""
+        self.seen = 0
+        self.p = subprocess.Popen([RING3, *map(str, args)], stdin=self.slave, stdout=self.slave,
+                                  stderr=self.slave, start_new_session=True)
+
+    def read(self, seconds):
+        if select.select([self.master], [], [], seconds)[0]:
+            self.text += os.read(self.master, 65536).decode(errors="replace")
+            return True
+        return False
+
+    def expect(self, what, timeout=300):
+        end = time.monotonic() + timeout * SLOWER
+        while (at := self.text.find(what, self.seen)) < 0:
+            if time.monotonic() > end or (not self.read(0.2) and self.p.poll() is not None and not self.read(0.2)):
+                self.p.kill()
+                raise AssertionError(f"{what!r} did not come (status {self.p.poll()}); the end of what did:\n{self.text[-3000:]}")
+        self.seen = at + len(what)
+
+    def send(self, data):
+        os.write(self.master, data.encode())
+
+    def end(self, timeout=60):
+        """Waits for its end; returns (status, the terminal is as it was)."""
+        end = time.monotonic() + timeout * SLOWER
+        while self.p.poll() is None:
+            self.read(0.1)
+            if time.monotonic() > end:
+                self.p.kill()
+                raise AssertionError(f"did not end; the last output:\n{self.text[-3000:]}")
+        while self.read(0.1):
+            pass
+        # What puts the terminal back after SIGKILL may need a moment.
+        for _ in range(20):
+            same = termios.tcgetattr(self.slave) == self.before
+            if same:
+                break
+            time.sleep(0.1)
+        os.close(self.master)
+        os.close(self.slave)
+        return self.p.returncode, same
+
+
+# ---- tiny guests: flat 16-bit programs at 0x7c00 ------------------------------------------
+
+HANG = b"\xf4\xeb\xfd"                       # hlt; jmp to it
+
+
+def guest_exit(code):
+    return bytes([0xB0, code, 0xE6, 0xF4]) + HANG
+
+
+def guest_print(text, then=None):
+    """Writes text to the first serial port (few characters: it does not wait), then `then`."""
+    then = guest_exit(0) if then is None else then
+    code = b"\xba\xf8\x03\xac\x84\xc0\x74\x03\xee\xeb\xf8" + then
+    return b"\xbe" + (0x7C00 + 3 + len(code)).to_bytes(2, "little") + code + text.encode() + b"\0"
+
+
+# Sends back what it receives; ends with status 33 after a 'q'.
+GUEST_ECHO = bytes.fromhex("bafd03ec a80174fb baf803 ec ee 3c71 75ef") + guest_exit(16)
+GUEST_SPIN = b"\xfa\xeb\xfe"                 # cli; jmp $
+GUEST_HALT = b"\xfa" + HANG                  # cli; hlt for ever
+GUEST_TRIPLE = bytes.fromhex("0f011e0400 fa cc")  # lidt of a limit of 0 from the code at 4; int3
+GUEST_FLOOD = bytes.fromhex("baf803 b041 ee ebfd")  # 'A' to the serial port for ever
+
+
+def assemble(d, text):
+    """A 16-bit program at 0x7c00 from GNU assembler text."""
+    (d / "guest.S").write_text(".code16\n.globl _start\n_start:\n" + text + "\n")
+    subprocess.run(["gcc", "-m32", "-c", d / "guest.S", "-o", d / "guest.o"], check=True)
+    subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", d / "guest.o", "-o", d / "guest.bin"], check=True)
+    return (d / "guest.bin").read_bytes()
+
+
+def flat(path, code, mode=16):
+    pathlib.Path(path).write_bytes(code)
+    return ["--kernel", f"{path},format=flat,mode={mode}"]
+
+
+# ---- counting -------------------------------------------------------------------------------
+
+def main(cases):
+    """Runs cases (functions; their names say what); prints failures and the sum."""
+    passed = failed = skipped = 0
+    only = sys.argv[1:]
+    for case in cases:
+        if only and not any(o in case.__name__ for o in only):
+            continue
+        t = time.monotonic()
+        try:
+            with scratch() as d:
+                case(pathlib.Path(d))
+            passed += 1
+            verdict = "ok"
+        except Skipped as e:
+            skipped += 1
+            verdict = f"skipped: {e}"
+        except Exception:
+            failed += 1
+            verdict = "FAILED\n" + traceback.format_exc()
+        print(f"{case.__name__} ({time.monotonic() - t:.1f} s): {verdict}", flush=True)
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    sys.exit(1 if failed else 77 if skipped and not passed else 0)
