@@ -41,7 +41,7 @@ struct post {
 
 struct loop {
 	int epfd, wakefd;
-	bool no_pwait2;    /* the host's kernel is older than 5.11 */
+	bool no_pwait2;    /* the host's kernel is older than 5.11, or its container forbids the call */
 	bool slack_set;
 	bool dispatching;
 	int n_dead, n_always;
@@ -229,9 +229,9 @@ static int wait_events(struct loop *l, struct epoll_event *ev, u64 timeout_ns)
 	}
 	if (!l->no_pwait2) {
 		int n = epoll_pwait2(l->epfd, ev, BATCH, tp, NULL);
-		if (n >= 0 || errno != ENOSYS)
+		if (n >= 0 || errno == EINTR)
 			return n;
-		l->no_pwait2 = true;
+		l->no_pwait2 = true; /* ENOSYS; or EPERM, from a container's older seccomp filter */
 	}
 	struct pollfd p = { .fd = l->epfd, .events = POLLIN };
 	if (ppoll(&p, 1, tp, NULL) <= 0)

@@ -49,7 +49,7 @@ void mem_check_aligned(struct cpu *c, u64 lin, unsigned n)
 	unsigned a = n == 10 ? 8 : MIN(n, 16); /* 80-bit operands: 8; wide vectors: 16 */
 	if (likely(c->mmu != MMU_CHECK) || c->cpl != 3 || !(c->cr0 & CR0_AM) || !(c->rflags & FL_AC))
 		return;
-	if ((a & (a - 1)) || !(lin & (a - 1)) || (cpu_code64(c) && !cpu_canonical(c, lin)))
+	if ((a & (a - 1)) || !(lin & (a - 1)) || (cpu_code64(c) && !(cpu_canonical(c, lin) && cpu_canonical(c, lin + n - 1))))
 		return;
 	cpu_raise_err(c, V_AC, 0);
 }
@@ -191,6 +191,8 @@ void mem_code_hit(struct cpu *c, struct page_code *p, unsigned off, unsigned len
 void mem_probe(struct cpu *c, u64 lin, unsigned n, enum access acc)
 {
 	struct pieces s;
+	if (n > 1 && n <= 64 && (lin & PAGE_MASK) + n > 4096)
+		mmu_check_canonical(c, width(lin + n - 1, false, c)); /* as one access */
 	for (unsigned done = 0, m; done < n; done += m) {
 		u64 at = width(lin + done, false, c);
 		m = MIN(n - done, 4096 - (unsigned)(at & PAGE_MASK));

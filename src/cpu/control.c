@@ -125,15 +125,8 @@ void cpu_write_cr4(struct cpu *c, u64 v)
 	if (!cr4_allowed(c, v))
 		cpu_gp0(c);
 	u64 changed = c->cr4 ^ v;
-	if (pae_paging(c->cr0, v, c->efer) && (changed & reload)) {
-		/* The table is read as the new CR4 says; put back before a fault. */
-		u64 old = c->cr4;
-		c->cr4 = v;
-		bool ok = mmu_load_pdptes(c, c->cr3);
-		c->cr4 = old;
-		if (!ok)
-			cpu_gp0(c);
-	}
+	if (pae_paging(c->cr0, v, c->efer) && (changed & reload) && !mmu_load_pdptes(c, c->cr3))
+		cpu_gp0(c);
 	c->cr4 = v;
 	if (changed & flush)
 		mmu_flush_all(c);

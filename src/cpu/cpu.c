@@ -80,13 +80,11 @@ void cpu_reset(struct cpu *c, bool init)
 	c->activity = c->bsp ? ACT_RUN : ACT_WAIT_SIPI;
 	c->nmi_blocked = false;
 	c->keep_rip = false;
-	c->a20 = true;
 	c->dr6_pending = 0;
 	c->monitor_armed = false;
 	c->delivering = -1;
 	c->priv_back = 0;
 	c->delivering_ext = false;
-	c->nested_fault = false;
 	memset(c->pdpte, 0, sizeof(c->pdpte));
 	mmu_flush_all(c);
 	cpu_update_mode(c);

@@ -73,7 +73,7 @@ struct tlb_entry {
 	u64 addend;
 	struct page_code *code; /* never NULL where wtag is set */
 };
-#define TLB_BITS 10
+#define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 enum mmu_index {
 	MMU_KERNEL,  /* CPL 0-2, SMAP off or AC set */
@@ -102,7 +102,6 @@ struct cpu_hooks {
 	void (*set_tsc_adjust)(void *arg, u64 adjust); /* the guest's TSC = clock_tsc + adjust */
 	void (*triple_fault)(void *arg);         /* the machine resets or stops; c->stopped and ACT_SHUTDOWN are set before */
 	void (*ferr)(void *arg, bool level);     /* CR0.NE = 0: IRQ 13 */
-	void (*flush_others)(void *arg);         /* reserved for engines that share translations */
 };
 
 /* ---- events posted to a processor ---------------------------------------------------------- */
@@ -145,18 +144,18 @@ struct cpu {
 
 	struct segment seg[N_SREGS];   /* ES..GS, LDTR (at S_LDTR), TR */
 	struct dtable gdtr, idtr;
-	u64 cr0, cr2, cr3, cr4, cr8_unused, efer, xcr0, xss;
+	u64 cr0, cr2, cr3, cr4, efer, xcr0, xss;
 	u64 dr[8];
 	u32 pkru;
 	u8 shadow;              /* SHADOW_* after the previous instruction */
 	u8 activity;            /* enum activity */
 	bool nmi_blocked;
 	bool keep_rip;          /* the raiser has set rip itself (task switch) */
-	bool a20;
 	bool stopped;           /* triple fault that the machine did not turn into a reset */
 	u8 sipi_vector;
 	u64 dr6_pending;        /* debug conditions met by the instruction under way */
-	u64 monitor_addr; bool monitor_armed; u64 monitor_gpa;
+	bool monitor_armed;
+	u64 monitor_gpa;        /* of the line, 64-byte aligned */
 	u8 monitor_line[64];    /* what MONITOR saw there */
 
 	/* paging caches */
@@ -180,8 +179,7 @@ struct cpu {
 		u64 star, lstar, cstar, fmask, kernel_gs_base, tsc_aux, tsc_adjust;
 		u64 sysenter_cs, sysenter_esp, sysenter_eip, pat, misc_enable, mtrr_def_type;
 		u64 mtrr_fixed[11], mtrr_base[16], mtrr_mask[16];
-		u64 spec_ctrl, bios_sign, debugctl, mcg_status, mcg_ctl, mc[32 * 4], feature_control, smi_count;
-		u64 hwcr, syscfg, vm_hsave, debugctl_last[4], umwait, tsx_ctrl, other[16];
+		u64 spec_ctrl, debugctl, mcg_status, mcg_ctl, mc[32 * 4], hwcr, syscfg, other[16];
 	} msr;
 
 	/* floating point and vectors */
@@ -197,7 +195,6 @@ struct cpu {
 	int delivering;         /* exception being delivered, -1: none (double-fault rules); 256 + vector: an
 				 * interrupt or INT1, benign. Starts at -1 */
 	bool delivering_ext;    /* EXT of error codes meanwhile */
-	bool nested_fault;
 	u8 priv_back;           /* priv_enter() is in force: 1 + CPL + 16 * code_mode that priv_leave() puts back; 0: not */
 	bool step_skip;         /* INT n, task switch, SYSCALL under TF: no single-step trap after this one */
 
@@ -291,10 +288,10 @@ bool cpu_io_allowed(struct cpu *c, u16 port, unsigned size); /* IOPL, I/O bitmap
 enum task_why { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 void task_switch(struct cpu *c, u16 sel, enum task_why why, bool push_error, u32 error);
 
-/* ---- memory (mmu.c, access.c) ----------------------------------------------------------- */
+/* ---- memory (walk.c, tlb.c, access.c) ----------------------------------------------------------- */
 
-/* Walks the tables for lin; raises #PF or fills. The result of a walk: */
-struct walk { u64 gpa; u64 page_size; bool user, writable, nx, global, dirty; u8 pkey; };
+/* The result of a page walk. */
+struct walk { u64 gpa; u64 page_size; bool user, writable, nx, dirty; u8 pkey; };
 /* Pure lookup without raising or setting A/D (debuggers, dumps). */
 bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa);
 /* Translates for an instruction fetch by the current privilege; raises #PF/#GP. */
@@ -330,11 +327,10 @@ void mem_check_aligned(struct cpu *c, u64 lin, unsigned n);
 /* Raises what a write (or read) of n bytes would raise. */
 void mem_probe(struct cpu *c, u64 lin, unsigned n, enum access acc);
 
-/* A host pointer to n <= 64 bytes (more for block state up to 4096) of guest memory for one
- * instruction: direct where it is RAM within a page, else a copy in buf, aligned like lin
- * modulo 64. acc ACC_READ: filled; ACC_WRITE | `rmw`: filled and written back by mem_end.
- * locked: with rmw, the pointer is the memory itself even across pages (an alias mapping),
- * so that a host LOCK instruction on it is atomic for all vCPUs. */
+/* A host pointer to n <= 128 bytes of guest memory for one instruction: direct where it is RAM
+ * within a page, else a copy in buf, aligned like lin modulo 64. read: the copy is filled; write:
+ * mem_end writes it back. locked: the pointer is the memory itself even across two pages of RAM
+ * (an alias mapping), so that a host LOCK instruction on it is atomic for all vCPUs. */
 struct mem_ref {
 	u8 *host; u64 lin; struct page_code *code; u32 n; bool copied; bool write;
 	bool alias;             /* copied, but host is an alias mapping of the memory itself */
@@ -478,6 +474,13 @@ struct cpu_model {
 	u32 xsave_offset[16], xsave_size[16];
 	u64 xcr0_mask, xss_mask;
 };
+/* Whether v is an address of the processor's full width, whatever CR4.LA57: what MSRs, hidden bases,
+ * descriptor tables and INVPCID take. */
+static inline bool cpu_address_valid(const struct cpu *c, u64 v)
+{
+	unsigned sh = 64 - c->model->lin_bits;
+	return (u64)((i64)(v << sh) >> sh) == v;
+}
 /* spec: "max", "host", "base", a named model, then ",+feat,-feat,feat=on|off,vendor=intel|amd". */
 bool cpu_model_parse(struct cpu_model *m, const char *spec, const struct clock *clock, struct error *e);
 void cpu_model_help(void);
@@ -493,6 +496,10 @@ void fpu_fxrstor(struct cpu *c, u64 lin, unsigned opsz);
 void fpu_fnstenv(struct cpu *c, u64 lin, unsigned opsz, bool save); /* FNSTENV, FNSAVE */
 void fpu_fldenv(struct cpu *c, u64 lin, unsigned opsz, bool rstor); /* FLDENV, FRSTOR */
 enum xsave_kind { XS_SAVE, XS_OPT, XS_C, XS_S };
+/* Bytes that a save with the registers as they are may take. */
+unsigned fpu_xsave_size(const struct cpu *c, enum xsave_kind k);
+/* ... that a restore looks at, by the header's XSTATE_BV and XCOMP_BV. */
+unsigned fpu_xrstor_size(const struct cpu *c, u64 bv, u64 xcomp, bool supervisor);
 void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind k);
 void fpu_xrstor(struct cpu *c, u64 lin, unsigned opsz, bool supervisor);
 u64 fpu_xinuse(struct cpu *c);

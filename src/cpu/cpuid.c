@@ -208,6 +208,8 @@ static void leaf_ext_1(struct cpu *c, u32 r[4])
 		/* Intel shows SYSCALL to 64-bit code only. */
 		if (!cpu_code64(c))
 			r[EDX] &= ~(1u << 11);
+		if (c->msr.misc_enable & MISC_ENABLE_NO_NX)
+			r[EDX] &= ~(1u << 20);
 		return;
 	}
 	u32 one[4] = { 0 };

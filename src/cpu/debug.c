@@ -53,7 +53,8 @@ void cpu_code_breakpoint(struct cpu *c)
 		cpu_update_events(c);
 		return;
 	}
-	if (!(c->dr[7] & 0xff) || (c->shadow & SHADOW_SS))
+	/* After MOV SS: Intel's are put off, and so never hit; AMD's hit. */
+	if (!(c->dr[7] & 0xff) || ((c->shadow & SHADOW_SS) && c->model->vendor[0] != 'A'))
 		return;
 	u64 lin = cpu_code64(c) ? c->rip : (u32)(c->seg[S_CS].base + c->rip);
 	unsigned hits = 0;

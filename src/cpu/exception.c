@@ -268,7 +268,6 @@ static bool next_exception(struct cpu *c, struct event *e)
 		return false;
 	if ((before == CONTRIBUTORY && now == CONTRIBUTORY) || (before == PAGE_FAULT && now != BENIGN))
 		*x = (struct exception){ .vector = V_DF, .has_error = true };
-	c->nested_fault = first >= 0;
 	if (x->vector == V_DB) {
 		c->dr[6] = (c->dr[6] & ~15ull) | x->dr6;
 		c->dr[7] &= ~(u64)DR7_GD;
@@ -283,23 +282,30 @@ static bool next_exception(struct cpu *c, struct event *e)
 static void delivered(struct cpu *c)
 {
 	c->delivering = -1;
-	c->delivering_ext = c->nested_fault = false;
+	c->delivering_ext = false;
 	c->keep_rip = false;
 	c->activity = ACT_RUN;
 	c->shadow = 0;
 	cpu_update_events(c);
 }
 
+/* Exceptions in a row, each raised by the delivery of the one before. The rules above end a row
+ * of contributory ones, but not of benign ones: #AC by a push on a CPL-3 handler's misaligned
+ * stack raises #AC (or what a bad gate of #AC raises), and so on. No instruction boundary comes
+ * between, so that nothing but a reset could end it, on silicon as here: a shutdown. */
+#define EXCEPTIONS_MAX 16
+
 /* Delivers c->exc, or *first when given, and what goes wrong on the way. */
 static void deliver_framed(struct cpu *c, const struct event *first)
 {
 	jmp_buf outer;
 	struct event e;
+	volatile unsigned count = 0;
 	memcpy(&outer, &c->jb, sizeof(outer));
 	/* Comes back here for each fault of a delivery. */
 	bool alive = true;
 	if (setjmp(c->jb) || !first)
-		alive = next_exception(c, &e);
+		alive = ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
 	else
 		e = *first;
 	if (alive) {
@@ -372,6 +378,11 @@ void cpu_soft_int(struct cpu *c, unsigned vector, bool int3_or_into, bool int1)
 	}
 	if (e.kind != EVT_INT_N || !cpu_v86(c) || !v86_int(c, &e))
 		deliver(c, &e);
+	if (int1 && c->dr6_pending) { /* what MOV SS left is part of the same exception */
+		c->dr[6] = (c->dr[6] & ~15ull) | c->dr6_pending;
+		c->dr6_pending = 0;
+		cpu_clear_event(c, EV_TRAP);
+	}
 	delivered(c); /* what MOV SS left in dr6_pending is taken before the handler's first instruction */
 	c->step_skip = stepping;
 }

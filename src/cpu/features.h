@@ -20,6 +20,9 @@ enum { XC_X87, XC_SSE, XC_AVX, XC_OPMASK = 5, XC_ZMM_HI256, XC_HI16_ZMM, XC_PKRU
 #define XC_BIT(n) (1ull << (n))
 #define XSAVE_LEGACY_SIZE 576u /* the FXSAVE image and the XSAVE header */
 
+/* IA32_MISC_ENABLE: the processor acts as if it had no execute-disable bit. */
+#define MISC_ENABLE_NO_NX (1ull << 34)
+
 static inline bool model_is_amd(const struct cpu_model *m) { return m->vendor[0] == 'A'; }
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "cpu/fpu.h"
+#include "cpu/mmu.h"
 
 #define CLOBBER_VECTORS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
 	"xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
@@ -155,6 +156,7 @@ void fpu_fxsave(struct cpu *c, u64 lin, unsigned opsz)
 {
 	struct fx_image x;
 	unsigned n = fx_xmm_count(c);
+	mmu_check_canonical(c, lin);
 	if (lin & 15)
 		cpu_gp0(c);
 	mem_probe(c, lin, sizeof(x.b), ACC_WRITE);
@@ -172,6 +174,7 @@ void fpu_fxrstor(struct cpu *c, u64 lin, unsigned opsz)
 {
 	struct fx_image x;
 	unsigned n = fx_xmm_count(c);
+	mmu_check_canonical(c, lin);
 	if (lin & 15)
 		cpu_gp0(c);
 	mem_ld_bytes(c, lin, x.b, sizeof(x.b));

@@ -113,6 +113,8 @@ static void iret_protected(struct cpu *c, unsigned opsz, u64 ip, u16 sel, u64 fl
 		sp = stack_at(c, 3 * opsz, opsz);
 		ss_sel = (u16)stack_at(c, 4 * opsz, opsz);
 	}
+	if (wide)
+		seg_check_ip(c, &cs, ip); /* before SS */
 	if (outer || wide) {
 		st.sp = sp;
 		ss = seg_outer_ss(c, ss_sel, &cs);

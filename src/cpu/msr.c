@@ -16,6 +16,8 @@
 enum {
 	MISC_ENABLE_RESET = 1 | 1 << 11 | 1 << 12 | 1 << 18, /* fast strings, no BTS, no PEBS, MONITOR */
 	MISC_ENABLE_READ_ONLY = 1 << 7 | 1 << 11 | 1 << 12,
+	/* TCC, SpeedStep, MONITOR, maximal CPUID leaf, no xTPR messages */
+	MISC_ENABLE_VALID = 1 | 1 << 3 | 1 << 16 | 1 << 18 | 1 << 22 | 1 << 23,
 	HWCR_TSC_FREQ_SEL = 1 << 24,
 	LFENCE_SERIALIZE = 2,
 };
@@ -50,21 +52,14 @@ static bool const_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
 
 static bool ignored_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v) { return true; }
 
-/* MSRs and hidden bases hold any address of the processor's full width, whatever CR4.LA57. */
-static bool address_valid(const struct cpu *c, u64 v)
-{
-	unsigned shift = 64 - c->model->lin_bits;
-	return (u64)((i64)(v << shift) >> shift) == v;
-}
-
 static bool address_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
-	return address_valid(c, v) && plain_write(c, d, msr, v);
+	return cpu_address_valid(c, v) && plain_write(c, d, msr, v);
 }
 
 static bool base_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
-	if (!address_valid(c, v))
+	if (!cpu_address_valid(c, v))
 		return false;
 	c->seg[msr == 0xc0000100 ? S_FS : S_GS].base = v;
 	cpu_update_segs(c);
@@ -92,7 +87,7 @@ static u64 efer_valid(const struct cpu *c)
 	for (unsigned k = 0; k < ARRAY_LEN(known); k++)
 		if (cpu_has(c, known[k].feature))
 			v |= known[k].bits;
-	return v;
+	return c->msr.misc_enable & MISC_ENABLE_NO_NX ? v & ~(u64)EFER_NXE : v;
 }
 
 static bool efer_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
@@ -259,7 +254,7 @@ static const struct msr_desc table[] = {
 	FUNC(0x198, 0x198, "PERF_STATUS", MSR_INTEL, ratio_read, ignored_write, ANY, 0),
 	FUNC(0x199, 0x199, "PERF_CTL", MSR_INTEL, ratio_read, ignored_write, ANY, 0),
 	FUNC(0x1a0, 0x1a0, "MISC_ENABLE", MSR_INTEL, plain_read, misc_enable_write,
-	     MISC_ENABLE_READ_ONLY | 1 | 8 | 1 << 18 | 1 << 22, F(msr.misc_enable)),
+	     MISC_ENABLE_READ_ONLY | MISC_ENABLE_VALID | MISC_ENABLE_NO_NX, F(msr.misc_enable)),
 	FUNC(0x1d9, 0x1d9, "DEBUGCTL", MSR_ALWAYS, plain_read, debugctl_write, ANY, F(msr.debugctl)),
 	CONST(0x1db, 0x1de, "LAST_BRANCH", MSR_ALWAYS, 0),
 	FUNC(0x200, 0x200 + 2 * MTRR_VARIABLE - 1, "MTRR_PHYS", G(MTRR), mtrr_var_read, mtrr_var_write, ANY, 0),

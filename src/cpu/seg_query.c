@@ -65,7 +65,7 @@ static struct segment sys_segment(struct cpu *c, u16 sel, unsigned types)
 	if (!(a & SEG_P))
 		cpu_raise_err(c, V_NP, sel_err(sel));
 	struct segment g = desc_segment_sys(c, sel, d);
-	if (cpu_long(c) && ((d[1] >> 40 & 0x1f) || !cpu_canonical(c, g.base)))
+	if (cpu_long(c) && ((d[1] >> 40 & 0x1f) || !cpu_address_valid(c, g.base)))
 		cpu_raise_err(c, V_GP, sel_err(sel));
 	return g;
 }

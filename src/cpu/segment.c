@@ -171,14 +171,14 @@ struct segment seg_outer_ss(struct cpu *c, u16 sel, const struct segment *cs)
 	return desc_segment(sel, d[0]);
 }
 
-/* A null FS or GS keeps its base, which in 64-bit mode is in use. */
+/* The base stays: that of FS or GS may be in use in 64-bit mode. */
 void seg_leave_inner(struct cpu *c, unsigned cpl)
 {
 	static const u8 data[] = { S_ES, S_DS, S_FS, S_GS };
 	for (unsigned i = 0; i < ARRAY_LEN(data); i++) {
 		struct segment *g = &c->seg[data[i]];
 		if (!(g->attr & SEG_UNUSABLE) && !attr_conforming(g->attr) && attr_dpl(g->attr) < cpl)
-			*g = seg_null(0, 0);
+			*g = (struct segment){ .attr = SEG_UNUSABLE, .base = g->base };
 	}
 }
 

@@ -138,7 +138,7 @@ void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin)
 	if (type < 2 && pcid && !(c->cr4 & CR4_PCIDE))
 		cpu_gp0(c);
 	if (type == 0) {
-		if (!cpu_canonical(c, lin))
+		if (!cpu_address_valid(c, lin))
 			cpu_gp0(c);
 		mmu_invlpg(c, lin);
 	} else if (type == 1) {
@@ -191,8 +191,8 @@ static void note_size(struct cpu *c, u64 lin, const struct walk *w)
 
 /* Outside long mode addresses have 32 bits and none is wrong. In long mode: #SS(0) if the
  * access was through SS, else #GP(0). Accesses carry no segment by the time that they get
- * here, so the instruction under way tells: its explicit memory operand names a segment; any
- * other address near rSP or rBP is the stack's own (PUSH, CALL, ENTER, LEAVE ...). */
+ * here, so the instruction under way tells: of one that has a memory operand and uses the stack
+ * (PUSH, CALL), what lies near the operand's address is the operand's. */
 void mmu_check_canonical(struct cpu *c, u64 lin)
 {
 	if (!cpu_long(c) || likely(cpu_canonical(c, lin)))
@@ -200,16 +200,14 @@ void mmu_check_canonical(struct cpu *c, u64 lin)
 	const struct insn *i = c->cur;
 	bool stack = false;
 	if (cpu_code64(c) && i) {
-		bool explicit_op = false;
-		if (i->flags & IF_MEM) {
+		bool operand = i->flags & IF_MEM;
+		if (operand && (i->flags & IF_STACK)) {
 			u64 ea = c->regs[i->base] + (c->regs[i->index] << i->scale) + (u64)i->disp;
 			if (i->adsz == 4)
 				ea = (u32)ea;
-			explicit_op = lin - (ea + c->ebase[i->seg]) < 4096;
-			stack = explicit_op && i->seg == S_SS;
+			operand = lin - (ea + c->ebase[i->seg]) < 4096;
 		}
-		if (!explicit_op)
-			stack = lin - c->regs[R_SP] + 0x10000 < 0x20000 || lin - c->regs[R_BP] + 0x10000 < 0x20000;
+		stack = operand ? i->seg == S_SS : (i->flags & IF_STACK) != 0;
 	}
 	cpu_raise_err(c, stack ? V_SS : V_GP, 0);
 }

@@ -11,7 +11,7 @@
  * Not modelled: paging-structure caches, memory types. CR4.PKS and shadow stacks are absent. */
 #include "cpu/mmu.h"
 
-enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80, PTE_G = 0x100 };
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
 #define PTE_NX (1ull << 63)
 
 enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN };
@@ -229,7 +229,6 @@ static enum walk_result walk_once(struct cpu *c, u64 lin, enum access acc, enum 
 			return WALK_AGAIN;
 	}
 	w->dirty = p.e[p.n - 1].val & PTE_D;
-	w->global = (p.e[p.n - 1].val & PTE_G) && (c->cr4 & CR4_PGE);
 	return WALK_OK;
 }
 

@@ -171,17 +171,29 @@ static void image_build(struct cpu *c, u64 store, u64 xcomp, bool with_mxcsr, bo
 	}
 }
 
-/* All of what the requested components may take must be writable, whatever is written of it; so
- * AMD's processors, which look at the first byte and the last. */
-static void area_probe(struct cpu *c, u64 lin, u64 rfbm, u64 xcomp)
+/* All of what the components may take must be there, whatever of it is written or read; so AMD's
+ * processors, which look at the first byte and the last. */
+static unsigned area_size(const struct cpu *c, u64 comps, u64 xcomp)
 {
 	unsigned end = XSAVE_LEGACY_SIZE;
 	for (unsigned k = XC_AVX; k < XC_MAX; k++) {
-		if (rfbm & XC_BIT(k))
+		if (comps & XC_BIT(k))
 			end = MAX(end, comp_offset(c, k, xcomp) + c->model->xsave_size[k]);
 	}
-	mem_probe(c, lin, 1, ACC_WRITE);
-	mem_probe(c, lin + end - 1, 1, ACC_WRITE);
+	return end;
+}
+static void area_probe(struct cpu *c, u64 lin, u64 comps, u64 xcomp, enum access acc)
+{
+	unsigned end = area_size(c, comps, xcomp);
+	mem_probe(c, lin, 1, acc);
+	mem_probe(c, lin + end - 1, 1, acc);
+}
+
+unsigned fpu_xsave_size(const struct cpu *c, enum xsave_kind kind)
+{
+	bool compact = kind == XS_C || kind == XS_S;
+	u64 rfbm = requested(c, kind == XS_S);
+	return area_size(c, rfbm, compact ? rfbm | XCOMP_COMPACT : 0);
 }
 
 void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
@@ -203,7 +215,7 @@ void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 			bv |= XC_BIT(XC_SSE);
 		with_mxcsr = bv & XC_BIT(XC_SSE);
 	}
-	area_probe(c, lin, rfbm, xcomp);
+	area_probe(c, lin, rfbm, xcomp, ACC_WRITE);
 	image_build(c, kind == XS_SAVE ? rfbm : bv, xcomp, with_mxcsr, opsz == 8, &img, &g);
 	/* Of the header, only these fields are written. */
 	if (compact) {
@@ -221,6 +233,12 @@ void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 }
 
 /* ---- restoring ---------------------------------------------------------------------------------------- */
+
+unsigned fpu_xrstor_size(const struct cpu *c, u64 bv, u64 xcomp, bool supervisor)
+{
+	u64 rfbm = requested(c, supervisor);
+	return area_size(c, xcomp & XCOMP_COMPACT ? rfbm & bv : rfbm, xcomp);
+}
 
 /* Raises #GP for a header that is not allowed. */
 static void header_check(struct cpu *c, const u8 *h, bool supervisor)
@@ -266,6 +284,7 @@ void fpu_xrstor(struct cpu *c, u64 lin, unsigned opsz, bool supervisor)
 	u64 rfbm = requested(c, supervisor);
 	u64 to_load = rfbm & bv, to_init = rfbm & ~bv;
 	bool compact = xcomp & XCOMP_COMPACT;
+	area_probe(c, lin, compact ? to_load : rfbm, xcomp, ACC_READ);
 
 	/* The standard form takes MXCSR from memory whatever XSTATE_BV says. */
 	bool set_mxcsr = compact ? rfbm & XC_BIT(XC_SSE) : rfbm & (XC_BIT(XC_SSE) | XC_BIT(XC_AVX));

@@ -175,6 +175,10 @@ void lapic_icr_write(struct lapic *l, u32 low, u32 dest)
 		log_guest("IPI with reserved delivery mode %u", m.mode);
 		return;
 	}
+	if ((shorthand == SHORT_SELF || shorthand == SHORT_ALL) && m.mode != APIC_FIXED) {
+		log_guest("IPI to self by shorthand with delivery mode %u: only fixed ones are valid", m.mode);
+		return; /* SDM vol. 3, table 11-3 */
+	}
 	if (m.mode == APIC_INIT && (low & ICR_LEVEL) && !(low & ICR_ASSERT))
 		return;
 	if ((m.mode == APIC_FIXED || m.mode == APIC_LOWEST) && m.vector < 16) {

@@ -37,7 +37,7 @@ static void found(struct cpu *c, struct block *b)
 	b->tag = jump_tag(c, bc);
 	*block_jump(bc, lin) = b;
 	*seen_word(bc, lin) |= seen_bit(lin);
-	if (b->page2 != ~0ull)
+	if (b->host2)
 		*seen_word(bc, lin + 4096) |= seen_bit(lin + 4096);
 }
 
@@ -71,7 +71,7 @@ static void make_empty(struct block_cache *bc)
 	__builtin_memset(bc->hash, 0, sizeof(bc->hash));
 	for (unsigned k = 0; k < JUMP_SIZE; k++)
 		bc->jump[k] = &bc->none;
-	bc->none = (struct block){ .code = &bc->rom_code, .page2 = ~0ull, .link = { &bc->none, &bc->none } };
+	bc->none = (struct block){ .code = &bc->rom_code, .link = { &bc->none, &bc->none } };
 	bc->used = BLOCK_PHASE;
 	bc->current = &bc->none;
 }
@@ -154,9 +154,9 @@ struct fetched {
 	u32 gen2;                /* of page2, from before its bytes were read */
 };
 
-/* Decodes the instruction at lin (= CS base + rip at byte `done` of a block), fetching the
- * second page only when its bytes are needed. */
-static enum isa_status decode_at(struct cpu *c, struct fetched *f, u64 lin, unsigned room, struct insn *out)
+/* Decodes the instruction at lin. Where it needs bytes of the next page they are fetched, which may
+ * raise, if the instruction is the one to execute now (`now`: at RIP); else f->crosses is all. */
+static enum isa_status decode_at(struct cpu *c, struct fetched *f, u64 lin, unsigned room, bool now, struct insn *out)
 {
 	u8 buf[16];
 	unsigned off = lin & PAGE_MASK, in_page = 4096 - off;
@@ -168,10 +168,12 @@ static enum isa_status decode_at(struct cpu *c, struct fetched *f, u64 lin, unsi
 		return st;
 	if (have == want) /* the limit cut it */
 		return want == 15 ? ISA_TOO_LONG : ISA_SHORT;
+	f->crosses = true;
+	if (!now)
+		return ISA_SHORT;
 	f->page2 = *mmu_fetch_page(c, (lin | PAGE_MASK) + 1);
 	f->gen2 = mem_code_mark(code_of(interp_of(c)->blocks, &f->page2), 0, 15);
 	fetch_bytes(c, &f->page2, 0, buf + have, want - have);
-	f->crosses = true;
 	st = interp_decode(c, c->code_mode, buf, want, out);
 	return st == ISA_SHORT && want == 15 ? ISA_TOO_LONG : st;
 }
@@ -204,7 +206,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 	struct block *b = block_alloc(c);
 	struct fetched f = { .page1 = *t };
 	unsigned start = lin & PAGE_MASK, off = 0, room = cs_room(c, 4096 + 15);
-	*b = (struct block){ .key = key, .page2 = ~0ull, .code = code_of(bc, &f.page1), .link = { &bc->none, &bc->none } };
+	*b = (struct block){ .key = key, .host = t->host, .code = code_of(bc, &f.page1), .link = { &bc->none, &bc->none } };
 	while (b->n < BLOCK_MAX && off < 4096 - start) {
 		struct insn *i = &b->insn[b->n];
 		u32 gen = mem_code_mark(b->code, start + off, MIN(15u, 4096 - start - off));
@@ -212,7 +214,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 			b->gen = gen;
 		else if (gen != b->gen)
 			break; /* written meanwhile: the check at entry sees it */
-		enum isa_status st = decode_at(c, &f, lin + off, room > off ? room - off : 0, i);
+		enum isa_status st = decode_at(c, &f, lin + off, room > off ? room - off : 0, !b->n, i);
 		if (st != ISA_OK || f.crosses) {
 			if (b->n)
 				break; /* it gets its own block when control reaches it */
@@ -223,7 +225,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 		off += i->len;
 		b->n++;
 		if (f.crosses) {
-			b->page2 = f.page2.gpa_page;
+			b->host2 = f.page2.host;
 			b->code2 = code_of(bc, &f.page2);
 			b->gen2 = f.gen2;
 			break;
@@ -256,8 +258,8 @@ struct block *block_get(struct cpu *c)
 	for (; (b = *at); at = &b->hash_next) {
 		if (b->key != key)
 			continue;
-		if (block_valid(b) && b->bytes <= cs_room(c, b->bytes) &&
-		    (b->page2 == ~0ull || mmu_fetch_page(c, (lin | PAGE_MASK) + 1)->gpa_page == b->page2))
+		if (b->host == t->host && block_valid(b) && b->bytes <= cs_room(c, b->bytes) &&
+		    (!b->host2 || mmu_fetch_page(c, (lin | PAGE_MASK) + 1)->host == b->host2))
 			break;
 		*at = b->hash_next; /* stale: its room comes back with the next flush */
 		b = NULL;
@@ -265,13 +267,10 @@ struct block *block_get(struct cpu *c)
 	}
 	if (!b) {
 		b = block_build(c, t, lin, key);
+		if (!b->host || (b->code2 && !b->host2)) /* a device's bytes may change unseen */
+			return b;
 		b->hash_next = *head;
 		*head = b;
-	}
-	/* Blocks over a device are not kept: its bytes may change unseen. */
-	if (!t->host) {
-		b->key = ~0ull;
-		return b;
 	}
 	found(c, b);
 	return b;
@@ -291,7 +290,7 @@ const struct insn *block_single(struct cpu *c)
 	if (native_full(c))
 		block_cache_flush(c);
 	struct fetched f = { .page1 = *mmu_fetch_page(c, lin) };
-	enum isa_status st = decode_at(c, &f, lin, room, &bc->one[0]);
+	enum isa_status st = decode_at(c, &f, lin, room, true, &bc->one[0]);
 	if (st != ISA_OK)
 		raise_status(c, st);
 	relocate(&bc->one[0], 0);

@@ -4,7 +4,8 @@
  *  1. A block lies in one physical page, save that a single instruction may run over into a
  *     second one; it is then a block of its own.
  *  2. A block is valid while the gen of its page (and of the second) is what it was when the
- *     bytes were read (struct page_code: the protocol is mem.h's).
+ *     bytes were read (struct page_code: the protocol is mem.h's), and while the map has that
+ *     page at its address, which a walk looks at. Blocks over a device are run once, not kept.
  *  3. A block knows the linear address and the tag (address space, privilege, mode, flushes)
  *     at which it was last found by a walk: those of block_get. Where both are the present ones
  *     it is entered without a walk. Whoever takes a translation back ends the tag with it: a
@@ -22,7 +23,7 @@
 struct block {
 	struct block *hash_next;
 	u64 key;                 /* physical address of the first byte | mode << 60 */
-	u64 page2;               /* guest-physical page of the rest of a crossing instruction; ~0: none */
+	const u8 *host, *host2;  /* the page, and that of the rest of a crossing instruction; NULL: a device, none */
 	/* What entering it reads: one line of the host's cache. */
 	u64 lin, tag;            /* invariant 3; tag 0: never */
 	struct page_code *code, *code2;
@@ -116,10 +117,11 @@ static inline void block_enter(struct cpu *c, struct block_cache *bc, struct blo
 }
 
 /* Goes on with the block at RIP, unless the run loop has something to do first. In tail position,
- * so that the stack does not grow; where the compiler does not promise that, the loop does it all. */
+ * so that the stack does not grow; where the compiler does not see to that (meson.build knows), the
+ * loop does it all. */
 static inline void block_chain(struct cpu *c)
 {
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifdef RING3_TAIL_CALLS
 	struct block_cache *bc = interp_of(c)->blocks;
 	u64 tag = bc->current->tag, done = block_done(c); /* 0: a single step, or over a device */
 	if (unlikely(!tag || (atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask) | c->slow ||

@@ -124,6 +124,14 @@ static void operands(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 	}
 }
 
+static bool uses_stack(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	for (unsigned k = zi->operand_count_visible; k < zi->operand_count; k++)
+		if (zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY && zo[k].mem.segment == ZYDIS_REGISTER_SS)
+			return true;
+	return zi->mnemonic == ZYDIS_MNEMONIC_ENTER || zi->mnemonic == ZYDIS_MNEMONIC_LEAVE;
+}
+
 /* String operations and others whose memory operand is hidden: only its segment matters. */
 static void hidden_segment(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct insn *out)
 {
@@ -136,14 +144,15 @@ static void hidden_segment(const ZydisDecodedInstruction *zi, const ZydisDecoded
 			return;
 		}
 	}
-	static const struct { ZydisInstructionAttributes attr; u8 seg; } prefix[] = {
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_CS, S_CS }, { ZYDIS_ATTRIB_HAS_SEGMENT_SS, S_SS },
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_ES, S_ES }, { ZYDIS_ATTRIB_HAS_SEGMENT_FS, S_FS },
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_GS, S_GS },
+	/* Zydis shows no operand (CLZERO): the last of the prefixes; in 64-bit mode only FS and GS. */
+	static const struct { u8 byte, seg; } prefix[] = {
+		{ 0x26, S_ES }, { 0x2e, S_CS }, { 0x36, S_SS }, { 0x3e, S_DS }, { 0x64, S_FS }, { 0x65, S_GS },
 	};
-	for (unsigned k = 0; k < ARRAY_LEN(prefix); k++)
-		if (zi->attributes & prefix[k].attr)
-			out->seg = prefix[k].seg;
+	bool flat = zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++)
+		for (unsigned k = flat ? 4 : 0; k < ARRAY_LEN(prefix); k++)
+			if (zi->raw.prefixes[n].value == prefix[k].byte)
+				out->seg = prefix[k].seg;
 }
 
 /* The last of F2 and F3 counts, also where the manual gives a string operation only one of them. */
@@ -184,10 +193,13 @@ enum isa_status interp_decode(struct cpu *c, enum code_mode mode, const u8 *byte
 	if (!o || !cpu_offers_isa(c, zi.meta.isa_set))
 		return ISA_INVALID;
 	out->op = (u16)(o - isa_ops);
-	if (zi.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+	if (zi.attributes & ZYDIS_ATTRIB_HAS_LOCK) {
+		if (!(o->flags & OF_LOCK))
+			return ISA_INVALID;
 		out->flags |= IF_LOCK;
-	if (zi.attributes & ZYDIS_ATTRIB_HAS_ADDRESSSIZE)
-		out->flags |= IF_ADDR32;
+	}
+	if (uses_stack(&zi, zo))
+		out->flags |= IF_STACK;
 	if (o->flags & OF_NATIVE)
 		return native_decode(c, &zi, zo, bytes, out) ? ISA_INVALID : ISA_OK;
 	if (!(out->flags & IF_MEM))

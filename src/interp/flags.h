@@ -6,6 +6,13 @@
 
 /* After an instruction in inline assembly: rax = flags as flags_put wants them. */
 #define GRAB "lahf\n\tseto %%al"
+/* Before one that leaves some flags undefined, so that those which the host does not touch stay the
+ * guest's: eax = flags_for_load(c). */
+#define LOAD_STATUS "addb $0x7f, %%al\n\tsahf\n\t"
+static inline unsigned flags_for_load(const struct cpu *c)
+{
+	return (unsigned)(c->rflags & 0xff) << 8 | (unsigned)(c->rflags >> 11 & 1);
+}
 /* Before one that reads CF: from bit 0 of RFLAGS. */
 #define LOAD_CF(fl) "btl $0, " fl "\n\t"
 

@@ -8,18 +8,19 @@
 #define MUL8(name, mn) \
 static inline void name##_8(struct cpu *c, u8 b) \
 { \
-	u16 ax = reg_ld8(c, 0); \
-	u32 f; \
-	asm(mn " %b2\n\tmovl %%eax, %k0\n\t" GRAB : "=&q"(ax), "=a"(f) : "q"(b), "1"(ax) : "cc"); \
-	reg_st16(c, R_AX, ax); \
+	u32 ax = reg_ld8(c, 0); \
+	u32 f = flags_for_load(c); \
+	asm(LOAD_STATUS "movl %k0, %%eax\n\t" mn " %b2\n\tmovl %%eax, %k0\n\t" GRAB : "+&r"(ax), "+&a"(f) : "q"(b) : "cc"); \
+	reg_st16(c, R_AX, (u16)ax); \
 	flags_put(c, f); \
 }
 #define MULW(name, mn, bits, m) \
 static inline void name##_##bits(struct cpu *c, u##bits b) \
 { \
 	u##bits lo = (u##bits)c->regs[R_AX], hi; \
-	u64 f; \
-	asm(mn " %" m "3\n\tmov %" m "1, %" m "0\n\t" GRAB : "=&r"(lo), "=a"(f), "=&d"(hi) : "r"(b), "1"((u64)lo) : "cc"); \
+	u64 f = flags_for_load(c); \
+	asm(LOAD_STATUS "mov %" m "0, %" m "1\n\t" mn " %" m "3\n\tmov %" m "1, %" m "0\n\t" GRAB \
+	    : "+&r"(lo), "+&a"(f), "=&d"(hi) : "r"(b) : "cc"); \
 	reg_st##bits(c, R_AX, lo); \
 	reg_st##bits(c, R_DX, hi); \
 	flags_put(c, (unsigned)f); \
@@ -42,8 +43,8 @@ SIZES(X)
 #define X(bits, m) \
 static inline u##bits imul2_##bits(struct cpu *c, u##bits a, u##bits b) \
 { \
-	unsigned f; \
-	asm("imul %" m "2, %" m "0\n\t" GRAB : "+r"(a), "=&a"(f) : "r"(b) : "cc"); \
+	unsigned f = flags_for_load(c); \
+	asm(LOAD_STATUS "imul %" m "2, %" m "0\n\t" GRAB : "+&r"(a), "+&a"(f) : "r"(b) : "cc"); \
 	flags_put(c, f); \
 	return a; \
 } \
@@ -69,9 +70,9 @@ static inline void div_8(struct cpu *c, u8 d)
 	u16 n = reg_ld16(c, R_AX);
 	if (!d || n / d > 0xff)
 		cpu_raise(c, V_DE);
-	u32 q;
-	unsigned f;
-	asm("divb %b2\n\tmovl %%eax, %k0\n\t" GRAB : "=&q"(q), "=a"(f) : "q"(d), "1"((unsigned)n) : "cc");
+	u32 q = n;
+	unsigned f = flags_for_load(c);
+	asm(LOAD_STATUS "movl %k0, %%eax\n\tdivb %b2\n\tmovl %%eax, %k0\n\t" GRAB : "+&r"(q), "+&a"(f) : "q"(d) : "cc");
 	reg_st16(c, R_AX, (u16)q);
 	flags_put(c, f);
 }
@@ -81,9 +82,9 @@ static inline void idiv_8(struct cpu *c, u8 d)
 	i32 quo = (i8)d ? (i32)n / (i8)d : 0;
 	if (!d || quo > 127 || quo < -128)
 		cpu_raise(c, V_DE);
-	u32 q;
-	unsigned f;
-	asm("idivb %b2\n\tmovl %%eax, %k0\n\t" GRAB : "=&q"(q), "=a"(f) : "q"(d), "1"((unsigned)(u16)n) : "cc");
+	u32 q = (u16)n;
+	unsigned f = flags_for_load(c);
+	asm(LOAD_STATUS "movl %k0, %%eax\n\tidivb %b2\n\tmovl %%eax, %k0\n\t" GRAB : "+&r"(q), "+&a"(f) : "q"(d) : "cc");
 	reg_st16(c, R_AX, (u16)q);
 	flags_put(c, f);
 }
@@ -111,14 +112,16 @@ IDIV_BAD(64, __int128)
 #define DIVW(bits, m) \
 static inline void div_core_##bits(struct cpu *c, u##bits d, bool is_signed) \
 { \
-	u##bits lo = reg_ld##bits(c, R_AX), hi = reg_ld##bits(c, R_DX), q; \
-	u64 f; \
+	u##bits lo = reg_ld##bits(c, R_AX), hi = reg_ld##bits(c, R_DX), q = lo; \
+	u64 f = flags_for_load(c); \
 	if (is_signed ? idiv_bad_##bits(lo, hi, d) : !d || hi >= d) \
 		cpu_raise(c, V_DE); \
 	if (is_signed) \
-		asm("idiv %" m "4\n\tmov %" m "1, %" m "0\n\t" GRAB : "=&r"(q), "=&a"(f), "+d"(hi) : "1"((u64)lo), "r"(d) : "cc"); \
+		asm(LOAD_STATUS "mov %" m "0, %" m "1\n\tidiv %" m "3\n\tmov %" m "1, %" m "0\n\t" GRAB \
+		    : "+&r"(q), "+&a"(f), "+&d"(hi) : "r"(d) : "cc"); \
 	else \
-		asm("div %" m "4\n\tmov %" m "1, %" m "0\n\t" GRAB : "=&r"(q), "=&a"(f), "+d"(hi) : "1"((u64)lo), "r"(d) : "cc"); \
+		asm(LOAD_STATUS "mov %" m "0, %" m "1\n\tdiv %" m "3\n\tmov %" m "1, %" m "0\n\t" GRAB \
+		    : "+&r"(q), "+&a"(f), "+&d"(hi) : "r"(d) : "cc"); \
 	reg_st##bits(c, R_AX, q); \
 	reg_st##bits(c, R_DX, hi); \
 	flags_put(c, (unsigned)f); \

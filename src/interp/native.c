@@ -71,8 +71,14 @@ void native_ferr(struct cpu *c, bool level)
 		c->hooks->ferr(c->hooks->arg, level);
 }
 
-/* Where the memory operand may fault, and only there: the stub waits by itself. */
-static void wait_first(struct cpu *c)
+void x87_nothing_pending(struct cpu *c)
+{
+	if (unlikely(interp_of(c)->native->ferr))
+		native_ferr(c, false);
+}
+
+/* For stubs only where the memory operand may fault: they wait by themselves. */
+void x87_wait(struct cpu *c)
 {
 	u16 status;
 	asm volatile("fnstsw %0" : "=a"(status));
@@ -228,7 +234,7 @@ static inline u64 wait_load(struct cpu *c, const struct insn *i)
 {
 	native_check(c, i);
 	if (unlikely(c->seg_check))
-		wait_first(c);
+		x87_wait(c);
 	u64 ea = insn_ea(c, i);
 	u64 lin = cpu_linear(c, i->seg, ea, i->msz, ACC_READ);
 	u8 *p = unlikely(lin & i->r3) ? NULL : host_read(c, lin, i->msz);
@@ -236,7 +242,7 @@ static inline u64 wait_load(struct cpu *c, const struct insn *i)
 		insn_stub(i)(c, p);
 		return ea;
 	}
-	wait_first(c);
+	x87_wait(c);
 	if (lin & i->r3)
 		native_misaligned(c, i);
 	load_slow(c, i, lin, i->msz);
@@ -246,7 +252,7 @@ static inline u64 wait_store(struct cpu *c, const struct insn *i)
 {
 	native_check(c, i);
 	if (unlikely(c->seg_check))
-		wait_first(c);
+		x87_wait(c);
 	u64 ea = insn_ea(c, i);
 	u64 lin = cpu_linear(c, i->seg, ea, i->msz, ACC_WRITE);
 	u8 *p = host_write(c, lin, i->msz);
@@ -255,7 +261,7 @@ static inline u64 wait_store(struct cpu *c, const struct insn *i)
 		host_written(c, lin, i->msz);
 		return ea;
 	}
-	wait_first(c);
+	x87_wait(c);
 	store_slow(c, i, lin, i->msz);
 	return ea;
 }
@@ -285,8 +291,7 @@ OP(nat_fnclex)
 {
 	native_check(c, i);
 	insn_stub(i)(c, NULL);
-	if (unlikely(interp_of(c)->native->ferr))
-		native_ferr(c, false);
+	x87_nothing_pending(c);
 }
 OP(nat_fninit)
 {
@@ -294,8 +299,7 @@ OP(nat_fninit)
 	insn_stub(i)(c, NULL);
 	c->fop = c->fcs = c->fds = 0;
 	c->fip = c->fdp = 0;
-	if (unlikely(interp_of(c)->native->ferr))
-		native_ferr(c, false);
+	x87_nothing_pending(c);
 }
 
 /* ---- decoding ------------------------------------------------------------------------------------ */

@@ -151,7 +151,7 @@ OP(nat_vmaskmov)
 static void bytes_store(struct cpu *c, const struct insn *i, const u8 *data, const u8 *mask, unsigned n)
 {
 	u64 lin = insn_lin(c, i, n, ACC_WRITE);
-	mem_check_aligned(c, lin, n);
+	mem_check_aligned(c, lin, 8);
 	mem_probe(c, lin, n, ACC_WRITE);
 	for (unsigned k = 0; k < n; k++)
 		if (mask[k] & 0x80)
@@ -352,8 +352,8 @@ bool native_decode_masked(const ZydisDecodedInstruction *zi, const ZydisDecodedO
 	default:
 		break;
 	}
-	/* Compress and expand go by elements without a mask, too. */
-	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || (!zi->raw.evex.aaa && !m.packed) || !suppresses_faults(zi))
+	/* Compress goes by elements without a mask, too. */
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || (!zi->raw.evex.aaa && !(m.packed && m.store)) || !suppresses_faults(zi))
 		return false;
 	unsigned lanes = broadcast_lanes(zi->avx.broadcast.mode);
 	m.mask = zi->raw.evex.aaa;

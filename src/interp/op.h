@@ -128,6 +128,29 @@ static inline void flags_set(struct cpu *c, u64 val, u64 mask)
 	c->rflags = (c->rflags & ~mask) | (val & mask);
 }
 
+/* ---- string instructions: MOVS and its kin, INS, OUTS */
+
+/* Adds to an index or the counter: 16-bit ones keep the upper part, 32-bit ones clear it. */
+static inline void str_add(struct cpu *c, unsigned r, i64 by, u64 mask)
+{
+	u64 v = (c->regs[r] + (u64)by) & mask;
+	c->regs[r] = mask == 0xffff ? (c->regs[r] & ~mask) | v : v;
+}
+/* After an iteration or a run: true if the instruction must be left for an event or a trap.
+ * RIP then points back at it, with RF set: what is pushed has it, and its own code breakpoint
+ * does not hit again (SDM vol. 3 17.3.1.1). */
+static inline bool rep_leave(struct cpu *c, const struct insn *i, u64 mask)
+{
+	if (likely(!c->slow && !(atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask)))
+		return false;
+	if (c->regs[R_CX] & mask) {
+		c->rip = insn_rip(c, i);
+		c->rflags |= FL_RF;
+		cpu_update_events(c);
+	}
+	return true;
+}
+
 /* The engine's decode of vector, x87 and other host-executed instructions (native.c). Fills fn,
  * aux and what its handlers need. 0 or -1 (#UD). */
 struct native;
@@ -135,6 +158,10 @@ int native_decode(struct cpu *c, const ZydisDecodedInstruction *zi, const ZydisD
 		  const u8 *bytes, struct insn *out);
 bool native_init(struct cpu *c, struct error *e);  /* per vCPU: stub arena; sets nothing global but the signal handlers */
 void native_destroy(struct cpu *c);
+/* Before an x87 instruction that waits: a pending exception is #MF or, with CR0.NE clear, FERR#, and
+ * the instruction starts again. After one that leaves none pending: FERR# is taken back. */
+void x87_wait(struct cpu *c);
+void x87_nothing_pending(struct cpu *c);
 /* True when the stub arena must be emptied: the engine drops all blocks and calls native_reset. */
 bool native_full(const struct cpu *c);
 void native_reset(struct cpu *c);

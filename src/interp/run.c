@@ -116,12 +116,14 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	c->engine = in;
 	op_index_build(&in->ops);
 	in->quirks = cpu_isa_quirks(c);
-	if (!native_init(c, e) || !block_cache_init(c, e)) {
-		free(in);
-		c->engine = NULL;
-		return false;
+	if (native_init(c, e)) {
+		if (block_cache_init(c, e))
+			return true;
+		native_destroy(c);
 	}
-	return true;
+	free(in);
+	c->engine = NULL;
+	return false;
 }
 
 static void vcpu_destroy(struct cpu *c)

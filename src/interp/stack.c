@@ -31,9 +31,12 @@ OP(op_pusha)
 {
 	unsigned n = i->opsz;
 	u64 sp = c->regs[R_SP];
-	/* The lowest address first, so that a fault leaves memory above untouched: all or nothing. */
-	for (unsigned k = 0; k < 8; k++)
-		mem_probe(c, cpu_linear(c, S_SS, (sp - (k + 1) * n) & c->sp_mask, n, ACC_WRITE), n, ACC_WRITE);
+	/* All are probed before the first is stored: all or nothing. */
+	for (unsigned k = 0; k < 8; k++) {
+		u64 lin = cpu_linear(c, S_SS, (sp - (k + 1) * n) & c->sp_mask, n, ACC_WRITE);
+		mem_check_aligned(c, lin, n);
+		mem_probe(c, lin, n, ACC_WRITE);
+	}
 	for (unsigned k = 0; k < 8; k++)
 		mem_st(c, cpu_linear(c, S_SS, (sp - (k + 1) * n) & c->sp_mask, n, ACC_WRITE), c->regs[k], n);
 	sp_set(c, sp - 8 * n);
@@ -52,8 +55,9 @@ OP(op_popa)
 	sp_set(c, c->regs[R_SP] + 8 * n);
 }
 
-/* ENTER: the frame pointer, `level` copies of outer frame pointers, then room. All stores are
- * probed before the first; the final stack top is probed for writing as the manual asks. */
+/* ENTER: the frame pointer, `level` copies of outer frame pointers, then room. A fault on the way
+ * leaves the words stored so far below RSP, and RSP and RBP as they were. The final stack top is
+ * probed for writing as the manual asks. */
 OP(op_enter)
 {
 	unsigned n = i->opsz, level = i->imm2 & 31;

@@ -22,13 +22,6 @@ static inline u64 str_dst(struct cpu *c, u64 mask, unsigned size, enum access ac
 {
 	return cpu_linear(c, S_ES, c->regs[R_DI] & mask, size, acc);
 }
-/* Adds to an index or the counter: 16-bit ones keep the upper part, 32-bit ones clear it. */
-static inline void str_add(struct cpu *c, unsigned r, i64 by, u64 mask)
-{
-	u64 v = (c->regs[r] + (u64)by) & mask;
-	c->regs[r] = mask == 0xffff ? (c->regs[r] & ~mask) | v : v;
-}
-
 #define CMP_AT(bits, m) \
 static inline void str_cmp_##bits(struct cpu *c, u##bits a, u##bits b) \
 { \
@@ -83,21 +76,6 @@ SIZES(X)
 
 /* ---- REP */
 
-/* After an iteration or a run: true if the instruction must be left for an event or a trap.
- * RIP then points back at it, with RF set: what is pushed has it, and its own code breakpoint
- * does not hit again (SDM vol. 3 17.3.1.1). */
-static inline bool rep_leave(struct cpu *c, const struct insn *i, u64 mask)
-{
-	if (likely(!c->slow && !(atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask)))
-		return false;
-	if (c->regs[R_CX] & mask) {
-		c->rip = insn_rip(c, i);
-		c->rflags |= FL_RF;
-		cpu_update_events(c);
-	}
-	return true;
-}
-
 /* How many elements, at most n, a run from lin can take in the direction of step without
  * leaving its page, if that page is RAM in the TLB (for writing if acc says so); else 0. */
 static inline u64 run_length(struct cpu *c, u64 lin, i64 step, u64 n, enum access acc)
@@ -111,14 +89,11 @@ static inline u64 run_length(struct cpu *c, u64 lin, i64 step, u64 n, enum acces
 	u64 fit = step > 0 ? (4096 - off) / size : off + size <= 4096 ? off / size + 1 : 0;
 	return MIN(n, fit);
 }
-/* The offsets of a run must not wrap at the address size, nor leave a segment that needs checks. */
-static inline bool run_plain(const struct cpu *c, u64 off, i64 step, u64 n, u64 mask)
+/* The offsets of a run must not wrap at the address size. */
+static inline bool run_plain(u64 off, i64 step, u64 n, u64 mask)
 {
 	u64 span = (n - 1) * (u64)(step < 0 ? -step : step);
-	if (step > 0 ? off > mask - span : off < span)
-		return false;
-	(void)c;
-	return true;
+	return step > 0 ? off <= mask - span : off >= span;
 }
 static inline bool seg_plain(const struct cpu *c, unsigned s, enum access acc)
 {
@@ -153,8 +128,8 @@ static u64 run_movs_##bits(struct cpu *c, const struct insn *i, struct str s, u6
 	u64 src = str_src(c, i, s.mask, bits / 8), dst = str_dst(c, s.mask, bits / 8, ACC_WRITE); \
 	n = run_length(c, src, s.step, n, ACC_READ); \
 	n = n ? run_length(c, dst, s.step, n, ACC_WRITE) : 0; \
-	if (n < 2 || !run_plain(c, c->regs[R_SI] & s.mask, s.step, n, s.mask) || \
-	    !run_plain(c, c->regs[R_DI] & s.mask, s.step, n, s.mask)) \
+	if (n < 2 || !run_plain(c->regs[R_SI] & s.mask, s.step, n, s.mask) || \
+	    !run_plain(c->regs[R_DI] & s.mask, s.step, n, s.mask)) \
 		return 0; \
 	HOST_REP(bits, "movs" sfx, (void *)(dst + tlb_slot(c, dst)->addend), \
 		 (void *)(src + tlb_slot(c, src)->addend), n, s.step < 0, 0); \
@@ -170,7 +145,7 @@ static u64 run_stos_##bits(struct cpu *c, const struct insn *i, struct str s, u6
 		return 0; \
 	u64 dst = str_dst(c, s.mask, bits / 8, ACC_WRITE); \
 	n = run_length(c, dst, s.step, n, ACC_WRITE); \
-	if (n < 2 || !run_plain(c, c->regs[R_DI] & s.mask, s.step, n, s.mask)) \
+	if (n < 2 || !run_plain(c->regs[R_DI] & s.mask, s.step, n, s.mask)) \
 		return 0; \
 	HOST_REP(bits, "stos" sfx, (void *)(dst + tlb_slot(c, dst)->addend), NULL, n, s.step < 0, c->regs[R_AX]); \
 	run_written(c, dst, s.step, n); \

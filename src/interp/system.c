@@ -118,7 +118,6 @@ static void monitor(struct cpu *c, const struct insn *i)
 	mem_probe(c, lin, 1, ACC_READ);
 	if (!mmu_peek(c, lin, &gpa))
 		return;
-	c->monitor_addr = lin;
 	c->monitor_gpa = gpa & ~63ull;
 	const u8 *line = mem_ram(c->mem, c->monitor_gpa);
 	c->monitor_armed = line != NULL;
@@ -199,13 +198,6 @@ OP_END(op_clts)
 	need_cpl0(c);
 	c->cr0 &= ~(u64)CR0_TS;
 	cpu_update_fpu(c);
-}
-
-/* UMIP: what tells of system tables is for CPL 0. */
-static inline void need_no_umip(struct cpu *c)
-{
-	if (unlikely(c->cpl && (c->cr4 & CR4_UMIP)))
-		cpu_gp0(c);
 }
 
 OP(op_smsw_r)
@@ -338,13 +330,11 @@ static inline void need_fsgsbase(struct cpu *c)
 		cpu_ud(c);
 }
 
-/* Hidden bases take any address of the processor's full width, whatever CR4.LA57. */
 static void base_set(struct cpu *c, unsigned s, const struct insn *i)
 {
 	need_fsgsbase(c);
 	u64 v = reg_ld(c, i->r, i->opsz == 8 ? 8 : 4); /* 66h means nothing */
-	unsigned shift = 64 - c->model->lin_bits;
-	if ((u64)((i64)(v << shift) >> shift) != v)
+	if (!cpu_address_valid(c, v))
 		cpu_gp0(c);
 	c->seg[s].base = v;
 	cpu_update_segs(c);

@@ -15,6 +15,12 @@ static inline void need_protected(struct cpu *c)
 	if (unlikely(!cpu_protected(c)))
 		cpu_ud(c);
 }
+/* UMIP: what tells of system tables is for CPL 0. */
+static inline void need_no_umip(struct cpu *c)
+{
+	if (unlikely(c->cpl && (c->cr4 & CR4_UMIP)))
+		cpu_gp0(c);
+}
 /* A linear address n bytes on: outside 64-bit mode they wrap at 4 GiB. */
 static inline u64 lin_add(const struct cpu *c, u64 lin, unsigned n)
 {

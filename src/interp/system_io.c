@@ -39,12 +39,6 @@ OP_END(op_out_dx) { port_out(c, i, reg_ld16(c, R_DX)); }
 
 /* ---- strings --------------------------------------------------------------------------------- */
 
-static inline void index_add(struct cpu *c, unsigned r, i64 by, u64 mask)
-{
-	u64 v = (c->regs[r] + (u64)by) & mask;
-	c->regs[r] = mask == 0xffff ? (c->regs[r] & ~mask) | v : v;
-}
-
 static inline i64 step_of(const struct cpu *c, unsigned size) { return c->rflags & FL_DF ? -(i64)size : (i64)size; }
 
 static void ins_one(struct cpu *c, const struct insn *i, unsigned size)
@@ -53,9 +47,10 @@ static void ins_one(struct cpu *c, const struct insn *i, unsigned size)
 	u16 port = reg_ld16(c, R_DX);
 	io_check(c, port, size, false);
 	u64 lin = cpu_linear(c, S_ES, c->regs[R_DI] & mask, size, ACC_WRITE);
+	mem_check_aligned(c, lin, size);
 	mem_probe(c, lin, size, ACC_WRITE);
 	mem_st(c, lin, mem_port_read(c->mem, port, size), size);
-	index_add(c, R_DI, step_of(c, size), mask);
+	str_add(c, R_DI, step_of(c, size), mask);
 }
 
 static void outs_one(struct cpu *c, const struct insn *i, unsigned size)
@@ -65,12 +60,7 @@ static void outs_one(struct cpu *c, const struct insn *i, unsigned size)
 	io_check(c, port, size, true);
 	u64 v = mem_ld(c, cpu_linear(c, i->seg, c->regs[R_SI] & mask, size, ACC_READ), size);
 	mem_port_write(c->mem, port, (u32)v, size);
-	index_add(c, R_SI, step_of(c, size), mask);
-}
-
-static bool leave(const struct cpu *c)
-{
-	return c->slow || (atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask);
+	str_add(c, R_SI, step_of(c, size), mask);
 }
 
 static void repeat(struct cpu *c, const struct insn *i, unsigned size,
@@ -81,21 +71,16 @@ static void repeat(struct cpu *c, const struct insn *i, unsigned size,
 		cpu_gp0(c); /* also where nothing is moved */
 	while (c->regs[R_CX] & mask) {
 		one(c, i, size);
-		index_add(c, R_CX, -1, mask);
-		if (unlikely(leave(c))) {
-			if (c->regs[R_CX] & mask) { /* RF: as in string.c */
-				c->rip = insn_rip(c, i);
-				c->rflags |= FL_RF;
-				cpu_update_events(c);
-			}
+		str_add(c, R_CX, -1, mask);
+		if (rep_leave(c, i, mask))
 			return;
-		}
 	}
 }
 
+/* All but these two end their block, so that what a port brings about is seen right after them. */
 #define X(bits) \
-OP(op_ins_##bits) { ins_one(c, i, bits / 8); } \
-OP(op_outs_##bits) { outs_one(c, i, bits / 8); } \
+OP(op_ins_##bits) { cpu_device_sync(c); ins_one(c, i, bits / 8); } \
+OP(op_outs_##bits) { cpu_device_sync(c); outs_one(c, i, bits / 8); } \
 OP_END(op_rep_ins_##bits) { repeat(c, i, bits / 8, ins_one); } \
 OP_END(op_rep_outs_##bits) { repeat(c, i, bits / 8, outs_one); }
 X(8) X(16) X(32)

@@ -3,12 +3,6 @@
  * are operands, privilege and modes. Intel SDM volume 2. */
 #include "interp/system.h"
 
-static inline void need_no_umip(struct cpu *c)
-{
-	if (unlikely(c->cpl && (c->cr4 & CR4_UMIP)))
-		cpu_gp0(c);
-}
-
 static inline u16 ld_rm16_m(struct cpu *c, const struct insn *i)
 {
 	return mem_ld16(c, insn_lin(c, i, 2, ACC_READ));
@@ -25,8 +19,7 @@ static void table_load(struct cpu *c, const struct insn *i, struct dtable *t)
 	u64 base = mem_ld(c, lin_add(c, lin, 2), n);
 	if (n == 4 && i->opsz == 2)
 		base &= 0xffffff;
-	unsigned shift = 64 - c->model->lin_bits;
-	if ((u64)((i64)(base << shift) >> shift) != base)
+	if (!cpu_address_valid(c, base))
 		cpu_gp0(c);
 	*t = (struct dtable){ base, limit };
 }

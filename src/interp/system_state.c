@@ -63,19 +63,35 @@ OP(op_fxrstor)
 }
 
 /* XSAVE's own checks (CR4.OSXSAVE, TS, alignment) are xsave.c's and come before the segment's. */
-static inline u64 xsave_lin(struct cpu *c, const struct insn *i, enum access acc)
+static inline void xsave_may(struct cpu *c)
 {
 	if (!(c->cr4 & CR4_OSXSAVE))
 		cpu_ud(c);
 	if (c->cr0 & CR0_TS)
 		cpu_raise(c, V_NM);
-	return insn_lin(c, i, 576, acc);
 }
 
-OP(op_xsave) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_SAVE); }
-OP(op_xsaveopt) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_OPT); }
-OP(op_xsavec) { fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_C); }
-OP(op_xrstor) { fpu_xrstor(c, xsave_lin(c, i, ACC_READ), i->opsz, false); }
+static inline void xsave(struct cpu *c, const struct insn *i, enum xsave_kind k)
+{
+	xsave_may(c);
+	fpu_xsave(c, insn_lin(c, i, fpu_xsave_size(c, k), ACC_WRITE), i->opsz, k);
+}
+
+static inline void xrstor(struct cpu *c, const struct insn *i, bool supervisor)
+{
+	xsave_may(c);
+	u64 lin = insn_lin(c, i, 576, ACC_READ);
+	if (unlikely(c->seg_check) && !(lin & 63)) { /* all of it must be within the segment */
+		u64 bv = mem_ld64(c, lin_add(c, lin, 512)), xcomp = mem_ld64(c, lin_add(c, lin, 520));
+		insn_lin(c, i, fpu_xrstor_size(c, bv, xcomp, supervisor), ACC_READ);
+	}
+	fpu_xrstor(c, lin, i->opsz, supervisor);
+}
+
+OP(op_xsave) { xsave(c, i, XS_SAVE); }
+OP(op_xsaveopt) { xsave(c, i, XS_OPT); }
+OP(op_xsavec) { xsave(c, i, XS_C); }
+OP(op_xrstor) { xrstor(c, i, false); }
 
 static inline void need_supervisor(struct cpu *c)
 {
@@ -87,27 +103,13 @@ static inline void need_supervisor(struct cpu *c)
 OP(op_xsaves)
 {
 	need_supervisor(c);
-	fpu_xsave(c, xsave_lin(c, i, ACC_WRITE), i->opsz, XS_S);
+	xsave(c, i, XS_S);
 }
 
 OP(op_xrstors)
 {
 	need_supervisor(c);
-	fpu_xrstor(c, xsave_lin(c, i, ACC_READ), i->opsz, true);
-}
-
-/* FLDENV and FRSTOR wait: an unmasked exception that is pending comes first. With CR0.NE clear
- * it is an interrupt that the board raises (IRQ 13), and the instruction goes on. */
-static void x87_wait(struct cpu *c)
-{
-	u16 status;
-	__asm__ volatile("fnstsw %0" : "=a"(status));
-	if (likely(!(status & 0x80)))
-		return;
-	if (c->cr0 & CR0_NE)
-		cpu_raise(c, V_MF);
-	if (c->hooks && c->hooks->ferr)
-		c->hooks->ferr(c->hooks->arg, true);
+	xrstor(c, i, true);
 }
 
 /* Environment formats are of 2 or 4 bytes a word. */
@@ -118,6 +120,7 @@ static u64 env_lin(struct cpu *c, const struct insn *i, unsigned n, enum access 
 {
 	u64 lin = insn_lin(c, i, n, acc);
 	mem_check_aligned(c, lin, env_size(i));
+	mem_probe(c, lin, env_size(i), acc);
 	return lin;
 }
 
@@ -133,6 +136,7 @@ OP(op_fnsave)
 	need_fpu(c, FC_X87);
 	unsigned n = env_size(i) == 2 ? 94 : 108;
 	fpu_fnstenv(c, env_lin(c, i, n, ACC_WRITE), env_size(i), true);
+	x87_nothing_pending(c);
 }
 
 OP(op_fldenv)

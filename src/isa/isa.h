@@ -69,7 +69,7 @@ enum insn_flag {
 	IF_LOCK = 1, IF_REP = 2, IF_REPNE = 4,
 	IF_MEM = 8,      /* has a memory operand (base, index, scale, disp, seg are valid) */
 	IF_LAST = 16,    /* ends its block */
-	IF_ADDR32 = 32,  /* address size prefix in effect is in adsz; this: 67h was given */
+	IF_STACK = 32,   /* accesses the stack (PUSH, CALL, ENTER), beside a memory operand it may have */
 };
 
 struct insn {

@@ -16,7 +16,7 @@
 bool blob_read(struct blob *b, const char *option, const char *path, u64 max, struct error *e)
 {
 	*b = (struct blob){ 0 };
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* a FIFO is refused, not waited for */
 	if (fd < 0)
 		return error_set(e, "%s %s: %s", option, path, strerror(errno));
 	struct stat st;
@@ -209,6 +209,19 @@ static bool by_content(struct machine *m, const struct blob *k, struct error *e)
 			    "for a raw program say format=flat with addr= and mode=", m->cfg->kernel.path);
 }
 
+/* What firmware leaves of the interrupt wiring (MultiProcessor specification 3.6.2.2, "virtual
+ * wire"): the boot processor's LAPIC is on and passes the 8259s' interrupts and NMI through. */
+static void wire_interrupts(struct machine *m)
+{
+	enum { SVR = 0xf0, LINT0 = 0x350, LINT1 = 0x360, EXT_INT = 0x700, NMI = 0x400 };
+	struct lapic *l = m->cpus[0].lapic;
+	mem_lock(&m->mem);
+	lapic_mmio_write(l, SVR, 0x1ff, 4);
+	lapic_mmio_write(l, LINT0, EXT_INT, 4);
+	lapic_mmio_write(l, LINT1, NMI, 4);
+	mem_unlock(&m->mem);
+}
+
 bool boot_load(struct machine *m, struct error *e)
 {
 	const struct vm_config *f = m->cfg;
@@ -227,6 +240,7 @@ bool boot_load(struct machine *m, struct error *e)
 	blob_free(&k);
 	if (!ok)
 		return false;
+	wire_interrupts(m);
 	m->enter(m, m->cpus[0].cpu);
 	return true;
 }

@@ -56,7 +56,8 @@ static bool elf_segment(const struct elf *x, unsigned n, struct segment_part *p)
 		memcpy(&h, x->data + at, sizeof(h));
 		*p = (struct segment_part){ h.p_offset, h.p_paddr, h.p_filesz, h.p_memsz, h.p_vaddr, h.p_type };
 	}
-	return p->offset <= x->size && p->filesz <= x->size - p->offset && p->filesz <= p->memsz;
+	/* A note need not be in memory at all: then its memory size is 0. */
+	return p->offset <= x->size && p->filesz <= x->size - p->offset && (p->type != PT_LOAD || p->filesz <= p->memsz);
 }
 
 /* *end: above all that was loaded below 4 GiB. */
@@ -298,6 +299,7 @@ bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e)
 		m->entry_arg2 = 0x2badb002;
 		m->entry_stack = 0;
 		m->enter = enter_protected;
+		boot_bios_state(m);
 		m->boot_kind = "multiboot 1";
 		return true;
 	}

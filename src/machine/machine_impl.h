@@ -77,6 +77,8 @@ bool boot_linux(struct machine *m, const struct blob *k, struct error *e);
 bool boot_elf(struct machine *m, const struct blob *k, struct error *e);  /* PVH or multiboot */
 bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e);
 bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
+/* boot_bios.c: interrupt vectors, 8259s and 8254 as a BIOS leaves them. */
+void boot_bios_state(struct machine *m);
 bool boot_firmware(struct machine *m, struct error *e);
 /* Writes len bytes at gpa; false with an error naming what does not fit. */
 bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);

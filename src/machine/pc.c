@@ -54,7 +54,12 @@ static void sink_intr(void *arg, bool level)
 }
 static void sink_nmi(void *arg) { vcpu_post(((struct machine_cpu *)arg)->vcpu, EV_NMI); }
 static void sink_smi(void *arg) { vcpu_post(((struct machine_cpu *)arg)->vcpu, EV_SMI); }
-static void sink_init(void *arg) { vcpu_post(((struct machine_cpu *)arg)->vcpu, EV_INIT); }
+static void sink_init(void *arg)
+{
+	struct machine_cpu *mc = arg;
+	cpu_clear_event(mc->cpu, EV_SIPI); /* one that came before INIT starts nothing after it */
+	vcpu_post(mc->vcpu, EV_INIT);
+}
 static void sink_sipi(void *arg, u8 vector)
 {
 	struct machine_cpu *mc = arg;
@@ -72,7 +77,8 @@ static void hook_power_off(void *arg) { machine_want_end(arg, END_POWEROFF, "the
 static void hook_exit_status(void *arg, u32 code)
 {
 	struct machine *m = arg;
-	m->debug_exit_code = code;
+	if (atomic_load(&m->want) != WANT_END) /* another processor's comes too late; the lock is held */
+		m->debug_exit_code = code;
 	machine_want_end(m, END_DEBUG_EXIT, "the guest wrote to isa-debug-exit");
 }
 /* From the keyboard controller and port 0x92. Without firmware nobody stands at the reset vector
@@ -87,13 +93,18 @@ static void hook_init_signal(void *arg)
 	lapic_reset(m->cpus[0].lapic, true);
 	vcpu_post(m->cpus[0].vcpu, EV_INIT);
 }
+/* A guest may put a LAPIC's page over RAM: nobody may go on using the RAM's host address. */
+static void map_changed(void *arg)
+{
+	struct machine *m = arg;
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_post(m->cpus[k].vcpu, EV_TLB);
+}
 /* pc-testdev: whatever is cached of that page goes; dropping all is always right. */
 static void hook_drop_page(void *arg, u64 gpa)
 {
-	struct machine *m = arg;
 	(void)gpa;
-	for (unsigned k = 0; k < m->n_cpus; k++)
-		vcpu_post(m->cpus[k].vcpu, EV_TLB);
+	map_changed(arg);
 }
 /* S3 and S4 are not in the DSDT; a guest that writes their types all the same gets nothing. */
 static void hook_sleep(void *arg, unsigned typ)
@@ -238,6 +249,8 @@ bool pc_build(struct machine *m, struct error *e)
 		return error_set(e, "--post-port %llu: ports go to 65535", (unsigned long long)m->cfg->post_port);
 	if (!mem_init(&m->mem, m->cfg->mem_bytes, e))
 		return error_prefix(e, "-m");
+	m->mem.map_changed = map_changed;
+	m->mem.map_changed_arg = m;
 	if (!add_chips(m, e) || !add_serial(m, e))
 		return false;
 	return !m->cfg->post_port ||
@@ -263,6 +276,7 @@ void pc_reset(struct machine *m)
 
 void pc_destroy(struct machine *m)
 {
+	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
 	for (int k = m->n_devices; k-- > 0;)

@@ -74,7 +74,6 @@ bool mem_init(struct mem *m, u64 ram_size, struct error *e)
 	memset(m, 0, sizeof(*m));
 	m->fd = -1;
 	pthread_mutex_init(&m->lock, NULL);
-	atomic_init(&m->a20, true);
 	code_init();
 	m->ram_size = ram_size;
 	m->low_size = MIN(ram_size, MEM_HOLE_START);

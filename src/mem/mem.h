@@ -26,11 +26,12 @@
 /* What an engine knows of one RAM page as code. lines: one bit for each 64-byte line that
  * some decoded or translated block covers; gen counts writes into such lines. An engine's
  * block remembers gen and is stale when it differs. Protocol against races: the decoder
- * sets the bits, issues membarrier(PRIVATE_EXPEDITED) if they were clear, reads gen, reads
- * the bytes; the writer stores, then looks at the bits. */
+ * sets the bits, issues membarrier(PRIVATE_EXPEDITED) if they were clear or whoever set them
+ * may still be at it (marking: how many are), reads gen, reads the bytes; the writer stores,
+ * then looks at the bits. */
 struct page_code {
 	_Atomic u64 lines;
-	_Atomic u32 gen;
+	_Atomic u32 gen, marking;
 };
 
 struct mmio_ops {
@@ -83,7 +84,6 @@ struct mem {
 	pthread_mutex_t lock;     /* the machine lock: devices, interrupt controllers, timers */
 	void (*map_changed)(void *arg);
 	void *map_changed_arg;
-	_Atomic bool a20;         /* reserved for the A20 gate; always true today */
 	struct map_table *_Atomic map; /* private to map.c: what regions points into */
 	_Atomic u32 map_seq;      /* odd while the map is being changed */
 	int cap_declared, cap_ports;

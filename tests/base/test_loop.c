@@ -1,7 +1,12 @@
 /* The event loop: descriptors, timeouts, posting across threads. */
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -220,6 +225,46 @@ static void dev_null(void **state)
 	close(fd);
 }
 
+/* ---- a host that forbids epoll_pwait2 -------------------------------------------------- */
+
+/* The filter is this thread's alone. EPERM is what old container runtimes answer. */
+static void *turn_without_pwait2(void *arg)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { ARRAY_LEN(code), code };
+	bool *skipped = arg;
+
+	*skipped = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog);
+	if (*skipped)
+		return NULL;
+	u64 start = now_ns();
+	loop_turn(l, 20000000);
+	if (now_ns() - start < 20000000)
+		return "the turn did not wait";
+	loop_wake(l);
+	loop_turn(l, 30000000000ull);
+	return now_ns() - start < 20000000000ull ? NULL : "the turn did not wake";
+}
+
+static void no_pwait2(void **state)
+{
+	bool skipped;
+	pthread_t t;
+	void *wrong;
+
+	assert_int_equal(pthread_create(&t, NULL, turn_without_pwait2, &skipped), 0);
+	assert_int_equal(pthread_join(t, &wrong), 0);
+	if (wrong)
+		fail_msg("%s", (char *)wrong);
+	if (skipped)
+		skip();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -229,6 +274,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(readable, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(delete_in_batch, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(dev_null, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(no_pwait2, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

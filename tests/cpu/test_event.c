@@ -173,7 +173,11 @@ static void breakpoints(void **state)
 	WORKS(cpu_code_breakpoint(c)); /* RF, once */
 	assert_int_equal(c->rflags & FL_RF, 0);
 	c->shadow = SHADOW_SS;
-	WORKS(cpu_code_breakpoint(c));
+	WORKS(cpu_code_breakpoint(c)); /* after MOV SS only AMD's processors take it */
+	strcpy(w.model.vendor, "AuthenticAMD");
+	FAULTS(cpu_code_breakpoint(c), V_DB, 0);
+	strcpy(w.model.vendor, "GenuineIntel");
+	c->keep_rip = false;
 	c->shadow = 0;
 	c->rip = CODE + 1;
 	WORKS(cpu_code_breakpoint(c)); /* none */
@@ -206,7 +210,15 @@ static void breakpoints(void **state)
 	c->cr4 |= CR4_DE;
 	cpu_data_breakpoint(c, 0x60, 1, false, true);
 	assert_int_equal(c->dr6_pending, 2);
-	cpu_clear_event(c, EV_TRAP);
+	/* What is pending after MOV SS and INT1 are one exception. */
+	c->shadow = SHADOW_SS;
+	u64 sp = c->regs[R_SP];
+	WORKS(cpu_soft_int(c, V_DB, false, true));
+	assert_int_equal(c->dr[6] & 15, 2);
+	assert_int_equal(c->dr6_pending, 0);
+	assert_true(cpu_service_events(c));
+	assert_int_equal(c->rip, 0x100);
+	assert_int_equal(c->regs[R_SP], sp - 12);
 }
 
 /* General detect: a fault, RF set, GD cleared for the handler. */

@@ -305,6 +305,26 @@ static void double_page_fault(void **state)
 	assert_int_equal(w.c->rip, HANDLER);
 }
 
+/* #AC by the push of its own delivery, for ever: nothing ends that but a shutdown. The same where
+ * #AC's gate is bad and it is #GP whose handler has the misaligned stack. */
+static void endless_alignment(void **state)
+{
+	for (unsigned bad = 0; bad < 2; bad++) {
+		world_protected(3);
+		w.c->cr0 |= CR0_AM;
+		w.c->rflags |= FL_AC;
+		w.c->regs[R_SP] = STACK3 - 2;
+		cpu_update_mode(w.c);
+		idt_set(V_UD, gate(INT32, C3, HANDLER, 0));
+		idt_set(V_GP, gate(INT32, C3, HANDLER, 0));
+		idt_set(V_AC, gate(INT32, bad ? D0 : C3, HANDLER, 0));
+		raise_now(V_UD, false, 0);
+		assert_int_equal(w.triple, 1);
+		assert_int_equal(w.c->activity, ACT_SHUTDOWN);
+		assert_int_equal(w.c->delivering, -1);
+	}
+}
+
 /* RF in the image: faults set it, traps and aborts leave it. */
 static void resume_flag(void **state)
 {
@@ -497,7 +517,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(real_mode), cmocka_unit_test(gate_faults), cmocka_unit_test(gate_privilege),
 		cmocka_unit_test(same_level), cmocka_unit_test(inner_level), cmocka_unit_test(inner_stack_faults),
-		cmocka_unit_test(page_faults), cmocka_unit_test(double_fault), cmocka_unit_test(double_page_fault),
+		cmocka_unit_test(page_faults), cmocka_unit_test(double_fault), cmocka_unit_test(double_page_fault), cmocka_unit_test(endless_alignment),
 		cmocka_unit_test(resume_flag), cmocka_unit_test(v86_to_ring0), cmocka_unit_test(v86_redirect),
 		cmocka_unit_test(long_mode), cmocka_unit_test(long_from_compat), cmocka_unit_test(long_faults),
 	};

@@ -348,6 +348,16 @@ static void ret_nulls_segments(void **state)
 	FRAME(8, TO, L3, 2, STACK3, D3);
 	WORKS(cpu_iret(w.c, 8));
 	assert_true(w.c->ebase[S_FS] == 0x7f0000001000ull);
+	/* and so does one that becomes null on the way out */
+	world_long(0, false);
+	seg_load(w.c, S_GS, D0);
+	w.c->seg[S_GS].base = 0x7f0000002000ull;
+	w.c->regs[R_SP] -= 40;
+	FRAME(8, TO, L3, 2, STACK3, D3);
+	WORKS(cpu_iret(w.c, 8));
+	assert_int_equal(w.c->seg[S_GS].sel, 0);
+	assert_true(w.c->seg[S_GS].attr & SEG_UNUSABLE);
+	assert_true(w.c->ebase[S_GS] == 0x7f0000002000ull);
 }
 
 /* ---- IRET and flags */

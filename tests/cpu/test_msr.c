@@ -206,6 +206,7 @@ static void machine_check(void **state)
 	assert_true(banks > 0);
 	for (unsigned k = 0; k < banks; k++) {
 		put(0x400 + 4 * k, ~0ull);
+		refused(0x400 + 4 * k, ~0ull << 20); /* all ones, or zeros */
 		for (unsigned m = 1; m < 4; m++) {
 			put(0x400 + 4 * k + m, 0);
 			refused(0x400 + 4 * k + m, 1);
@@ -268,7 +269,18 @@ static void misc_enable(void **state)
 	u32 out[4];
 	cpu_cpuid(c, 0, 0, out);
 	assert_int_equal(out[0], 2);
-	refused(0x1a0, 1ull << 34);
+	refused(0x1a0, 1ull << 35);
+	/* No execute-disable: CPUID does not show it, EFER does not take it. */
+	assert_true(msr_write(c, 0xc0000080, 0x800));
+	assert_true(msr_write(c, 0xc0000080, 0));
+	assert_true(msr_write(c, 0x1a0, 0x400c51809)); /* SpeedStep and xTPR bits are there, too */
+	assert_int_equal(get(0x1a0), 0x400c51809);
+	cpu_cpuid(c, 0x80000001, 0, out);
+	assert_int_equal(out[3] >> 20 & 1, 0);
+	refused(0xc0000080, 0x800);
+	assert_true(msr_write(c, 0x1a0, 1 << 18));
+	cpu_cpuid(c, 0x80000001, 0, out);
+	assert_int_equal(out[3] >> 20 & 1, 1);
 }
 
 /* Read, and where Linux also writes, written, without a guard against #GP. */
@@ -282,6 +294,10 @@ static void what_linux_takes_for_granted(void **state)
 	assert_int_equal(get(0xc0010015) >> 24 & 1, 1); /* the TSC counts at P0's rate */
 	assert_int_equal(get(0xc0011029) & 2, 2);       /* LFENCE serializes */
 	put(0xc001001f, 1ull << 46);
+	for (u32 k = 0xc0010000; k <= 0xc0010007; k++) { /* counters that all AMD processors have */
+		assert_true(msr_write(c, k, 0x130076));
+		assert_int_equal(get(k), 0); /* not there to use */
+	}
 	start("max,vendor=intel");
 	for (unsigned k = 0; k < ARRAY_LEN(intel); k++)
 		get(intel[k]);

@@ -526,6 +526,12 @@ static void pcid(void **state)
 	SEES(2);
 	mmu_invpcid(c, 0, 5, lin);
 	SEES(1);
+	/* Its address may be of the processor's full width, without CR4.LA57 too. */
+	r.model.lin_bits = 57;
+	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 0, 5, 0xffaaaaaaaaaaaaaaull)), -1);
+	r.model.lin_bits = 48;
+	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 0, 5, 0xffaaaaaaaaaaaaaaull)), V_GP);
+	r.model.lin_bits = 57;
 	/* All of them, with and without globals. */
 	for (unsigned type = 2; type < 4; type++) {
 		put_entry(F_4L, 3, PAGE | 3);
@@ -554,7 +560,7 @@ static void pcid(void **state)
 	SEES(2);
 	/* What INVPCID refuses. */
 	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 4, 0, 0)), V_GP);
-	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 0, 5, 0x800000000000ull)), V_GP);
+	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 0, 5, 0x100000000000000ull)), V_GP);
 	c->cr4 &= ~(u64)CR4_PCIDE;
 	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 1, 5, 0)), V_GP);
 	assert_int_equal(RIG_TRY(c, mmu_invpcid(c, 1, 0, 0)), -1);

@@ -274,6 +274,10 @@ static void lldt_ltr(void **state)
 	gdt_set(SCRATCH, desc(0x1000, 0x67, 0x89));
 	gdt_set(SCRATCH + 8, 0x00008000);                    /* not canonical */
 	FAULTS(seg_ltr(w.c, SCRATCH), V_GP, SCRATCH);
+	w.model.lin_bits = 57; /* counts in place of CR4.LA57 */
+	WORKS(seg_ltr(w.c, SCRATCH));
+	w.model.lin_bits = 48;
+	gdt_set(SCRATCH, desc(0x1000, 0x67, 0x89));
 	gdt_set(SCRATCH + 8, 0xffff8000 | 1ull << 40);       /* type of the upper half */
 	FAULTS(seg_ltr(w.c, SCRATCH), V_GP, SCRATCH);
 	gdt_set(0x1f8, desc(0x1000, 0x67, 0x89));            /* 16 bytes do not fit */

@@ -165,6 +165,19 @@ static void memory(struct check *k, const u8 *n, const u8 *e)
 
 /* ---- known differences --------------------------------------------------------------------------------------- */
 
+/* What BT with a register adds to its operand's address. */
+static u64 bit_offset_bytes(const struct check *k)
+{
+	const ZydisDecodedOperand *o = &k->d->zo[1];
+	ZydisMnemonic n = k->d->zi.mnemonic;
+	unsigned size = k->d->zi.operand_width;
+	if ((n != ZYDIS_MNEMONIC_BT && n != ZYDIS_MNEMONIC_BTS && n != ZYDIS_MNEMONIC_BTR && n != ZYDIS_MNEMONIC_BTC) ||
+	    o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return 0;
+	i64 v = (i64)(k->t->r.gpr[ZydisRegisterGetId(o->reg.value)] << (64 - size)) >> (64 - size);
+	return (u64)(v >> 3) & ~(u64)(size / 8 - 1);
+}
+
 /* A memory operand through FS or GS whose offset is not canonical while its linear address is. */
 static bool offset_not_canonical(const struct check *k)
 {
@@ -172,7 +185,7 @@ static bool offset_not_canonical(const struct check *k)
 		const ZydisDecodedOperand *o = &k->d->zo[n];
 		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.segment < ZYDIS_REGISTER_FS)
 			continue;
-		u64 off = operand_effective(k->t, k->d, n);
+		u64 off = operand_effective(k->t, k->d, n) + bit_offset_bytes(k);
 		if ((u64)((i64)(off << 16) >> 16) != off)
 			return true;
 	}
@@ -221,11 +234,13 @@ static bool known_amd_far_return(const struct check *k, const char *first)
 {
 	(void)first;
 	if (k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRET && k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRETD &&
+	    k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRETQ &&
 	    !(k->d->zi.mnemonic == ZYDIS_MNEMONIC_RET && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR))
 		return false;
 	u64 up = k->n->cr2 - k->t->r.gpr[R_SP];
-	return k->n->vector == V_PF && !(k->n->error & (PF_W | PF_I)) && up < 65536 + 40 &&
-	       (k->e->vector == V_GP || k->e->vector == V_NP || k->e->vector == V_PF);
+	bool slot = k->n->vector == V_PF && !(k->n->error & (PF_W | PF_I)) && up < 65536 + 40;
+	return (slot || (k->n->vector == V_AC && k->t->r.rflags & FL_AC)) &&
+	       (k->e->vector == V_GP || k->e->vector == V_NP || k->e->vector == V_SS || k->e->vector == V_PF);
 }
 
 /* POPA and PUSHA that fault half way have loaded and stored what came before. */
@@ -239,6 +254,27 @@ static bool known_partial_popa(const struct check *k, const char *first)
 	case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD: case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD: return true;
 	default: return false;
 	}
+}
+
+/* PUNPCKL, UNPCKL and shifts need half of a 128-bit operand: with MXCSR.MM only that half is
+ * accessed. */
+static bool known_mm_half(const struct check *k, const char *first)
+{
+	(void)first;
+	const char *name = ZydisMnemonicGetString(k->d->zi.mnemonic);
+	if (!(k->t->r.v.mxcsr & 0x20000) || k->d->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    k->e->vector != V_PF ||
+	    !(strstr(name, "unpckl") || !strncmp(name, "psll", 4) || !strncmp(name, "psrl", 4) || !strncmp(name, "psra", 4)))
+		return false;
+	return !(k->e->cr2 & PAGE_MASK); /* at the second page */
+}
+
+/* Both operands of CMPS fault. */
+static bool known_cmps_order(const struct check *k, const char *first)
+{
+	const char *name = ZydisMnemonicGetString(k->d->zi.mnemonic);
+	bool faults = k->n->r.rip == k->t->r.rip && k->e->r.rip == k->t->r.rip && k->n->vector != V_BP && k->e->vector != V_BP;
+	return faults && !strncmp(name, "cmps", 4) && k->count == 1 && (!strcmp(first, "cr2") || !strcmp(first, "vector"));
 }
 
 typedef bool known_fn(const struct check *k, const char *first);

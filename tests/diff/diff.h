@@ -40,7 +40,7 @@ static inline u64 mix(u64 a, u64 b) { struct rng g = { a ^ b * 0x9e3779b97f4a7c1
 #define CODE_BASE 0x10000000u
 #define DATA_BASE 0x10100000u
 #define DATA_HIGH 0x610000100000ull    /* the same pages again, for 64-bit addresses */
-#define CODE_PAGES "xx-xw-"
+#define CODE_PAGES "xx-xr-"
 #define DATA_PAGES "-wwrw-w-"
 enum { N_CODE_PAGES = 6, N_DATA_PAGES = 8, CODE_BYTES = N_CODE_PAGES * 4096, DATA_BYTES = N_DATA_PAGES * 4096 };
 
@@ -177,6 +177,8 @@ void native_restore(void);       /* the data pages as data_image() */
 /* What exists of vec_state here: AVX, AVX-512. State that the host has not stays 0. */
 unsigned host_vector_bytes(void);
 unsigned host_vector_regs(void);
+u32 host_cpu_node(void);  /* limit of Linux's descriptor 15; the process stays on its processor from then on */
+u8 host_linear_bits(void);
 u32 host_xsave_offset(unsigned component); /* standard format; before native_init_host, too */
 bool host_keeps_fpu_pointers(void); /* FOP, FIP, FDP are saved whether or not an exception is pending */
 

@@ -95,6 +95,7 @@ static void make_segments(struct side *s)
 				    0xfb | SEG_DB | SEG_G, 0xf3 | SEG_DB | SEG_G, 0xfb | SEG_L | SEG_G };
 	for (unsigned k = 1; k < ARRAY_LEN(attr); k++)
 		gdt[k] = descriptor(0, FLAT, attr[k]);
+	gdt[15] = descriptor(0, host_cpu_node(), 0xf5 | SEG_DB); /* processor and node, for LSL */
 	s->user_cs[0] = segment(SEL_CODE32, 0, FLAT, attr[4]);
 	s->user_cs[1] = segment(SEL_CODE64, 0, FLAT, attr[6]);
 	s->user_ds = segment(SEL_DATA, 0, FLAT, attr[5]);
@@ -305,6 +306,7 @@ struct side *side_new(const struct engine_ops *ops, const char *model, struct er
 	/* Images of XSAVE are compared byte by byte: the components lie where the host has them. */
 	for (unsigned k = 2; k < 16; k++)
 		s->model.xsave_offset[k] = host_xsave_offset(k);
+	s->model.lin_bits = host_linear_bits();
 	s->c = cpu_new(0, &s->mem, &s->clock, &s->model, &s->hooks);
 	if (!s->c) {
 		error_set(e, "no memory for a processor");

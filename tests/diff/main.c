@@ -83,8 +83,8 @@ static void show_insn(const struct test *t, const struct decoded *d)
 
 static void show_end(const char *who, const struct outcome *o)
 {
-	printf("  %s: vector %u error %x cr2 %llx at rip %llx%s%s\n", who, o->vector, o->error, (unsigned long long)o->cr2,
-	       (unsigned long long)o->r.rip, o->lost ? ", lost: " : "", o->lost ? o->reason : "");
+	printf("  %s: vector %u error %x cr2 %llx at rip %llx rflags %llx%s%s\n", who, o->vector, o->error,
+	       (unsigned long long)o->cr2, (unsigned long long)o->r.rip, (unsigned long long)o->r.rflags, o->lost ? ", lost: " : "", o->lost ? o->reason : "");
 }
 
 static void report_failure(struct harness *h, const struct test *t, const char *first)

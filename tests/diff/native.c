@@ -14,6 +14,7 @@
 #include <asm/ldt.h>
 #include <cpuid.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -101,6 +102,22 @@ static struct {
 unsigned host_vector_bytes(void) { return host.xcr0 & 0x40 ? 64 : host.xcr0 & 4 ? 32 : 16; }
 unsigned host_vector_regs(void) { return host.xcr0 & 0x80 ? 32 : 16; }
 bool host_keeps_fpu_pointers(void) { return host.keeps_pointers; }
+u32 host_cpu_node(void)
+{
+	cpu_set_t one;
+	u32 limit = 0;
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
+	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7bu), "0"(limit));
+	return limit;
+}
+u8 host_linear_bits(void)
+{
+	u32 a, b, c, d;
+	__cpuid(0x80000008, a, b, c, d);
+	return (u8)(a >> 8);
+}
 u32 host_xsave_offset(unsigned component)
 {
 	u32 a, b, c, d;

@@ -321,6 +321,8 @@ static void selectors_in_memory(struct maker *m)
 	int k = first_memory(m);
 	if (k < 0 || !(takes_selector(mnemonic(m)) || loads_segment(m)))
 		return;
+	if (m->d->zi.operand_width == 64 && rnd_pct(m->g, 90)) /* where AMD's processors look, too */
+		poke(m, m->ea[k] + 4, pick_selector(m->g), 2);
 	u64 at = m->ea[k] + (m->d->zo[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && m->d->zo[k].size / 8u > 8 ?
 			     0 : m->d->zo[k].size / 8u > opbytes(m) ? opbytes(m) : 0);
 	if (rnd_pct(m->g, 90))

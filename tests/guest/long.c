@@ -329,17 +329,17 @@ static void syscalls(void)
 	go(&r);
 	check("sysenter from compatibility mode goes to 64-bit code", trap.vec == DONE && trap.f.cs == CODE);
 	/* SYSEXIT: CS+16 (32-bit), CS+32 (64-bit): 0x1b/0x23, 0x2b/0x33. */
-	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; sysexit" : : "i"(user_stack_end), "i"(done32) : "rcx", "rdx"));
+	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; sysexitl" : : "i"(user_stack_end), "i"(done32) : "rcx", "rdx"));
 	check("sysexit to 32 bits", trap.vec == DONE && trap.f.cs == UCODE32 && trap.f.ss == UDATA);
-	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; rex.w sysexit" : : "i"(user_stack_end), "i"(done64) : "rcx", "rdx"));
+	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; sysexitq" : : "i"(user_stack_end), "i"(done64) : "rcx", "rdx"));
 	check("sysexit to 64 bits", trap.vec == DONE && trap.f.cs == UCODE && trap.f.ss == 0x33);
-	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; rex.w sysexit" : : "i"(user_stack_end), "r"(NONCANON) : "rcx", "rdx"));
+	TRY(__asm__ volatile("mov %0,%%rcx; mov %1,%%rdx; sysexitq" : : "i"(user_stack_end), "r"(NONCANON) : "rcx", "rdx"));
 	check_trap("sysexit to a non-canonical RIP: #GP(0)", GP, 0);
 	extern const u8 user_sysexit[];
 	user(user_sysexit);
 	check_trap("sysexit at CPL 3: #GP(0)", GP, 0);
 }
-__asm__(".text\n.globl user_sysret,user_sysexit\nuser_sysret: sysretq\nuser_sysexit: sysexit\n");
+__asm__(".text\n.globl user_sysret,user_sysexit\nuser_sysret: sysretq\nuser_sysexit: sysexitl\n");
 
 /* ---- bases ------------------------------------------------------------------------------------------------ */
 

@@ -42,6 +42,4 @@ static int expect(const struct entry *e, unsigned n, enum access a, const struct
 	return bad ? ec | EC_P : -1;
 }
 
-/* How many levels had A set by an access: all, if it was allowed (or checked: faults leave the
- * choice to the processor). */
 #endif

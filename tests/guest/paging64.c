@@ -73,7 +73,7 @@ static void own_pages(void)
 	write_cr3(read_cr3());
 }
 
-static void map(u64 base_flags, unsigned big)
+static void map(unsigned big)
 {
 	u64 top = P | W | U;
 	boot_pml4[255] = (uptr)pdpt | top;
@@ -81,7 +81,6 @@ static void map(u64 base_flags, unsigned big)
 	pd[1] = big == 1 ? 0x200000 | top | BIG : (uptr)pt | top;
 	pt[1] = (uptr)page[0] | top;
 	pt[2] = (uptr)page[1] | top;
-	(void)base_flags;
 }
 
 static void product(unsigned big, const char *what)
@@ -94,7 +93,7 @@ static void product(unsigned big, const char *what)
 	u64 keep[4];
 	/* A 2-MiB page shows the real memory at 2 MiB, a 1-GiB page that at 1 GiB: perhaps no RAM, reads
 	 * and writes only. */
-	map(0, big);
+	map(big);
 	for (unsigned k = 0; k < n; k++)
 		keep[k] = *e[k];
 	*(u8 *)0x200000 = 0xc3;
@@ -170,31 +169,31 @@ static void reserved(void)
 	for (unsigned k = 0; k < 4; k++) {
 		unsigned bad = 0;
 		for (unsigned b = (unsigned)maxphy; b < 52; b++) {
-			map(0, 0);
+			map(0);
 			*e[k] |= 1ull << b;
 			write_cr3(read_cr3());
 			bad += access_va(VA, READ, &plain) != PF || trap.err != (EC_P | EC_RSVD);
 		}
 		check_eq(fmt("reserved physical bits at level %d", 4 - k), bad, 0);
 	}
-	map(0, 0);
+	map(0);
 	*e[0] |= BIG;
 	write_cr3(read_cr3());
 	access_va(VA, READ, &plain);
 	check_trap("PS in a PML4 entry is reserved", PF, EC_P | EC_RSVD);
 	for (unsigned b = 13; b < 21; b += 7) {
-		map(0, 1);
+		map(1);
 		pd[1] |= 1ull << b;
 		write_cr3(read_cr3());
 		access_va(VA & ~0x1fffffull, READ, &plain);
 		check_trap(fmt("2-MiB page with bit %u", b), PF, EC_P | EC_RSVD);
 	}
-	map(0, 1);
+	map(1);
 	pd[1] |= 1ull << 12; /* PAT */
 	write_cr3(read_cr3());
 	access_va(VA & ~0x1fffffull, READ, &plain);
 	check_trap("2-MiB page with its PAT bit", DONE, 0);
-	map(0, 2);
+	map(2);
 	if (!pg1g) {
 		write_cr3(read_cr3());
 		access_va(VA & ~0x3fffffffull, READ, &plain);
@@ -205,7 +204,7 @@ static void reserved(void)
 		access_va(VA & ~0x3fffffffull, READ, &plain);
 		check_trap("1-GiB page with bit 20", PF, EC_P | EC_RSVD);
 	}
-	map(0, 0);
+	map(0);
 	pt[1] |= 0x7ff0000000000e00ull & ~(15ull << 59);
 	write_cr3(read_cr3());
 	access_va(VA, READ, &plain);
@@ -214,7 +213,7 @@ static void reserved(void)
 
 static void crossing(void)
 {
-	map(0, 0);
+	map(0);
 	u64 end = VA + 0x1000;
 	write_cr3(read_cr3());
 	*(u64 *)(page[0] + 0xff8) = 0x1122334455667788ull;
@@ -247,14 +246,14 @@ static void crossing(void)
 	write_cr3(read_cr3());
 	TRY(v = *(volatile u64 *)(end - 3));
 	check("first page absent: CR2 is the operand's address", trap.vec == PF && trap.cr2 == end - 3);
-	map(0, 0);
+	map(0);
 	pt[2] = 0;
 	write_cr3(read_cr3());
 	/* REP MOVS into the hole: registers say how far it came. */
 	TRY(__asm__ volatile("rep movsb" : : "D"(end - 5), "S"(page[0]), "c"(16) : "memory"));
 	check("rep movsb stops at the hole", trap.vec == PF && trap.f.cx == 11 && trap.f.di == end && trap.cr2 == end);
 	/* An instruction across the pages. */
-	map(0, 0);
+	map(0);
 	write_cr3(read_cr3());
 	page[0][0xffe] = 0xb8;
 	page[0][0xfff] = 0x11;
@@ -272,7 +271,7 @@ static void crossing(void)
 static void caching(void)
 {
 	u8 v;
-	map(0, 0);
+	map(0);
 	page[0][0] = 1;
 	page[1][0] = 2;
 	write_cr3(read_cr3());
@@ -343,7 +342,7 @@ static void caching(void)
 	if (pcid) {
 		static u64 other[512] __attribute__((aligned(4096)));
 		static u64 pdpt2[512] __attribute__((aligned(4096))), pd2[512] __attribute__((aligned(4096))), pt2[512] __attribute__((aligned(4096)));
-		map(0, 0);
+		map(0);
 		memcpy(other, boot_pml4, 4096);
 		other[255] = (uptr)pdpt2 | P | W | U;
 		pdpt2[1] = (uptr)pd2 | P | W | U;
@@ -368,7 +367,7 @@ static void caching(void)
 	}
 	if (has(7, 1, 10)) {
 		struct { u64 pcid, lin; } d = { 0, VA };
-		map(0, 0);
+		map(0);
 		write_cr3(read_cr3());
 		TRY(v = *(volatile u8 *)VA);
 		pt[1] = (uptr)page[1] | P | W | U;
@@ -385,7 +384,7 @@ static void caching(void)
 		TRY(__asm__ volatile("invpcid %0,%1" : : "m"(d), "r"(1ul) : "memory"));
 		check_trap("invpcid with reserved bits: #GP(0)", GP, 0);
 		d.pcid = 0;
-		d.lin = 0x800000000000;
+		d.lin = 1ull << 56; /* not canonical with 57 bits either, which is what counts */
 		TRY(__asm__ volatile("invpcid %0,%1" : : "m"(d), "r"(0ul) : "memory"));
 		check_trap("invpcid 0 of a non-canonical address: #GP(0)", GP, 0);
 	}
@@ -397,7 +396,7 @@ static void keys(void)
 		skip("protection keys", "not there");
 		return;
 	}
-	map(0, 0);
+	map(0);
 	unsigned bad = 0, bad_ec = 0;
 	for (unsigned m = 0; m < 64; m++) {
 		struct rules r = { .nxe = true, .pke = true, .cpl3 = m & 1, .wp = m >> 1 & 1 };
@@ -441,7 +440,7 @@ static void five(void)
 	/* Out to compatibility mode, paging off, LA57 on, paging on, back. */
 	pml5[0] = (uptr)boot_pml4 | P | W | U;
 	extern void switch57(u64 cr3, u64 cr4);
-	map(0, 0);
+	map(0);
 	switch57((uptr)pml5, read_cr4() | 0x1000);
 	check("CR4.LA57 set with paging off", read_cr4() & 0x1000);
 	u8 v = 0;

@@ -253,6 +253,8 @@ static void hidden(void)
 	u32 sp0 = 0;
 	TRY(__asm__ volatile("push %1; mov %%esp,%%edx; pop %%fs" : "=m"(sp0) : "r"((u32)sel(GDT_N + 1, 0)) : "edx"));
 	check("pop fs that faults leaves ESP", trap.vec == GP && trap.f.sp == trap.f.dx);
+	TRY(__asm__ volatile("xor %%eax,%%eax; mov %%ax,%%es; push %%eax; mov %%esp,%%edx; popl %%es:(%%esp)" : : : "eax", "edx"));
+	check("pop to memory that faults leaves ESP", trap.vec == GP && trap.f.sp == trap.f.dx);
 	TRY(__asm__ volatile("mov %0,%%eax; .byte 0x8e,0xc8" : : "r"(CODE) : "eax"));
 	check_trap("mov cs: #UD", UD, 0);
 	TRY(__asm__ volatile(".byte 0x8e,0xf0"));

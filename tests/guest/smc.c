@@ -83,7 +83,7 @@ static void alone(void)
 		else if (size == 4)
 			*(volatile u32 *)at = 0x02020202;
 		else
-			*(volatile u64 *)at = 0x9090c302020202ull << 8 | 2;
+			*(volatile u64 *)at = 0x909090c302020202ull;
 		check_eq(fmt("a store of %u bytes", size), run(code + 256) & (size >= 4 ? ~0u : (1u << 8 * size) - 1), 0x02020202 & (size >= 4 ? ~0u : (1u << 8 * size) - 1));
 	}
 	/* Stores of other kinds. */

@@ -472,6 +472,15 @@ static void descriptor_queries(void **state)
 		assert_int_equal(!!(s.c->rflags & FL_ZF), (n & 3) < n >> 2);
 		assert_int_equal(s.c->regs[R_AX], 0xfff0 | MAX(n & 3, n >> 2));
 	}
+	/* In memory that cannot be written: a fault only where there is something to write. */
+	s.c->seg[S_DS].attr &= ~2u;
+	cpu_update_segs(s.c);
+	*data64(0) = 2;
+	for (unsigned rpl = 2; rpl <= 3; rpl++) {
+		s.c->regs[R_BX] = rpl;
+		assert_int_equal(RUN(0x63, 0x1d, 0, DATA >> 8 & 0xff, DATA >> 16, 0), rpl == 2 ? -1 : V_GP); /* ARPL [DATA], bx */
+		assert_int_equal(*data64(0), 2);
+	}
 }
 
 /* ---- far transfers -------------------------------------------------------------------------------------------------- */
@@ -627,6 +636,14 @@ static void string_io_faults_first(void **state)
 	assert_int_equal(n_log, 1);
 	assert_int_equal(s.c->regs[R_CX], 2);
 	assert_int_equal(s.c->regs[R_DI], DATA + 1);
+	sys_protected(3);
+	s.c->rflags |= FL_AC | FL_IOPL;
+	s.c->cr0 |= CR0_AM;
+	cpu_update_mode(s.c);
+	s.c->regs[R_DX] = 0x70;
+	s.c->regs[R_DI] = DATA + 1;
+	assert_int_equal(RUN(0x66, 0x6d), V_AC); /* INSW */
+	assert_int_equal(n_log, 1);
 	sys_real();
 	s.c->regs[R_DX] = 0x70;
 	s.c->regs[R_DI] = 0xabcdffff;
@@ -745,6 +762,9 @@ static void whole_state(void **state)
 	assert_int_equal(RUN(0x0f, 0xae, 0x23), V_UD);
 }
 
+static bool ferr_level;
+static void on_ferr(void *arg, bool level) { ferr_level = level; }
+
 /* FLDENV loads a pending exception; the next waiting instruction of these two meets it. */
 static void environment_waits(void **state)
 {
@@ -763,6 +783,13 @@ static void environment_waits(void **state)
 	assert_int_equal(ld16(data64(0)), 0x37e);
 	assert_int_equal(RUN(0xdd, 0x23), -1); /* nothing pending: FRSTOR brings it back */
 	assert_int_equal(RUN(0xd9, 0x23), V_MF);
+	/* CR0.NE clear: FERR# instead, and the instruction starts again; FNSAVE takes it back. */
+	s.hooks.ferr = on_ferr;
+	s.c->cr0 &= ~(u64)CR0_NE;
+	assert_int_equal(RUN(0xd9, 0x23), 0xff);
+	assert_true(ferr_level);
+	assert_int_equal(RUN(0xdd, 0x33), -1);
+	assert_false(ferr_level);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, sys_up, sys_down)
