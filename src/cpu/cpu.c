@@ -92,12 +92,16 @@ void cpu_reset(struct cpu *c, bool init)
 
 void cpu_post_event(struct cpu *c, u32 ev)
 {
+	if (ev & EV_NMI)
+		atomic_fetch_add(&c->nmis, 1);
 	atomic_fetch_or(&c->events, ev);
 }
 
 void cpu_clear_event(struct cpu *c, u32 ev)
 {
 	atomic_fetch_and(&c->events, ~ev);
+	if (ev & EV_NMI)
+		atomic_store(&c->nmis, 0);
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */

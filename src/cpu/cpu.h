@@ -150,6 +150,8 @@ struct cpu {
 	u8 shadow;              /* SHADOW_* after the previous instruction */
 	u8 activity;            /* enum activity */
 	bool nmi_blocked;
+	_Atomic u32 nmis;       /* posted and not taken. Two that meet at one boundary are both taken, as where
+				 * the first is at once; those that come while NMI is blocked are one */
 	bool keep_rip;          /* the raiser has set rip itself (task switch) */
 	bool stopped;           /* triple fault that the machine did not turn into a reset */
 	u8 sipi_vector;

@@ -95,7 +95,7 @@ void cpu_update_events(struct cpu *c)
 	u32 m = EV_SMI | EV_INIT | EV_SIPI | EV_EXIT | EV_TLB | EV_TRAP;
 	if ((c->rflags & FL_IF) && !c->shadow)
 		m |= EV_INTR;
-	if (!c->nmi_blocked && !(c->shadow & SHADOW_SS))
+	if (!c->nmi_blocked && !c->shadow)
 		m |= EV_NMI;
 	c->event_mask = m;
 

@@ -2,6 +2,7 @@
  * traps of the instruction before, SMI, NMI, external interrupts; and waking from HLT, MWAIT
  * and wait-for-SIPI. Runs on the vCPU's thread; c->events is set from any.
  *
+ * The shadow of STI holds off NMI, too, as processors may: STI; HLT does not sleep through one.
  * SMI is logged and ignored: there is no SMM. INTR is a level that the interrupt controllers
  * keep, the others are edges that are taken here. */
 #define LOG_TOPIC "cpu"
@@ -42,8 +43,13 @@ static void service_control(struct cpu *c, u32 ev)
 /* NMI, else INTR. True: one was delivered. */
 static bool service_interrupts(struct cpu *c, u32 ev)
 {
-	if ((ev & EV_NMI) && !c->nmi_blocked && !(c->shadow & SHADOW_SS)) {
-		cpu_clear_event(c, EV_NMI);
+	if ((ev & EV_NMI) && !c->nmi_blocked && !c->shadow) {
+		atomic_fetch_and(&c->events, ~(u32)EV_NMI); /* before the count, or one would be lost */
+		u32 n = atomic_exchange(&c->nmis, 0);
+		if (!n)
+			return false; /* the poster's second step, after it was taken */
+		if (n > 1)
+			cpu_post_event(c, EV_NMI);
 		c->nmi_blocked = true;
 		exception_external(c, V_NMI);
 		return true;

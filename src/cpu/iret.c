@@ -11,9 +11,17 @@ enum {
 	FLAGS32 = FLAGS16 | FL_RF | FL_AC | FL_ID,
 };
 
+/* cpu_update_events is due then. */
+static void nmi_accept(struct cpu *c)
+{
+	if (c->nmi_blocked && atomic_load(&c->nmis) > 1)
+		atomic_store(&c->nmis, 1);
+	c->nmi_blocked = false;
+}
+
 static void unblock_nmi(struct cpu *c)
 {
-	c->nmi_blocked = false;
+	nmi_accept(c);
 	cpu_update_events(c);
 }
 
@@ -128,7 +136,7 @@ static void iret_protected(struct cpu *c, unsigned opsz, u64 ip, u16 sel, u64 fl
 	set_flags(c, flags, flags_mask(c, opsz));
 	if (outer)
 		seg_leave_inner(c, cpl);
-	c->nmi_blocked = false;
+	nmi_accept(c);
 	seg_commit_cs(c, cs, cpl, ip);
 }
 

@@ -26,5 +26,6 @@ bool cpu_offers_isa(const struct cpu *c, ZydisISASet set)
 unsigned cpu_isa_quirks(const struct cpu *c)
 {
 	return (c->model->vendor[0] == 'A' ? ISA_AMD : 0u) | (cpu_has(c, FEAT_BMI1) ? 0u : ISA_NO_TZCNT) |
-	       (cpu_has(c, FEAT_LZCNT) ? 0u : ISA_NO_LZCNT) | (cpu_has(c, FEAT_WBNOINVD) ? 0u : ISA_NO_WBNOINVD);
+	       (cpu_has(c, FEAT_LZCNT) ? 0u : ISA_NO_LZCNT) | (cpu_has(c, FEAT_WBNOINVD) ? 0u : ISA_NO_WBNOINVD) |
+	       (cpu_has(c, FEAT_CR8_LEGACY) ? ISA_LOCK_CR8 : 0u);
 }

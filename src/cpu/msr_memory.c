@@ -84,15 +84,15 @@ bool mcg_ctl_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 	return true;
 }
 
-/* CTL takes anything; STATUS, ADDR and MISC take 0 only, unless AMD's HWCR.McStatusWrEn. */
+/* CTL takes all ones or zeros; STATUS 0 only, unless AMD's HWCR.McStatusWrEn. ADDR and MISC take
+ * anything: AMD's do, and for Intel's, of which the manual says 0 only, hypervisors have it so. */
 bool mc_bank_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
-	/* A control register takes all ones or zeros; systems also clear bit 10 of AMD's bank 4 and
-	 * bit 0 of bank 1. */
+	/* Systems also clear bit 10 of AMD's bank 4 and bit 0 of bank 1. */
 	const u64 cleared = msr == 0x400 + 4 * 4 ? 1u << 10 : msr == 0x400 + 4 ? 1 : 0;
 	if (!(msr & 3) && v && (v | cleared) != ~0ull)
 		return false;
-	if ((msr & 3) && v && !(c->msr.hwcr & 1u << 18))
+	if ((msr & 3) == 1 && v && !(c->msr.hwcr & 1u << 18))
 		return false;
 	c->msr.mc[msr - 0x400] = v;
 	return true;

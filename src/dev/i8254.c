@@ -482,7 +482,7 @@ static void i8254_reset(struct device *d)
 	i64 now = now_tick(p);
 
 	for (unsigned i = 0; i < 3; i++) {
-		p->ch[i] = (struct counter){ .gate = i != 2 };
+		p->ch[i] = (struct counter){ .gate = i != 2, .n = 65536, .next_n = 65536 };
 		control_write(&p->ch[i], RW_BOTH << 4 | 3 << 1, now);
 		p->ch[i].reg = i == 1 ? REFRESH_TICKS : 0;
 		count_written(&p->ch[i], now);

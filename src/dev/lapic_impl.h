@@ -124,6 +124,7 @@ void lapic_timer_reset(struct lapic *l);
 void lapic_timer_set_initial(struct lapic *l, u32 count);
 void lapic_timer_set_divide(struct lapic *l, u32 val);
 u32 lapic_timer_current(const struct lapic *l);
+void lapic_timer_settle(struct lapic *l);
 void lapic_timer_mode_changed(struct lapic *l, u32 old_lvt);
 u64 lapic_tsc_deadline_read(const struct lapic *l);
 void lapic_tsc_deadline_write(struct lapic *l, u64 deadline);

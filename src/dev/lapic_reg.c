@@ -83,6 +83,8 @@ static u32 reg_read(const struct lapic *l, unsigned r)
 
 static void lvt_write(struct lapic *l, enum lapic_lvt n, u32 val)
 {
+	if (n == LVT_TIMER)
+		lapic_timer_settle(l);
 	u32 old = l->lvt[n], read_only = registers[R_LVT + n].read_only;
 
 	l->lvt[n] = (val & ~read_only) | (old & read_only);

@@ -155,6 +155,14 @@ void lapic_timer_set_divide(struct lapic *l, u32 val)
 	arm_count(l);
 }
 
+/* The end of a one-shot that the clock shows and the host's timer has not come to: it belongs to
+ * the mode as it is, so this is called before the LVT entry changes. */
+void lapic_timer_settle(struct lapic *l)
+{
+	if (l->timer_counting && timer_mode(l) == TIMER_ONE_SHOT && clock_ns(l->d.clock) >= l->timer_expiry)
+		timer_fire(l);
+}
+
 /* One-shot and periodic share a running count; TSC deadline shares nothing with them. */
 void lapic_timer_mode_changed(struct lapic *l, u32 old_lvt)
 {

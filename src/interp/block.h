@@ -12,7 +12,10 @@
  *     new epoch, or jump_gen where a page that has blocks may be meant (cpu->on_tlb_flush).
  *  4. The jump cache and a block's links are hints of where to look: what they point at is
  *     always a block of the arena (or `none`), and is entered by rule 3 alone.
- *  5. Outside 64-bit mode CS's limit is looked at at every entry: it is no part of the tag. */
+ *  5. What the tag is made of, and what the run loop looks at between blocks (events apart),
+ *     changes only in instructions that are OF_ENDS and not near branches: so a near branch
+ *     goes on under its block's tag. A tag is never 0.
+ *  6. Outside 64-bit mode CS's limit is looked at at every entry: it is no part of the tag. */
 #ifndef RING3_INTERP_BLOCK_H
 #define RING3_INTERP_BLOCK_H
 
@@ -48,10 +51,10 @@ struct block_cache {
 	u64 jump_gen;            /* part of the tag */
 	u64 seen[SEEN_PAGES / 64]; /* linear pages, modulo, of blocks whose tag has this jump_gen */
 	struct block *current;   /* the block under way or just done; &none: not known */
-	struct block none;       /* matches nothing */
 	struct page_code rom_code; /* stands for pages that have none: never written */
 	struct insn one[2];      /* single steps */
 	u64 flushes, decoded;
+	struct block none;       /* matches nothing; last, since struct block has no end of its own */
 };
 
 bool block_cache_init(struct cpu *c, struct error *e);
@@ -116,14 +119,14 @@ static inline void block_enter(struct cpu *c, struct block_cache *bc, struct blo
 	return b->insn[0].fn(c, b->insn);
 }
 
-/* Goes on with the block at RIP, unless the run loop has something to do first. In tail position,
- * so that the stack does not grow; where the compiler does not see to that (meson.build knows), the
- * loop does it all. */
+/* Goes on with the block at RIP, unless the run loop has something to do first, or a single
+ * instruction was asked for (`none` is current). In tail position, so that the stack does not grow;
+ * where the compiler does not see to that (meson.build knows), the loop does it all. */
 static inline void block_chain(struct cpu *c)
 {
 #ifdef RING3_TAIL_CALLS
 	struct block_cache *bc = interp_of(c)->blocks;
-	u64 tag = bc->current->tag, done = block_done(c); /* 0: a single step, or over a device */
+	u64 tag = bc->current->tag, done = block_done(c);
 	if (unlikely(!tag || (atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask) | c->slow ||
 		     c->icount + done + BLOCK_MAX > c->icount_limit))
 		return;
@@ -137,7 +140,7 @@ static inline void block_chain(struct cpu *c)
 #endif
 }
 
-/* OP_END for near branches, which change nothing that the tag is made of. */
+/* OP_END for near branches (invariant 5). */
 #define OP_NEAR(name) \
 	static inline __attribute__((always_inline)) void name##_body(struct cpu *c, const struct insn *i); \
 	op_fn name; \

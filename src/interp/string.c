@@ -22,6 +22,7 @@ static inline u64 str_dst(struct cpu *c, u64 mask, unsigned size, enum access ac
 {
 	return cpu_linear(c, S_ES, c->regs[R_DI] & mask, size, acc);
 }
+
 #define CMP_AT(bits, m) \
 static inline void str_cmp_##bits(struct cpu *c, u##bits a, u##bits b) \
 { \

@@ -266,7 +266,7 @@ OP(op_rdpkru)
 	edx_eax_set(c, c->pkru);
 }
 
-OP(op_wrpkru)
+OP_END(op_wrpkru)
 {
 	need_pke(c);
 	if ((u32)c->regs[R_DX])
@@ -314,7 +314,7 @@ OP(op_rdtscp)
 OP(op_rdpmc) { cpu_gp0(c); /* no counter exists; without CR4.PCE the same fault */ }
 OP(op_rdpid) { c->regs[i->r] = (u32)c->msr.tsc_aux; }
 
-OP(op_cpuid)
+OP_END(op_cpuid)
 {
 	u32 r[4];
 	cpu_cpuid(c, (u32)c->regs[R_AX], (u32)c->regs[R_CX], r);

@@ -34,8 +34,8 @@ static void table_store(struct cpu *c, const struct insn *i, const struct dtable
 	mem_st_bytes(c, insn_lin(c, i, n + 2, ACC_WRITE), image, n + 2);
 }
 
-OP(op_lgdt) { table_load(c, i, &c->gdtr); }
-OP(op_lidt) { table_load(c, i, &c->idtr); }
+OP_END(op_lgdt) { table_load(c, i, &c->gdtr); }
+OP_END(op_lidt) { table_load(c, i, &c->idtr); }
 OP(op_sgdt) { table_store(c, i, &c->gdtr); }
 OP(op_sidt) { table_store(c, i, &c->idtr); }
 
@@ -50,10 +50,10 @@ OP(op_sldt_m) { system_sel_checks(c); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), 
 OP(op_str_r) { system_sel_checks(c); reg_st(c, i->r, c->seg[S_TR].sel, i->opsz); }
 OP(op_str_m) { system_sel_checks(c); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), c->seg[S_TR].sel); }
 
-OP(op_lldt_r) { need_protected(c); need_cpl0(c); seg_lldt(c, reg_ld16(c, i->r)); }
-OP(op_lldt_m) { need_protected(c); need_cpl0(c); seg_lldt(c, ld_rm16_m(c, i)); }
-OP(op_ltr_r) { need_protected(c); need_cpl0(c); seg_ltr(c, reg_ld16(c, i->r)); }
-OP(op_ltr_m) { need_protected(c); need_cpl0(c); seg_ltr(c, ld_rm16_m(c, i)); }
+OP_END(op_lldt_r) { need_protected(c); need_cpl0(c); seg_lldt(c, reg_ld16(c, i->r)); }
+OP_END(op_lldt_m) { need_protected(c); need_cpl0(c); seg_lldt(c, ld_rm16_m(c, i)); }
+OP_END(op_ltr_r) { need_protected(c); need_cpl0(c); seg_ltr(c, reg_ld16(c, i->r)); }
+OP_END(op_ltr_m) { need_protected(c); need_cpl0(c); seg_ltr(c, ld_rm16_m(c, i)); }
 
 /* ---- looking at descriptors ------------------------------------------------------------------------ */
 
@@ -153,9 +153,8 @@ OP_END(op_pop_s)
 static void far_pointer(struct cpu *c, const struct insn *i, u64 *off, u16 *sel)
 {
 	unsigned n = i->opsz == 8 && c->model->vendor[0] == 'A' ? 4 : i->opsz;
-	u64 lin = insn_lin(c, i, n + 2, ACC_READ);
-	*off = mem_ld(c, lin, n);
-	*sel = mem_ld16(c, lin_add(c, lin, n));
+	*off = mem_ld(c, insn_lin(c, i, n, ACC_READ), n);
+	*sel = mem_ld16(c, cpu_linear(c, i->seg, (insn_ea(c, i) + n) & addr_mask(i->adsz), 2, ACC_READ));
 }
 
 static void load_pointer(struct cpu *c, const struct insn *i, unsigned s)

@@ -1,9 +1,11 @@
 /* Caches and translations, fences, and the instructions that move the whole floating-point and
  * vector state (cpu/fpu.c and xsave.c do the work). All memory is coherent, so that writing
  * caches back is nothing; what is left of CLFLUSH is the check of its address. SDM volume 2. */
+#include <sched.h>
+
 #include "interp/system.h"
 
-OP(op_cpl0_nop) { need_cpl0(c); }
+OP_END(op_cache_flush) { need_cpl0(c); }
 
 OP_END(op_invlpg)
 {
@@ -30,6 +32,13 @@ OP(op_clzero)
 	static const u8 zeros[64];
 	u64 off = c->regs[R_AX] & addr_mask(i->adsz) & ~63ull;
 	mem_st_bytes(c, cpu_linear(c, i->seg, off, 64, ACC_WRITE), zeros, 64);
+}
+
+/* Who spins waits for another processor: the host's CPU may be what that one lacks. */
+OP(op_pause)
+{
+	if (c->n_cpus > 1)
+		sched_yield();
 }
 
 OP_END(op_serialize) { }
@@ -91,7 +100,7 @@ static inline void xrstor(struct cpu *c, const struct insn *i, bool supervisor)
 OP(op_xsave) { xsave(c, i, XS_SAVE); }
 OP(op_xsaveopt) { xsave(c, i, XS_OPT); }
 OP(op_xsavec) { xsave(c, i, XS_C); }
-OP(op_xrstor) { xrstor(c, i, false); }
+OP_END(op_xrstor) { xrstor(c, i, false); }
 
 static inline void need_supervisor(struct cpu *c)
 {
@@ -106,7 +115,7 @@ OP(op_xsaves)
 	xsave(c, i, XS_S);
 }
 
-OP(op_xrstors)
+OP_END(op_xrstors)
 {
 	need_supervisor(c);
 	xrstor(c, i, true);
@@ -115,13 +124,13 @@ OP(op_xrstors)
 /* Environment formats are of 2 or 4 bytes a word. */
 static inline unsigned env_size(const struct insn *i) { return i->opsz == 2 ? 2 : 4; }
 
-/* Its words are what must be aligned where alignment is checked. */
+/* The first word comes first: its segment, its alignment, its page. */
 static u64 env_lin(struct cpu *c, const struct insn *i, unsigned n, enum access acc)
 {
-	u64 lin = insn_lin(c, i, n, acc);
+	u64 lin = insn_lin(c, i, env_size(i), acc);
 	mem_check_aligned(c, lin, env_size(i));
 	mem_probe(c, lin, env_size(i), acc);
-	return lin;
+	return insn_lin(c, i, n, acc);
 }
 
 OP(op_fnstenv)

@@ -53,14 +53,32 @@ static bool is_xchg_r8(const ZydisDecodedInstruction *zi)
 {
 	return zi->mnemonic == ZYDIS_MNEMONIC_PAUSE && zi->attributes & ZYDIS_ATTRIB_HAS_REX && zi->raw.rex.B;
 }
-static void decode_xchg_r8(const ZydisDecoder *d, const u8 *bytes, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
+
+/* Decodes as if every prefix `gone` were DS, which says nothing new: so the length stays. */
+static bool decode_without(const ZydisDecoder *d, const u8 *bytes, unsigned len, u8 gone, ZydisDecodedInstruction *zi,
+			   ZydisDecodedOperand *zo)
 {
 	u8 b[15];
-	unsigned len = zi->length;
 	memcpy(b, bytes, len);
-	for (unsigned k = 0; k < len; k++)
-		b[k] = b[k] == 0xf3 ? 0x3e : b[k]; /* DS: in 64-bit mode it means nothing */
-	ZydisDecoderDecodeFull(d, b, len, zi, zo);
+	for (unsigned k = 0; k < len && (b[k] == 0x66 || b[k] == 0x67 || b[k] >= 0xf0 || (b[k] & 0xe7) == 0x26 ||
+					 b[k] == 0x64 || b[k] == 0x65 || b[k] == gone); k++)
+		b[k] = b[k] == gone ? 0x3e : b[k];
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, b, len, zi, zo));
+}
+
+/* AMD: MOV with CR0 under LOCK is MOV with CR8, in every mode (APM vol. 3, MOV CRn). */
+static bool decode_lock_cr8(const ZydisDecoder *d, const u8 *bytes, unsigned len, ZydisDecodedInstruction *zi,
+			    ZydisDecodedOperand *zo)
+{
+	if (!decode_without(d, bytes, len, 0xf0, zi, zo) || zi->mnemonic != ZYDIS_MNEMONIC_MOV)
+		return false;
+	for (unsigned k = 0; k < 2; k++) {
+		if (zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && zo[k].reg.value == ZYDIS_REGISTER_CR0) {
+			zo[k].reg.value = ZYDIS_REGISTER_CR8;
+			return true;
+		}
+	}
+	return false;
 }
 
 enum isa_status isa_decode(enum code_mode mode, unsigned quirks, const u8 *bytes, unsigned len,
@@ -79,10 +97,12 @@ enum isa_status isa_decode(enum code_mode mode, unsigned quirks, const u8 *bytes
 	ZyanStatus s = ZydisDecoderDecodeFull(&d, bytes, MIN(len, 15u), zi, zo);
 	if (ZYAN_SUCCESS(s)) {
 		if (is_xchg_r8(zi))
-			decode_xchg_r8(&d, bytes, zi, zo);
+			decode_without(&d, bytes, zi->length, 0xf3, zi, zo);
 		amend_base(zi, zo);
 		return !(quirks & ISA_AMD) || amend_amd(mode, zi, zo) ? ISA_OK : ISA_INVALID;
 	}
+	if (s == ZYDIS_STATUS_ILLEGAL_LOCK && (quirks & ISA_LOCK_CR8) && decode_lock_cr8(&d, bytes, MIN(len, 15u), zi, zo))
+		return ISA_OK;
 	if (s == ZYDIS_STATUS_NO_MORE_DATA)
 		return len >= 15 ? ISA_TOO_LONG : ISA_SHORT;
 	return s == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? ISA_TOO_LONG : ISA_INVALID;

@@ -92,7 +92,7 @@ struct insn {
 };
 
 /* What a processor model changes in decoding. */
-enum isa_quirk { ISA_AMD = 1 /* size of branches, 0F 0D, VPEXTRQ */, ISA_NO_TZCNT = 2, ISA_NO_LZCNT = 4, ISA_NO_WBNOINVD = 8 };
+enum isa_quirk { ISA_AMD = 1 /* size of branches, 0F 0D, VPEXTRQ */, ISA_NO_TZCNT = 2, ISA_NO_LZCNT = 4, ISA_NO_WBNOINVD = 8, ISA_LOCK_CR8 = 16 };
 enum isa_status { ISA_OK, ISA_INVALID /* #UD */, ISA_SHORT /* needs more bytes */, ISA_TOO_LONG /* #GP(0) */ };
 
 /* Decodes with Zydis alone; at most 15 bytes are looked at. */

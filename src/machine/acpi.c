@@ -23,6 +23,8 @@ static u8 sum(const u8 *p, size_t n)
 static u64 place(struct writer *w, const void *data, size_t len, unsigned align)
 {
 	u64 at = (w->at + align - 1) & ~(u64)(align - 1);
+	if (len > w->end - at)
+		bug("ACPI tables need more than %llu bytes", BOOT_ACPI_SIZE);
 	mem_write(&w->m->mem, at, data, len);
 	w->at = at + len;
 	return at;

@@ -90,8 +90,6 @@ int boot_e820(struct machine *m, struct e820 *out, int cap)
 /* ---- processor states ------------------------------------------------------------------------- */
 
 /* The GDT: 0x08 64-bit code, 0x10 32-bit code, 0x18 data. Linux's protocol names the latter two. */
-#define BOOT_GDT 0x500ull
-#define BOOT_PAGES 0x9000ull /* 6 pages: PML4, PDPT, 4 page directories */
 
 static void flat_segment(struct cpu *c, unsigned s, u16 sel, u32 attr)
 {

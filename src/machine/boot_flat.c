@@ -5,6 +5,19 @@
 
 #include "machine/machine_impl.h"
 
+/* What the entry into a mode needs below 1 MiB is put there after the program: it must not lie there. */
+static bool check_place(const struct machine *m, u64 mode, u64 addr, u64 size, struct error *e)
+{
+	const char *what = NULL;
+	if (mode != 16 && addr < BOOT_GDT + 0x20 && size > BOOT_GDT - MIN(addr, BOOT_GDT))
+		what = "the GDT at 0x500..0x51f";
+	else if (mode == 64 && addr < BOOT_PAGES_END && size > BOOT_PAGES - MIN(addr, BOOT_PAGES))
+		what = "the page tables at 0x9000..0xefff";
+	return !what || error_set(e, "--kernel addr=0x%llx,mode=%llu: %s: its %llu bytes lie over %s; addr=0x100000 is free",
+				  (unsigned long long)addr, (unsigned long long)mode, m->cfg->kernel.path,
+				  (unsigned long long)size, what);
+}
+
 bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 {
 	const struct kernel_config *f = &m->cfg->kernel;
@@ -19,6 +32,8 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 		return error_set(e, "--kernel entry=0x%llx: above 4 GiB, which is not mapped at the start", (unsigned long long)m->entry);
 	if (mode == 16 && m->entry > 0x10ffef)
 		return error_set(e, "--kernel entry=0x%llx: real mode reaches 0x10ffef", (unsigned long long)m->entry);
+	if (!check_place(m, mode, addr, k->size, e))
+		return false;
 	if (!boot_put(m, "--kernel", addr, k->data, k->size, e))
 		return false;
 	acpi_build(m);

@@ -16,7 +16,6 @@ struct machine {
 	struct loop *loop;
 	struct cpu_model model;
 	const struct engine_ops *engine;
-	const char *engine_why;
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
@@ -87,7 +86,10 @@ struct e820 { u64 base, size; u32 type; } __attribute__((packed));
 int boot_e820(struct machine *m, struct e820 *out, int cap);
 #define BOOT_ACPI_SIZE 0x20000ull
 u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE bytes */
-/* Processor states that loaders use. */
+/* Processor states that loaders use, and where they put their tables. */
+#define BOOT_GDT 0x500ull      /* 32 bytes; not in real mode */
+#define BOOT_PAGES 0x9000ull   /* 6 pages: PML4, PDPT, 4 page directories; long mode only */
+#define BOOT_PAGES_END 0xf000ull
 void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_arg; 4 GiB 1:1 */
 void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
 void enter_real(struct machine *m, struct cpu *c);

@@ -268,7 +268,10 @@ void pc_reset(struct machine *m)
 		lapic_reset(m->cpus[k].lapic, false);
 	mem_unlock(&m->mem);
 	for (unsigned k = 0; k < m->n_cpus; k++) {
+		/* What was counted stays counted: --max-insns, hashes and statistics are of the whole run. */
+		u64 icount = m->cpus[k].cpu->icount;
 		cpu_reset(m->cpus[k].cpu, false);
+		m->cpus[k].cpu->icount = icount;
 		lapic_set_tsc_adjust(m->cpus[k].lapic, 0); /* cpu_reset has cleared its own copy */
 	}
 	add_memory_facts(m);

@@ -162,6 +162,14 @@ static bool reserve(struct mem *m, int n)
 	return true;
 }
 
+/* size if the bytes from base on are RAM with nothing over it, else 0. */
+static u64 plain_ram(const struct mem *m, u64 base, u64 size)
+{
+	struct region r;
+
+	return map_find(m, base, &r) && r.kind == REGION_RAM && r.base + r.size >= base + size ? size : 0;
+}
+
 static void reflatten(struct mem *m, u64 *points)
 {
 	struct map_table *t = atomic_load(&m->map);
@@ -172,6 +180,8 @@ static void reflatten(struct mem *m, u64 *points)
 	flatten_into(m, t, points);
 	atomic_store_explicit(&m->map_seq, seq + 2, memory_order_release);
 	m->n_regions = t->n;
+	atomic_store(&m->plain_low, plain_ram(m, MEM_1M, m->low_size - MEM_1M));
+	atomic_store(&m->plain_high, plain_ram(m, MEM_4G, m->ram_size - m->low_size));
 	if (m->map_changed)
 		m->map_changed(m->map_changed_arg);
 }

@@ -84,12 +84,15 @@ struct mem {
 	pthread_mutex_t lock;     /* the machine lock: devices, interrupt controllers, timers */
 	void (*map_changed)(void *arg);
 	void *map_changed_arg;
+	/* Bytes from 1 MiB and from 4 GiB on that are RAM with nothing over it: of all there, or 0. */
+	_Atomic u64 plain_low, plain_high;
 	struct map_table *_Atomic map; /* private to map.c: what regions points into */
 	_Atomic u32 map_seq;      /* odd while the map is being changed */
 	int cap_declared, cap_ports;
 };
 
 #define MEM_HOLE_START 0xc0000000ull /* RAM above this goes to 4 GiB and up */
+#define MEM_1M 0x100000ull
 #define MEM_4G 0x100000000ull
 #define MEM_MAX_RAM (1ull << 40)     /* bytes; what mem_init takes at most */
 
@@ -116,13 +119,12 @@ struct mem_page {
 };
 struct mem_page mem_page(struct mem *m, u64 gpa);
 
-/* RAM at gpa (no ROM): the fast path of page walks. NULL if not RAM; valid to the page's end.
- * Does not see what overlays RAM above 1 MiB. */
+/* RAM at gpa (no ROM): the fast path of page walks. NULL if not RAM; valid to the page's end. */
 static inline u8 *mem_ram(struct mem *m, u64 gpa)
 {
-	if (likely(gpa >= 0x100000 && gpa < m->low_size))
+	if (likely(gpa - MEM_1M < atomic_load_explicit(&m->plain_low, memory_order_relaxed)))
 		return m->ram + gpa;
-	if (gpa >= MEM_4G && gpa - MEM_4G < m->ram_size - m->low_size)
+	if (gpa - MEM_4G < atomic_load_explicit(&m->plain_high, memory_order_relaxed))
 		return m->ram + m->low_size + (gpa - MEM_4G);
 	struct mem_page p = mem_page(m, gpa);
 	return p.host && p.writable ? p.host + (gpa & PAGE_MASK) : NULL;

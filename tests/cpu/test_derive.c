@@ -227,7 +227,7 @@ static void events(void **state)
 		assert_false(c->rflags & FL_CF); /* not in the mask */
 		cpu_update_events(c);
 		assert_int_equal((c->event_mask & EV_INTR) != 0, intf && !sti && !ss);
-		assert_int_equal((c->event_mask & EV_NMI) != 0, !nmi && !ss);
+		assert_int_equal((c->event_mask & EV_NMI) != 0, !nmi && !ss && !sti);
 		assert_int_equal(c->event_mask & (EV_EXIT | EV_TLB | EV_INIT), EV_EXIT | EV_TLB | EV_INIT);
 		assert_int_equal(c->slow, SLOW_TRACE | (tf ? SLOW_TF : 0) | (rf ? SLOW_RF : 0) | (sti || ss ? SLOW_SHADOW : 0));
 	}

@@ -50,6 +50,31 @@ static void events(void **state)
 	assert_false(w.c->nmi_blocked);
 	assert_true(cpu_service_events(w.c));
 	assert_int_equal(w.c->rip, 0x200);
+	/* two at once are two, any number while blocked is one */
+	WORKS(cpu_iret(w.c, 4));
+	u64 back = w.c->rip;
+	for (unsigned k = 0; k < 3; k++)
+		cpu_post_event(w.c, EV_NMI);
+	for (unsigned k = 0; k < 2; k++) {
+		assert_true(cpu_service_events(w.c));
+		assert_int_equal(w.c->rip, 0x200);
+		for (unsigned n = 0; k && n < 3; n++)
+			cpu_post_event(w.c, EV_NMI);
+		WORKS(cpu_iret(w.c, 4));
+		assert_int_equal(w.c->rip, back);
+	}
+	assert_true(cpu_service_events(w.c)); /* those of the second handler */
+	assert_int_equal(w.c->rip, 0x200);
+	WORKS(cpu_iret(w.c, 4));
+	assert_int_equal(atomic_load(&w.c->events) & EV_NMI, 0);
+	/* the shadow of STI holds it off */
+	w.c->shadow = SHADOW_STI;
+	cpu_post_event(w.c, EV_NMI);
+	assert_true(cpu_service_events(w.c));
+	assert_int_equal(w.c->rip, back);
+	w.c->shadow = 0;
+	assert_true(cpu_service_events(w.c));
+	assert_int_equal(w.c->rip, 0x200);
 	/* none; withdrawn */
 	w.c->rip = CODE;
 	w.c->rflags |= FL_IF;

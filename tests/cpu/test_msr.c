@@ -207,10 +207,11 @@ static void machine_check(void **state)
 	for (unsigned k = 0; k < banks; k++) {
 		put(0x400 + 4 * k, ~0ull);
 		refused(0x400 + 4 * k, ~0ull << 20); /* all ones, or zeros */
-		for (unsigned m = 1; m < 4; m++) {
+		for (unsigned m = 1; m < 4; m++)
 			put(0x400 + 4 * k + m, 0);
-			refused(0x400 + 4 * k + m, 1);
-		}
+		refused(0x401 + 4 * k, 1);
+		put(0x402 + 4 * k, ~0ull);
+		put(0x403 + 4 * k, ~0ull);
 	}
 	assert_false(has(0x400 + 4 * banks));
 	put(0xc0010015, 1 << 24 | 1 << 18); /* HWCR.McStatusWrEn */
@@ -218,6 +219,9 @@ static void machine_check(void **state)
 	put(0x17b, ~0ull);
 	refused(0x17b, 2);
 	refused(0x17a, 8);
+	put(0x410, ~0ull & ~(1ull << 10)); /* as systems do */
+	put(0x404, ~1ull);
+	refused(0x404, ~0ull & ~(1ull << 10));
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------ */

@@ -180,6 +180,16 @@ static void mode_change(void **state)
 	rig_advance(a->r, 1000000);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
+	/* Also where the host's timer is late: it has ended when the mode changes. */
+	apic_set(a, 0, A_TIMER, VECTOR);
+	apic_set(a, 0, A_TICR, 1000);
+	clock_advance_to(&a->r->clock, clock_ns(&a->r->clock) + 1000);
+	assert_int_equal(fired(a), 0);
+	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
+	assert_int_equal(fired(a), 1);
+	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
+	rig_advance(a->r, 1000000);
+	assert_int_equal(fired(a), 0);
 	/* TSC deadline shares nothing with the count. */
 	apic_set(a, 0, A_TICR, 100000);
 	apic_set(a, 0, A_TIMER, DEADLINE | VECTOR);

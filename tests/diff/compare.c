@@ -3,18 +3,9 @@
  * differences that belong to a processor are named in known.def with their reason. */
 #include <string.h>
 
-#include "diff.h"
+#include "compare.h"
 
 #define TASK_TOP 0x7ffffffff000ull
-
-struct check {
-	const struct test *t;
-	const struct decoded *d;
-	const struct outcome *n, *e;
-	struct comparison *c;
-	bool differs, undefined;
-	unsigned count;          /* fields that differ */
-};
 
 static void note(struct check *k, const char *name, const char *what, u64 native, u64 engine)
 {
@@ -163,133 +154,6 @@ static void memory(struct check *k, const u8 *n, const u8 *e)
 	}
 }
 
-/* ---- known differences --------------------------------------------------------------------------------------- */
-
-/* What BT with a register adds to its operand's address. */
-static u64 bit_offset_bytes(const struct check *k)
-{
-	const ZydisDecodedOperand *o = &k->d->zo[1];
-	ZydisMnemonic n = k->d->zi.mnemonic;
-	unsigned size = k->d->zi.operand_width;
-	if ((n != ZYDIS_MNEMONIC_BT && n != ZYDIS_MNEMONIC_BTS && n != ZYDIS_MNEMONIC_BTR && n != ZYDIS_MNEMONIC_BTC) ||
-	    o->type != ZYDIS_OPERAND_TYPE_REGISTER)
-		return 0;
-	i64 v = (i64)(k->t->r.gpr[ZydisRegisterGetId(o->reg.value)] << (64 - size)) >> (64 - size);
-	return (u64)(v >> 3) & ~(u64)(size / 8 - 1);
-}
-
-/* A memory operand through FS or GS whose offset is not canonical while its linear address is. */
-static bool offset_not_canonical(const struct check *k)
-{
-	for (unsigned n = 0; n < k->d->zi.operand_count && k->t->mode == CODE64; n++) {
-		const ZydisDecodedOperand *o = &k->d->zo[n];
-		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.segment < ZYDIS_REGISTER_FS)
-			continue;
-		u64 off = operand_effective(k->t, k->d, n) + bit_offset_bytes(k);
-		if ((u64)((i64)(off << 16) >> 16) != off)
-			return true;
-	}
-	return false;
-}
-static bool known_amd_offset(const struct check *k, const char *first)
-{
-	(void)first;
-	return k->n->vector == V_GP && !k->n->error && k->n->r.rip == k->t->r.rip && offset_not_canonical(k);
-}
-
-static bool known_amd_loop_prefix(const struct check *k, const char *first)
-{
-	(void)first;
-	if (k->d->zi.mnemonic != ZYDIS_MNEMONIC_LOOPE && k->d->zi.mnemonic != ZYDIS_MNEMONIC_LOOPNE)
-		return false;
-	for (unsigned n = 0; n < k->d->zi.raw.prefix_count; n++)
-		if (k->d->zi.raw.prefixes[n].value >= 0xf2)
-			return true;
-	return false;
-}
-
-/* Of instructions that make many accesses. */
-static bool many_accesses(const struct check *k)
-{
-	switch (k->d->zi.meta.category) {
-	case ZYDIS_CATEGORY_XSAVE: case ZYDIS_CATEGORY_XSAVEOPT: return true;
-	default: break;
-	}
-	switch (k->d->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
-	case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXSAVE64:
-	case ZYDIS_MNEMONIC_FXRSTOR64:
-		return true;
-	default: return false;
-	}
-}
-static bool known_access_order(const struct check *k, const char *first)
-{
-	return !strcmp(first, "cr2") && k->count == 1 && many_accesses(k) && k->n->cr2 - k->e->cr2 + 0x1000 < 0x2000;
-}
-
-/* Far returns look at the outer stack's slots even where none is popped. */
-static bool known_amd_far_return(const struct check *k, const char *first)
-{
-	(void)first;
-	if (k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRET && k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRETD &&
-	    k->d->zi.mnemonic != ZYDIS_MNEMONIC_IRETQ &&
-	    !(k->d->zi.mnemonic == ZYDIS_MNEMONIC_RET && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR))
-		return false;
-	u64 up = k->n->cr2 - k->t->r.gpr[R_SP];
-	bool slot = k->n->vector == V_PF && !(k->n->error & (PF_W | PF_I)) && up < 65536 + 40;
-	return (slot || (k->n->vector == V_AC && k->t->r.rflags & FL_AC)) &&
-	       (k->e->vector == V_GP || k->e->vector == V_NP || k->e->vector == V_SS || k->e->vector == V_PF);
-}
-
-/* POPA and PUSHA that fault half way have loaded and stored what came before. */
-static bool known_partial_popa(const struct check *k, const char *first)
-{
-	(void)first;
-	if (k->n->vector != V_PF || k->e->vector != V_PF || k->n->cr2 != k->e->cr2 || k->n->r.rip != k->t->r.rip ||
-	    k->n->r.gpr[R_SP] != k->t->r.gpr[R_SP])
-		return false;
-	switch (k->d->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_POPA: case ZYDIS_MNEMONIC_POPAD: case ZYDIS_MNEMONIC_PUSHA: case ZYDIS_MNEMONIC_PUSHAD: return true;
-	default: return false;
-	}
-}
-
-/* PUNPCKL, UNPCKL and shifts need half of a 128-bit operand: with MXCSR.MM only that half is
- * accessed. */
-static bool known_mm_half(const struct check *k, const char *first)
-{
-	(void)first;
-	const char *name = ZydisMnemonicGetString(k->d->zi.mnemonic);
-	if (!(k->t->r.v.mxcsr & 0x20000) || k->d->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
-	    k->e->vector != V_PF ||
-	    !(strstr(name, "unpckl") || !strncmp(name, "psll", 4) || !strncmp(name, "psrl", 4) || !strncmp(name, "psra", 4)))
-		return false;
-	return !(k->e->cr2 & PAGE_MASK); /* at the second page */
-}
-
-/* Both operands of CMPS fault. */
-static bool known_cmps_order(const struct check *k, const char *first)
-{
-	const char *name = ZydisMnemonicGetString(k->d->zi.mnemonic);
-	bool faults = k->n->r.rip == k->t->r.rip && k->e->r.rip == k->t->r.rip && k->n->vector != V_BP && k->e->vector != V_BP;
-	return faults && !strncmp(name, "cmps", 4) && k->count == 1 && (!strcmp(first, "cr2") || !strcmp(first, "vector"));
-}
-
-typedef bool known_fn(const struct check *k, const char *first);
-#define KNOWN(name, reason) static known_fn known_##name;
-#include "known.def"
-#undef KNOWN
-static const struct { const char *name, *reason; known_fn *is; } known[] = {
-#define KNOWN(name, reason) { #name, reason, known_##name },
-#include "known.def"
-#undef KNOWN
-	{ NULL, NULL, NULL },
-};
-unsigned known_count(void) { return ARRAY_LEN(known) - 1; }
-const char *known_name(unsigned k) { return known[k].name; }
-
 void compare(const struct test *t, const struct decoded *d, const struct outcome *native, const u8 *native_mem,
 	     const struct outcome *engine, const u8 *engine_mem, struct comparison *c)
 {
@@ -307,9 +171,9 @@ void compare(const struct test *t, const struct decoded *d, const struct outcome
 	}
 	c->verdict = k.differs ? DIFFERS : k.undefined ? UNDEFINED_DIFFERS : SAME;
 	for (unsigned n = 0; k.differs && n < known_count(); n++) {
-		if (known[n].is(&k, c->first)) {
+		if (known_is(n, &k, c->first)) {
 			c->verdict = KNOWN_DIFFERS;
-			c->first = known[n].name;
+			c->first = known_name(n);
 			return;
 		}
 	}

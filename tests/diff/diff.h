@@ -5,13 +5,16 @@
  * The parts, in the order of one test:
  *   forms.c    which encodings there are: the encoding space, decoded, by row of isa/ops.def
  *   encode.c   one instruction of a form: random registers, immediates, address
+ *   invalid.c  bytes that are no instruction
  *   values.c   integers, floating-point and packed values that are worth trying
- *   state.c    registers, memory and code placed so that the instruction has something to do
+ *   state.c, address.c, special.c
+ *              registers, memory and code placed so that the instruction has something to do
  *   native.c   runs it on the host's processor
  *   engine.c   runs it in an engine
- *   compare.c  what must be equal, what is known not to be, and why
+ *   compare.c  what must be equal
+ *   known.c    what is known not to be, and why (known.def)
  *   repro.c    a test as one line of text and back; making a failing one smaller
- *   main.c     options, the loop, the report
+ *   main.c     options, the loop; report.c: what came of it
  *
  * Both sides see the same user address space: the windows below. The code window is filled with
  * INT3, so that wherever control goes the run ends in an exception, which is the outcome: its
@@ -151,6 +154,10 @@ void forms_free(struct forms *f);
 /* An instruction of that encoding into t->bytes, decoded; false if none came out. */
 bool enc_random(const struct enc *e, const struct finder *find, struct rng *g, struct test *t, struct decoded *d);
 
+/* An encoding that is no instruction, and a state for it (invalid.c). */
+bool invalid_make(struct test *t, struct decoded *d, struct rng *g, const struct finder *find);
+void decoded_none(struct decoded *d);  /* of such bytes: no operands, no row */
+
 /* ---- values (values.c) ---------------------------------------------------------------------------- */
 
 enum value_kind { VAL_I8, VAL_I16, VAL_I32, VAL_I64, VAL_F16, VAL_F32, VAL_F64, VAL_F80, VAL_BCD, VAL_ANY, N_VALS };
@@ -180,6 +187,7 @@ unsigned host_vector_regs(void);
 u32 host_cpu_node(void);  /* limit of Linux's descriptor 15; the process stays on its processor from then on */
 u8 host_linear_bits(void);
 u32 host_xsave_offset(unsigned component); /* standard format; before native_init_host, too */
+void host_fit(struct vec_state *v);  /* drops what the host has not */
 bool host_keeps_fpu_pointers(void); /* FOP, FIP, FDP are saved whether or not an exception is pending */
 
 /* An engine (engine.c). */
@@ -204,6 +212,7 @@ void compare(const struct test *t, const struct decoded *d, const struct outcome
 	     const struct outcome *engine, const u8 *engine_mem, struct comparison *c);
 unsigned known_count(void);
 const char *known_name(unsigned k);
+const char *known_reason(unsigned k);
 
 /* ---- text (repro.c) -------------------------------------------------------------------------------------------- */
 void test_print(const struct test *t, FILE *out);            /* one line, no newline */

@@ -1,18 +1,11 @@
-/* The differential harness: options, the loop over forms, the report. See diff.h. */
+/* The differential harness: options, the loop over forms, the tests that are kept. See diff.h. */
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "diff.h"
+#include "harness.h"
 #include "engine/engine.h"
-
-struct options {
-	const char *engine, *model, *pattern, *report, *repro, *cases;
-	unsigned states, mode;  /* mode 0: both */
-	u64 seed;
-	bool list, show_undefined;
-};
 
 /* Forms that are not run, with the reason; mode 64, 32 or 0 for both. */
 struct unlisted { const char *name; unsigned mode; const char *reason; };
@@ -20,21 +13,6 @@ static const struct unlisted unlisted[] = {
 #define UNLISTED(name, mode, reason) { name, mode, reason },
 #include "unlisted.def"
 #undef UNLISTED
-};
-
-/* What became of one row of isa_ops in one mode. */
-struct tally { unsigned states, faults, undefined, known, differs, encodings, absent, groups; const char *why_none; };
-
-struct harness {
-	struct options o;
-	struct side *side;
-	struct op_index index;
-	struct finder find;
-	struct tally *tally[2];          /* CODE32, CODE64 */
-	unsigned known[64];
-	u64 total, total_differs;
-	unsigned shown;
-	struct outcome native, engine;   /* of the last run */
 };
 
 static unsigned mode_bits(enum code_mode m) { return m == CODE64 ? 64 : 32; }
@@ -59,6 +37,13 @@ static void run_both(struct harness *h, const struct test *t, const struct decod
 	side_restore(h->side);
 }
 
+/* Bytes that are no instruction are a test, too. */
+static void decode(struct harness *h, const struct test *t, struct decoded *d)
+{
+	if (!finder_decode(&h->find, t->mode, t->bytes, t->len, d, NULL))
+		decoded_none(d);
+}
+
 struct still_fails { struct harness *h; const char *first; };
 
 static bool still_fails(void *arg, const struct test *t)
@@ -66,8 +51,7 @@ static bool still_fails(void *arg, const struct test *t)
 	struct still_fails *s = arg;
 	struct decoded d;
 	struct comparison c = { .log = NULL };
-	if (!finder_decode(&s->h->find, t->mode, t->bytes, t->len, &d, NULL))
-		return false;
+	decode(s->h, t, &d);
 	run_both(s->h, t, &d, &c);
 	return c.verdict == DIFFERS && !strcmp(c.first, s->first);
 }
@@ -76,9 +60,13 @@ static void show_insn(const struct test *t, const struct decoded *d)
 {
 	ZydisFormatter f;
 	char text[128];
+	if (d->row < 0) {
+		printf("%s\n", INVALID_NAME);
+		return;
+	}
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
 	ZydisFormatterFormatInstruction(&f, &d->zi, d->zo, d->zi.operand_count_visible, text, sizeof(text), t->r.rip, NULL);
-	printf("%s: %s\n", d->row >= 0 ? isa_ops[d->row].name : "?", text);
+	printf("%s: %s\n", isa_ops[d->row].name, text);
 }
 
 static void show_end(const char *who, const struct outcome *o)
@@ -95,7 +83,7 @@ static void report_failure(struct harness *h, const struct test *t, const char *
 	struct comparison c = { .log = stdout };
 	small = *t;
 	test_shrink(&small, still_fails, &s);
-	finder_decode(&h->find, small.mode, small.bytes, small.len, &d, NULL);
+	decode(h, &small, &d);
 	printf("DIFFERS ");
 	show_insn(&small, &d);
 	run_both(h, &small, &d, &c);
@@ -156,6 +144,21 @@ static void run_group(struct harness *h, const struct forms *f, unsigned from, u
 	}
 }
 
+/* As many as for twenty forms. */
+static void run_invalid(struct harness *h, enum code_mode mode)
+{
+	static struct test t;
+	struct tally *y = tally_of(h, mode, isa_n_ops);
+	for (unsigned k = 0; k < 20 * h->o.states; k++) {
+		struct rng g = { mix(mix(h->o.seed, mode), mix(0x10001, k)) };
+		struct decoded d;
+		test_init(&t, mode);
+		if (invalid_make(&t, &d, &g, &h->find))
+			count_one(h, &t, &d, y);
+	}
+	y->encodings = 1;
+}
+
 static void run_row(struct harness *h, const struct forms *f, unsigned row)
 {
 	struct tally *y = tally_of(h, f->mode, row);
@@ -167,18 +170,12 @@ static void run_row(struct harness *h, const struct forms *f, unsigned row)
 		return;
 	for (unsigned k = from; k < end; k++)
 		groups += k == from || f->enc[k].group != f->enc[k - 1].group;
-	y->groups = groups;
 	for (unsigned k = from, next; k < end; k = next) {
 		for (next = k; next < end && f->enc[next].group == f->enc[k].group;)
 			next++;
 		/* Each sub-form its share, and never less than a tenth. */
 		run_group(h, f, k, next, MAX((h->o.states + groups - 1) / groups, (h->o.states + 9) / 10), y);
 	}
-}
-
-static bool wanted(const struct harness *h, unsigned row)
-{
-	return !h->o.pattern || strstr(isa_ops[row].name, h->o.pattern);
 }
 
 static void run_mode(struct harness *h, enum code_mode mode)
@@ -188,6 +185,8 @@ static void run_mode(struct harness *h, enum code_mode mode)
 	for (unsigned row = 0; row < isa_n_ops; row++)
 		if (wanted(h, row))
 			run_row(h, &f, row);
+	if (wanted(h, isa_n_ops))
+		run_invalid(h, mode);
 	forms_free(&f);
 }
 
@@ -200,8 +199,8 @@ static bool run_text(struct harness *h, const char *text, bool show, struct erro
 	struct comparison c = { .log = show ? stdout : NULL };
 	if (!test_parse(&t, text, e))
 		return false;
-	if (!finder_decode(&h->find, t.mode, t.bytes, t.len, &d, NULL))
-		return error_set(e, "not an instruction of this processor model: %s", text);
+	host_fit(&t.r.v);
+	decode(h, &t, &d);
 	if (show)
 		show_insn(&t, &d);
 	run_both(h, &t, &d, &c);
@@ -240,99 +239,6 @@ static unsigned run_cases(struct harness *h, unsigned *passed)
 	if (f)
 		fclose(f);
 	return failed;
-}
-
-/* ---- the report ----------------------------------------------------------------------------------------------------- */
-
-/* What is wrong with a form, or NULL. */
-static const char *form_fault(const struct harness *h, unsigned row, bool *skipped)
-{
-	const char *absent = NULL;
-	unsigned states = 0, encodings = 0;
-	*skipped = false;
-	for (unsigned m = 0; m < 2; m++) {
-		const struct tally *y = &h->tally[m][row];
-		if (h->o.mode && h->o.mode != (m ? 64u : 32u))
-			continue;
-		if (y->differs)
-			return "differs";
-		if (y->encodings && !y->states && !y->why_none)
-			return "no state could be made";
-		if (y->states && y->why_none)
-			return "listed in unlisted.def, but it runs";
-		if (y->why_none || y->absent)
-			absent = y->why_none ? y->why_none : "the host has it not";
-		states += y->states;
-		encodings += y->encodings;
-	}
-	if (states)
-		return NULL;
-	*skipped = true;
-	if (absent)
-		return NULL;
-	return h->o.mode ? NULL : "no encoding was found";
-}
-
-static void print_tally(FILE *out, const struct tally *y)
-{
-	if (y->why_none)
-		fprintf(out, " %8s %7s", "-", "");
-	else
-		fprintf(out, " %8u %7u", y->states, y->faults);
-}
-
-static void write_report(const struct harness *h, FILE *out)
-{
-	fprintf(out, "%-28s %8s %7s %8s %7s %8s %6s %8s  %s\n", "form", "64-bit", "faults", "32-bit", "faults", "undef",
-		"known", "differ", "remark");
-	for (unsigned row = 0; row < isa_n_ops; row++) {
-		const struct tally *a = &h->tally[1][row], *b = &h->tally[0][row];
-		bool skipped;
-		if (!wanted(h, row))
-			continue;
-		const char *fault = form_fault(h, row, &skipped);
-		fprintf(out, "%-28s", isa_ops[row].name);
-		print_tally(out, a);
-		print_tally(out, b);
-		fprintf(out, " %8u %6u %8u  %s\n", a->undefined + b->undefined, a->known + b->known, a->differs + b->differs,
-			fault ? fault : a->why_none ? a->why_none : b->why_none ? b->why_none :
-			skipped && (a->absent || b->absent) ? "the host has it not" : "");
-	}
-}
-
-static int finish(struct harness *h, unsigned case_passed, unsigned case_failed, double seconds)
-{
-	unsigned passed = case_passed, failed = case_failed, skipped = 0;
-	for (unsigned row = 0; row < isa_n_ops; row++) {
-		bool none;
-		if (!wanted(h, row))
-			continue;
-		const char *fault = form_fault(h, row, &none);
-		if (fault) {
-			failed++;
-			printf("%s: %s\n", isa_ops[row].name, fault);
-		} else if (none) {
-			skipped++;
-		} else {
-			passed++;
-		}
-	}
-	for (unsigned k = 0; k < known_count(); k++)
-		if (h->known[k])
-			printf("known difference %s: %u\n", known_name(k), h->known[k]);
-	if (h->o.report) {
-		FILE *out = fopen(h->o.report, "w");
-		if (!out) {
-			printf("%s: cannot be written\n", h->o.report);
-			failed++;
-		} else {
-			write_report(h, out);
-			fclose(out);
-		}
-	}
-	printf("%llu states in %.1f s, %llu differ\n", (unsigned long long)h->total, seconds, (unsigned long long)h->total_differs);
-	printf("%u passed, %u failed, %u skipped\n", passed, failed, skipped);
-	return failed ? 1 : 0;
 }
 
 /* ---- options ------------------------------------------------------------------------------------------------------------ */
@@ -376,6 +282,18 @@ static bool parse_options(int argc, char **argv, struct options *o)
 	return optind == argc && (!o->mode || o->mode == 64 || o->mode == 32) && o->states;
 }
 
+static bool unlisted_names_exist(struct error *e)
+{
+	for (unsigned k = 0; k < ARRAY_LEN(unlisted); k++) {
+		unsigned row = 0;
+		while (row < isa_n_ops && strcmp(unlisted[k].name, isa_ops[row].name))
+			row++;
+		if (row == isa_n_ops)
+			return error_set(e, "unlisted.def: no form is called '%s'", unlisted[k].name);
+	}
+	return true;
+}
+
 static bool start(struct harness *h, struct error *e)
 {
 	const struct engine_ops *ops = engine_find(h->o.engine);
@@ -387,7 +305,7 @@ static bool start(struct harness *h, struct error *e)
 	op_index_build(&h->index);
 	h->find = (struct finder){ &h->index, side_cpu(h->side), cpu_isa_quirks(side_cpu(h->side)) };
 	for (unsigned m = 0; m < 2; m++)
-		h->tally[m] = calloc(isa_n_ops, sizeof(struct tally));
+		h->tally[m] = calloc(isa_n_ops + 1, sizeof(struct tally));
 	return (h->tally[0] && h->tally[1]) || error_set(e, "out of memory");
 }
 
@@ -400,6 +318,10 @@ int main(int argc, char **argv)
 	if (!parse_options(argc, argv, &h.o)) {
 		fputs(usage, stderr);
 		return 2;
+	}
+	if (!unlisted_names_exist(&e)) {
+		printf("%s\n", e.msg);
+		return 1;
 	}
 	if (!start(&h, &e)) {
 		printf("diff cannot run here: %s\n", e.msg);
@@ -418,7 +340,7 @@ int main(int argc, char **argv)
 	if (h.o.mode != 64)
 		run_mode(&h, CODE32);
 	clock_gettime(CLOCK_MONOTONIC, &b);
-	int status = finish(&h, passed, failed, (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9);
+	int status = report_finish(&h, passed, failed, (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9);
 	side_free(h.side);
 	return status;
 }

@@ -124,6 +124,16 @@ u32 host_xsave_offset(unsigned component)
 	__cpuid_count(0xd, component, a, b, c, d);
 	return b;
 }
+void host_fit(struct vec_state *v)
+{
+	for (unsigned r = 0; r < 32; r++)
+		for (unsigned b = r < host_vector_regs() ? host_vector_bytes() : 0; b < 64; b++)
+			v->zmm[r][b] = 0;
+	if (host_vector_bytes() < 64)
+		memset(v->k, 0, sizeof(v->k));
+	if (!host.keeps_pointers && !(v->fsw & 0x80))
+		v->fop = 0, v->fip = v->fdp = 0;
+}
 const u8 *native_data(void) { return host.data; }
 void native_restore(void) { memcpy(host.data, data_image(), DATA_BYTES); }
 

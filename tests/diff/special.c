@@ -133,6 +133,9 @@ void special_registers(struct maker *m)
 		gpr_set(m, R_BP, DATA_BASE + 0x1000 + rnd_below(g, 0x4100));
 		m->fixed |= rnd_pct(g, 85) ? 1u << R_BP : 0;
 		break;
+	case ZYDIS_MNEMONIC_CLZERO: /* its operand is no operand to the decoder */
+		gpr_set(m, R_AX, (mode64(m) && rnd(g) & 1 ? DATA_HIGH : DATA_BASE) + rnd_below(g, DATA_BYTES));
+		break;
 	case ZYDIS_MNEMONIC_WRFSBASE: case ZYDIS_MNEMONIC_WRGSBASE: canonical_operand(m); break;
 	case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV:
 		if (rnd_pct(g, 70))
@@ -335,7 +338,14 @@ bool special_memory(struct maker *m)
 	int k = first_memory(m);
 	selectors_in_memory(m);
 	switch (mnemonic(m)) {
-	case ZYDIS_MNEMONIC_INT: return zi->raw.imm[0].value.u != 0x80; /* a system call of the host's */
+	case ZYDIS_MNEMONIC_INT:
+		if (rnd_pct(m->g, 30))
+			m->t->bytes[zi->raw.imm[0].offset] = 3 + (rnd(m->g) & 1);
+		return maker_redecode(m) && zi->raw.imm[0].value.u != 0x80; /* a system call of the host's */
+	case ZYDIS_MNEMONIC_ENTER:
+		if (rnd_pct(m->g, 70))
+			m->t->bytes[zi->raw.imm[0].offset + 1] = (u8)rnd_below(m->g, 8);
+		return maker_redecode(m);
 	case ZYDIS_MNEMONIC_CMPXCHG: exchange(m, opbytes(m)); return true;
 	case ZYDIS_MNEMONIC_CMPXCHG8B: exchange(m, 4); return true;
 	case ZYDIS_MNEMONIC_CMPXCHG16B: exchange(m, 8); return true;

@@ -85,16 +85,25 @@ GUEST(cmpxchg16b, "mov %rcx,%r10\n 1: mov (%rbx),%rax\n mov %rax,%rdx\n not %rdx
  * 16(%rbp), waits for the answer at 20(%rbp). rcx counts down: so do the numbers. */
 GUEST(patcher, "mov 8(%rbp),%rsi\n 2: mov %ecx,(%rsi)\n mov %ecx,16(%rbp)\n"
 	"3: pause\n cmp %ecx,20(%rbp)\n jne 3b\n loop 2b");
-/* The other waits, serializes, runs into (or calls) the patched instruction. */
-#define WAIT "mov %ecx,%r14d\n 1: pause\n cmp %r14d,16(%rbp)\n jne 1b\n"
-#define CHECK "cmp %r14d,%esi\n setne %r9b\n movzbl %r9b,%r9d\n add %r9,%r15\n mov %r14d,20(%rbp)\n mov %r14d,%ecx"
+/* The other looks, serializes, runs the patched instruction, all without a branch: where it saw that
+ * the code is new, new code it must be. */
 #define PATCHED ".balign 8,0x90\n nop\n nop\n nop\n mov $0,%esi\n"
-GUEST(after_cpuid, WAIT "push %rbx\n xor %eax,%eax\n cpuid\n pop %rbx\n" PATCHED CHECK);
-GUEST(after_cr3, WAIT "mov %cr3,%rax\n mov %rax,%cr3\n" PATCHED CHECK);
-GUEST(after_invlpg, WAIT "invlpg 4096(%rbp)\n" PATCHED CHECK);
-GUEST(after_iret, WAIT "mov %rsp,%rax\n push $0x10\n push %rax\n push $2\n push $8\n lea 1f(%rip),%rax\n push %rax\n iretq\n"
-	"1:" PATCHED CHECK);
-GUEST(after_serialize, WAIT ".byte 0x0f,0x01,0xe8\n" PATCHED CHECK);
+#define CHECK "cmp %r14d,%esi\n setne %r9b\n movzbl %r9b,%r9d\n add %r9,%r15\n mov %r14d,20(%rbp)\n mov %r14d,%ecx"
+#define SERIALIZED(name, insn) \
+	GUEST(name, "mov %ecx,%r14d\n 1: mov 16(%rbp),%r13d\n" insn "\n" PATCHED "cmp %r14d,%r13d\n jne 1b\n" CHECK)
+SERIALIZED(after_cpuid, "push %rbx\n xor %eax,%eax\n cpuid\n pop %rbx");
+SERIALIZED(after_cr3, "mov %cr3,%rax\n mov %rax,%cr3");
+SERIALIZED(after_dr6, "mov %dr6,%rax\n mov %rax,%dr6");
+SERIALIZED(after_invlpg, "invlpg 4096(%rbp)");
+SERIALIZED(after_iret, "mov %rsp,%rax\n push $0x10\n push %rax\n push $2\n push $8\n lea 2f(%rip),%rax\n push %rax\n iretq\n 2:");
+SERIALIZED(after_lgdt, "sub $16,%rsp\n sgdt (%rsp)\n lgdt (%rsp)\n add $16,%rsp");
+SERIALIZED(after_lidt, "sub $16,%rsp\n sidt (%rsp)\n lidt (%rsp)\n add $16,%rsp");
+SERIALIZED(after_lldt, "xor %eax,%eax\n lldt %ax");
+SERIALIZED(after_serialize, ".byte 0x0f,0x01,0xe8");
+SERIALIZED(after_wbinvd, "wbinvd");
+SERIALIZED(after_wrmsr, "mov $0xc0000102,%ecx\n rdmsr\n wrmsr");
+/* The same with a wait and a call. */
+#define WAIT "mov %ecx,%r14d\n 1: pause\n cmp %r14d,16(%rbp)\n jne 1b\n"
 GUEST(after_call, WAIT "push %rbx\n xor %eax,%eax\n cpuid\n pop %rbx\n call *24(%rbp)\n" CHECK);
 GUEST(callee, "mov $0,%esi\n ret");
 
@@ -381,10 +390,13 @@ static void cross_modify(const struct code *t, u64 callee_at, u64 rounds)
 
 static void cross_modifying_code(void **state)
 {
-	static const struct code ways[] = { C(after_cpuid, 0, 0), C(after_cr3, 0, 0), C(after_invlpg, 0, 0), C(after_iret, 0, 0),
-					    C(after_serialize, 0, 0), C(after_call, 0, 0) };
+	static const struct code ways[] = {
+		C(after_cpuid, 0, 0), C(after_cr3, 0, 0), C(after_dr6, 0, 0), C(after_invlpg, 0, 0), C(after_iret, 0, 0),
+		C(after_lgdt, 0, 0), C(after_lidt, 0, 0), C(after_lldt, 0, 0), C(after_serialize, 0, 0),
+		C(after_wbinvd, 0, 0), C(after_wrmsr, 0, 0), C(after_call, 0, 0),
+	};
 	for (unsigned n = 0; n < ARRAY_LEN(ways); n++)
-		cross_modify(&ways[n], CALLEE, 3000);
+		cross_modify(&ways[n], CALLEE, 2000);
 }
 
 /* The patched instruction itself lies in two pages: in turn its bytes in one, in the other, in both. */

@@ -113,7 +113,7 @@ static volatile u64 nmi_ip;
 static void apic_nmi_self(void)
 {
 	*(volatile u32 *)0xfee00310 = 0;
-	*(volatile u32 *)0xfee00300 = 0x44400; /* self, NMI */
+	*(volatile u32 *)0xfee00300 = 0x4400; /* NMI to APIC ID 0; the shorthand for self takes fixed ones alone */
 }
 static void apic_self(u8 v)
 {

@@ -169,6 +169,27 @@ static void pic(void)
 
 /* ---- LAPIC ---------------------------------------------------------------------------------------- */
 
+/* Over RAM that was just read: no cached translation may lead to the RAM any more, and back. */
+static void lapic_over_ram(void)
+{
+	static u32 page[1024] __attribute__((aligned(4096)));
+	volatile u32 *p = page;
+	u64 base = rdmsr(0x1b);
+	p[0x30 / 4] = 0x12345678;
+	check_eq("RAM where the LAPIC will be", p[0x30 / 4], 0x12345678);
+	wrmsr(0x1b, (base & 0xfff) | (uptr)page);
+	u32 version = p[0x30 / 4];
+	p[0x80 / 4] = 0x70;
+	u64 cr8;
+	__asm__ volatile("mov %%cr8,%0" : "=r"(cr8));
+	p[0x80 / 4] = 0;
+	wrmsr(0x1b, base);
+	check_eq("LAPIC moved over RAM: version", version & 0xf0, 0x10);
+	check_eq("LAPIC moved over RAM: a write reaches it", cr8, 7);
+	check_eq("the RAM is back, unchanged", p[0x30 / 4], 0x12345678);
+	check_eq("the LAPIC is back, too", apic_read(0x30), version);
+}
+
 static void lapic(void)
 {
 	check_eq("LAPIC version", apic_read(0x30) & 0xf0, 0x10);
@@ -401,6 +422,7 @@ int main(void)
 	trap_hook = on_irq;
 	pic();
 	lapic();
+	lapic_over_ram();
 	ioapic();
 	nmis();
 	x2apic();

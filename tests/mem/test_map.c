@@ -159,6 +159,14 @@ static void mmio_over_ram(void **state)
 	assert_true(is_nothing(0x3fff));
 	assert_true(is_ram(0x2fff, 0x2fff));
 	assert_true(is_ram(0x4000, 0x4000));
+	/* A page above 1 MiB, where lookups take a short cut; the RAM comes back. */
+	assert_true(is_ram(0x181000, 0x181000));
+	assert_true(mem_add_mmio(&m, "page", 0x181000, 0x1000, &no_ops, NULL, 1, &e));
+	assert_true(is_nothing(0x181000));
+	assert_true(is_ram(0x180fff, 0x180fff));
+	assert_true(is_ram(0x182000, 0x182000));
+	mem_remove(&m, "page", 0x181000);
+	assert_true(is_ram(0x181000, 0x181000));
 	/* One in the middle of another splits it; offsets go on. */
 	assert_true(mem_add_mmio(&m, "outer", 0xd0000000, 0x3000, &no_ops, NULL, 1, &e));
 	assert_true(mem_add_mmio(&m, "inner", 0xd0001000, 0x1000, &no_ops, NULL, 2, &e));
