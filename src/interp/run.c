@@ -37,9 +37,11 @@ static void run_single(struct cpu *c)
 	if (c->slow & SLOW_DR7)
 		cpu_code_breakpoint(c);
 	const struct insn *i = block_single(c);
-	/* Both last for one instruction; the instruction may set them again. */
+	/* Both last for one instruction; the instruction may set them again. Slow is then what else
+	 * asks for it: a REP that only resumes (RF) runs through. */
 	c->shadow = 0;
 	c->rflags &= ~(u64)FL_RF;
+	cpu_update_events(c);
 	c->cur = i;
 	c->first = i;
 	i->fn(c, i);

@@ -69,7 +69,7 @@ static u64 reg_part(const struct maker *m, ZydisRegister r, unsigned bits)
 	if (n == NO_REG)
 		return 0;
 	if (n == RIP_REG)
-		return (m->t->r.rip + m->t->len) & width_mask(bits);
+		return (m->t->r.rip + m->d->zi.length) & width_mask(bits);
 	if (ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_GPR8) /* XLAT's AL */
 		return m->t->r.gpr[n] & 0xff;
 	return m->t->r.gpr[n] & width_mask(bits);
@@ -111,7 +111,7 @@ static void aim(struct maker *m, const ZydisDecodedOperand *o, u64 off)
 	if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 		index = NO_REG;
 	if (base >= NO_REG && index == NO_REG) {
-		u64 at = base == RIP_REG ? m->t->r.rip + m->t->len : 0;
+		u64 at = base == RIP_REG ? m->t->r.rip + m->d->zi.length : 0;
 		set_disp(m, bits == 64 ? off - at : (u64)(i64)(i32)(off - at));
 		return;
 	}

@@ -73,7 +73,10 @@ static bool known_access_order(const struct check *k, const char *first)
 	/* A far CALL pushes twice: the one may miss its page and the other not be canonical. */
 	if (k->d->zi.mnemonic == ZYDIS_MNEMONIC_CALL && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return other_fault(k, first) && k->n->vector == V_PF && k->e->vector == V_SS;
-	return !strcmp(first, "cr2") && k->count == 1 && many_accesses(k) && k->n->cr2 - k->e->cr2 + 0x1000 < 0x2000;
+	/* Of a missing page and a read-only one the other error code comes with the other address. */
+	bool other_page = !strcmp(first, "cr2") ? k->count == 1 : !strcmp(first, "error") && k->count == 2;
+	return other_page && k->n->vector == V_PF && many_accesses(k) && k->n->cr2 != k->e->cr2 &&
+	       k->n->cr2 - k->e->cr2 + 0x1000 < 0x2000;
 }
 
 /* Far returns look at the outer stack's slots even where none is popped. */

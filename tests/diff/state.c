@@ -205,6 +205,20 @@ static void fill_memory(struct maker *m)
 	}
 }
 
+/* FNSTENV behind an x87 instruction shows its FOP, FIP and FDP, which XSAVE of AMD's processors
+ * shows only while an exception is pending. To a page that can be written. */
+static void append_fnstenv(struct maker *m)
+{
+	u32 at = DATA_BASE + 0x6000 + rnd_below(m->g, 0x3f0) * 4;
+	u8 *p = m->t->bytes + m->t->len;
+	unsigned n = mode64(m) ? 3 : 2;
+	if (m->t->len + n + 4 > sizeof(m->t->bytes))
+		return;
+	memcpy(p, mode64(m) ? "\xd9\x34\x25" : "\xd9\x35", n);
+	st32(p + n, at);
+	m->t->len = (u8)(m->t->len + n + 4);
+}
+
 bool state_make(struct test *t, struct decoded *d, struct rng *g, const struct finder *find)
 {
 	struct maker m = { .t = t, .d = d, .g = g, .find = find };
@@ -223,5 +237,9 @@ bool state_make(struct test *t, struct decoded *d, struct rng *g, const struct f
 		if (is_access(&d->zo[k]) && d->zo[k].visibility != ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
 			address_place(&m, k);
 	fill_memory(&m);
-	return special_memory(&m);
+	if (!special_memory(&m))
+		return false;
+	if (is_x87(&m) && rnd_pct(g, 40))
+		append_fnstenv(&m);
+	return true;
 }

@@ -97,6 +97,28 @@ static void count_of_a_cut_block(void **state)
 	assert_int_equal(s.c->icount - before, 5);
 }
 
+/* A REP that was interrupted is resumed with RF set: one single instruction all the same, and not one
+ * for each of its iterations. */
+static void rep_resumed_with_rf(void **state)
+{
+	sys_long(0);
+	CODE_AT(CODE, 0xf3, 0xaa, 0xf4); /* REP STOSB; HLT */
+	s.c->regs[R_DI] = DATA;
+	s.c->regs[R_CX] = 3000;
+	cpu_set_rflags(s.c, FL_RF, FL_RF);
+	s.c->rip = CODE;
+	interp_engine.step(s.c);
+	assert_int_equal(s.c->regs[R_CX], 0);
+	assert_int_equal(s.c->rip, CODE + 2);
+	assert_false(s.c->rflags & FL_RF);
+	/* With TF it is one step an iteration. */
+	s.c->regs[R_CX] = 3000;
+	cpu_set_rflags(s.c, FL_TF, FL_TF);
+	s.c->rip = CODE;
+	interp_engine.step(s.c);
+	assert_int_equal(s.c->regs[R_CX], 2999);
+}
+
 /* ---- self-modifying code ------------------------------------------------------------------------------------ */
 
 static void store_into_the_next_instruction(void **state)
@@ -253,6 +275,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(limit_at_every_entry, sys_up, sys_down),
 		cmocka_unit_test_setup_teardown(count_of_loops, sys_up, sys_down),
 		cmocka_unit_test_setup_teardown(count_of_a_cut_block, sys_up, sys_down),
+		cmocka_unit_test_setup_teardown(rep_resumed_with_rf, sys_up, sys_down),
 		cmocka_unit_test_setup_teardown(store_into_the_next_instruction, sys_up, sys_down),
 		cmocka_unit_test_setup_teardown(invlpg_of_code, sys_up, sys_down),
 		cmocka_unit_test_setup_teardown(invlpg_of_the_second_page, sys_up, sys_down),
