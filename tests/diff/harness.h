@@ -24,6 +24,9 @@ struct harness {
 	struct tally *tally[2];          /* CODE32, CODE64 */
 	unsigned known[64];
 	u64 total, total_differs;
+	u64 native_hash;                 /* of the host's last outcome, where it differs or unsure */
+	bool unsure;
+	unsigned unsteady;               /* states in which the host gave two answers */
 	unsigned shown;
 	struct outcome native, engine;   /* of the last run */
 };

@@ -81,6 +81,8 @@ int report_finish(struct harness *h, unsigned case_passed, unsigned case_failed,
 	for (unsigned k = 0; k < known_count(); k++)
 		if (h->known[k])
 			printf("known difference %s: %u\n", known_name(k), h->known[k]);
+	if (h->unsteady)
+		printf("in %u states the host did not do the same twice\n", h->unsteady);
 	if (h->o.report) {
 		FILE *out = fopen(h->o.report, "w");
 		if (!out) {
