@@ -10,7 +10,7 @@ struct options {
 	const char *engine, *model, *pattern, *report, *repro, *cases;
 	unsigned states, mode;  /* mode 0: both */
 	u64 seed;
-	bool show_undefined;
+	bool show_undefined, verbose;
 };
 
 /* What became of one row of isa_ops in one mode. */
@@ -28,6 +28,7 @@ struct harness {
 	bool unsure;
 	unsigned unsteady;               /* states in which the host gave two answers */
 	unsigned shown;
+	bool progress;
 	struct outcome native, engine;   /* of the last run */
 };
 

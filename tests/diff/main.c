@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "harness.h"
 #include "engine/engine.h"
@@ -215,8 +216,13 @@ static void run_mode(struct harness *h, enum code_mode mode)
 	struct forms f;
 	forms_build(&f, &h->find, mode);
 	for (unsigned row = 0; row < isa_n_ops; row++)
-		if (wanted(h, row))
+		if (wanted(h, row)) {
+			if (h->progress)
+				fprintf(stderr, "\r%u-bit: %-28s", mode_bits(mode), isa_ops[row].name);
 			run_row(h, &f, row);
+		}
+	if (h->progress)
+		fputc('\n', stderr);
 	if (wanted(h, isa_n_ops))
 		run_invalid(h, mode);
 	forms_free(&f);
@@ -286,6 +292,7 @@ static const char usage[] =
 	"  --report FILE    a line for each form\n"
 	"  --cases FILE     first the tests in it, one a line\n"
 	"  --repro TEST     only this test; shows what differs\n"
+	"  -v               progress, also where it is no terminal\n"
 	"  --undefined      show where flags differ that the manuals leave undefined\n";
 
 static bool parse_options(int argc, char **argv, struct options *o)
@@ -296,7 +303,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{ "cpu", 1, NULL, 'C' }, { "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
 	};
 	*o = (struct options){ .engine = "interp", .model = "max", .states = 100, .seed = 1 };
-	for (int c; (c = getopt_long(argc, argv, "n:h", longs, NULL)) != -1;) {
+	for (int c; (c = getopt_long(argc, argv, "n:vh", longs, NULL)) != -1;) {
 		switch (c) {
 		case 'n': o->states = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'f': o->pattern = optarg; break;
@@ -307,6 +314,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		case 'r': o->report = optarg; break;
 		case 'p': o->repro = optarg; break;
 		case 'c': o->cases = optarg; break;
+		case 'v': o->verbose = true; break;
 		case 'u': o->show_undefined = true; break;
 		default: return false;
 		}
@@ -366,6 +374,7 @@ int main(int argc, char **argv)
 		return ok ? 0 : 1;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &a);
+	h.progress = isatty(2) || h.o.verbose;
 	failed = run_cases(&h, &passed);
 	if (h.o.mode != 32)
 		run_mode(&h, CODE64);
