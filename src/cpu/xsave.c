@@ -277,6 +277,7 @@ void fpu_xrstor(struct cpu *c, u64 lin, unsigned opsz, bool supervisor)
 	common_checks(c, lin);
 	if (supervisor && c->cpl != 0)
 		cpu_gp0(c);
+	mem_probe(c, lin, 1, ACC_READ); /* before the header */
 	mem_ld_bytes(c, lin + XS_LEGACY, h, XS_HEADER);
 	header_check(c, h, supervisor);
 

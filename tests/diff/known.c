@@ -57,7 +57,7 @@ static bool many_accesses(const struct check *k)
 	case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD: case ZYDIS_MNEMONIC_IRETQ:
 	case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXSAVE64:
-	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_FXRSTOR64: case ZYDIS_MNEMONIC_FBLD: case ZYDIS_MNEMONIC_FBSTP:
 		return true;
 	default: return false;
 	}
@@ -72,7 +72,9 @@ static bool known_access_order(const struct check *k, const char *first)
 {
 	/* A far CALL pushes twice: the one may miss its page and the other not be canonical. */
 	if (k->d->zi.mnemonic == ZYDIS_MNEMONIC_CALL && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-		return other_fault(k, first) && k->n->vector == V_PF && k->e->vector == V_SS;
+		return other_fault(k, first) && k->n->vector + k->e->vector == V_PF + V_SS;
+	if (k->n->vector == V_AC && k->t->r.rflags & FL_AC && k->e->vector == V_GP)
+		return other_fault(k, first) && many_accesses(k);
 	/* Of a missing page and a read-only one the other error code comes with the other address. */
 	bool other_page = !strcmp(first, "cr2") ? k->count == 1 : !strcmp(first, "error") && k->count == 2;
 	return other_page && k->n->vector == V_PF && many_accesses(k) && k->n->cr2 != k->e->cr2 &&
