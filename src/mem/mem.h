@@ -32,6 +32,7 @@
 struct page_code {
 	_Atomic u64 lines;
 	_Atomic u32 gen, marking;
+	_Atomic u32 writers; /* vCPUs (modulo 32) that may store here without looking at lines */
 };
 
 struct mmio_ops {
