@@ -15,14 +15,9 @@ static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
 	space_flush_page(bt_of(c), lin, mask);
 }
 
-static void code_written(struct cpu *c, struct page_code *p)
+static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
-	cache_page_written(bt_of(c), p);
-}
-
-void bt_protect(struct bt *b, struct page_code *p)
-{
-	space_protect(b, p);
+	shoot_code(bt_of(c), p, off, len);
 }
 
 /* ---- flags ---------------------------------------------------------------------------------------- */
@@ -127,7 +122,7 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
 	atomic_store(&b->inside, true);
-	if (events_due(c)) { /* whoever posted it may not have seen us inside */
+	if (events_due(c) || shoot_pending(b)) { /* whoever posted it may not have seen us inside */
 		atomic_store(&b->inside, false);
 		return X_NOTHING;
 	}
@@ -205,13 +200,10 @@ static void turn(struct bt *b)
 	const u8 *at = k->host;
 	while (at) {
 		u32 id = enter(b, k, at);
-		if (id == X_NOTHING) {
-			if (at != k->host) /* in the middle of the block: RIP says where */
-				return;
+		if (id == X_NOTHING)
 			return;
-		}
 		at = handle(b, id, &k);
-		if (at && (c->slow || events_due(c) || c->activity != ACT_RUN))
+		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
 			return;
 	}
 }
@@ -235,8 +227,9 @@ static enum run_exit run(struct cpu *c)
 			interp_boundary(c);
 			if (!cpu_service_events(c))
 				break;
-			continue;
 		}
+		if (shoot_pending(b))
+			shoot_serve(b);
 		if (c->slow) {
 			b->want = NULL;
 			interp_single(c);
@@ -268,6 +261,7 @@ static bool usable(struct error *why_not)
 static void vcpu_destroy(struct cpu *c)
 {
 	struct bt *b = bt_of(c);
+	shoot_destroy(b);
 	fault_destroy(b);
 	cache_destroy(b);
 	space_destroy(b);
@@ -289,7 +283,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e)) {
+	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e)) {
 		vcpu_destroy(c);
 		return false;
 	}

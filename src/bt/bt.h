@@ -68,8 +68,8 @@ enum {
 #define TABLE_BYTES (1ull << 32)
 #define STORE_HALF (1ull << 31)
 static inline u32 table_at(u64 lin, bool store) { return (u32)((lin >> 12) * 8 + (store ? STORE_HALF : 0)); }
-/* Guest addresses that share an entry (a load's and a store's too) differ in these multiples. */
-#define ALIAS_STEP (1ull << 40)
+/* Guest addresses that share an entry (a load's and a store's too) differ in multiples of 2^40,
+ * MEM_ALIAS_STEP. */
 
 /* ---- spaces (space.c): page tables by address space and privilege --------------------------- */
 struct log { u32 *at; u32 n, cap; };
@@ -135,6 +135,7 @@ struct block {
 	u64 lin;
 	struct block *page2_next;
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
+	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
 	u8 *checked;              /* entry that looks at the ok slots; first of its code */
 	u8 *stale;                /* leaves for the dispatcher, which begins the block anew */
@@ -174,6 +175,15 @@ struct stats {
 	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links;
 };
 
+struct request { struct page_code *page; u16 off, len; /* len 0: give back store entries */ };
+struct requests {
+	pthread_mutex_t lock;
+	struct request *at;
+	u32 n, cap;
+	_Atomic u32 pending;      /* n, to look at without the lock */
+	_Atomic u64 served;       /* rounds */
+};
+
 struct bt {
 	struct interp in;         /* first: handlers find it by cpu->engine */
 	struct cpu *cpu;
@@ -204,6 +214,9 @@ struct bt {
 	void *altstack;
 	_Atomic bool inside;      /* may be in translated code */
 	pthread_t self;
+	struct requests requests; /* of other threads (shoot.c) */
+	struct bt *next_peer;
+	bool listed;
 	bool exact_flags;
 	struct translation *scratch;
 	struct stats stats;
@@ -218,7 +231,8 @@ void cache_destroy(struct bt *b);
 struct block *cache_find(struct bt *b);
 void cache_link(struct bt *b, struct link *l, struct block *to);
 void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump cache */
-void cache_page_written(struct bt *b, struct page_code *p);
+/* Bytes of a page have changed: what was made of them goes. */
+void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
 struct block *cache_block_at(struct bt *b, const u8 *pc);
 void cache_flush(struct bt *b);
 /* For translate.c: a block of n instructions, room for so many bytes of code (may evict); its entering. */
@@ -238,8 +252,16 @@ bool glue_init(struct bt *b, struct error *e);
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */
 void fault_destroy(struct bt *b);
+/* ---- what vCPUs ask of each other (shoot.c) ---------------------------------------------------- */
+bool shoot_init(struct bt *b, struct error *e);
+void shoot_destroy(struct bt *b);
 /* Takes every vCPU's store entries of a page back. */
-void bt_protect(struct bt *b, struct page_code *p);
+void shoot_stores(struct bt *b, struct page_code *p);
+/* Own store of code: all vCPUs' translations of it go. */
+void shoot_code(struct bt *b, struct page_code *p, unsigned off, unsigned len);
+void shoot_serve(struct bt *b); /* what others have asked of this one */
+static inline bool shoot_pending(const struct bt *b) { return atomic_load(&((struct bt *)(uintptr_t)b)->requests.pending); }
+
 void fault_kick(struct bt *b); /* any thread */
 
 #endif

@@ -192,6 +192,7 @@ static void block_drop(struct bt *b, struct block *k)
 		entry_divert(b, k->host, k->stale);
 }
 
+/* Nothing is known of what has changed: all blocks of the page go. */
 static void page_drop(struct bt *b, struct code_page *p)
 {
 	while (p->blocks)
@@ -199,13 +200,41 @@ static void page_drop(struct bt *b, struct code_page *p)
 	p->gen = atomic_load(&p->code->gen);
 }
 
+/* Whether the block was made of bytes off..off+len-1 of its page p. */
+static bool block_covers(const struct block *k, const struct code_page *p, unsigned off, unsigned len)
+{
+	unsigned start = (unsigned)(k->lin & PAGE_MASK), end = start + k->guest_bytes;
+	if (p == k->page2) {
+		start = 0;
+		end -= 4096;
+	}
+	if (off < end && start < off + len)
+		return true;
+	u64 lines = 0;
+	for (unsigned n = off >> 6; n <= (off + len - 1) >> 6; n++)
+		lines |= 1ull << n;
+	return p == k->page && (k->ahead & lines);
+}
+
 static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
 
-void cache_page_written(struct bt *b, struct page_code *c)
+void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigned len)
 {
-	for (struct code_page *p = b->page_hash[page_hash_of(c)]; p; p = p->hash_next)
-		if (p->code == c)
-			page_drop(b, p);
+	u32 gen = atomic_load(&c->gen); /* what changes after this asks again */
+	bool left = false;
+	for (struct code_page *p = b->page_hash[page_hash_of(c)]; p; p = p->hash_next) {
+		if (p->code != c)
+			continue;
+		for (struct block *k = p->blocks, *next; k; k = next) {
+			next = k->page == p ? k->page_next : k->page2_next;
+			if (block_covers(k, p, off, len))
+				block_drop(b, k);
+		}
+		p->gen = gen;
+		left |= p->blocks != NULL;
+	}
+	if (!left)
+		atomic_fetch_and(&c->translators, ~(1u << (b->cpu->index & 31)));
 }
 
 /* ---- eviction ------------------------------------------------------------------------------------------ */
@@ -323,11 +352,12 @@ struct block *cache_block_at(struct bt *b, const u8 *pc)
 
 void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len)
 {
+	atomic_fetch_or(&p->code->translators, 1u << (b->cpu->index & 31));
 	if (atomic_load(&p->code->writers))
-		bt_protect(b, p->code);
+		shoot_stores(b, p->code);
 	mem_code_mark(p->code, off, len);
 	if (atomic_load(&p->code->writers)) /* entered between */
-		bt_protect(b, p->code);
+		shoot_stores(b, p->code);
 }
 
 struct code_page *cache_page(struct bt *b, u64 lin)

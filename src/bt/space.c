@@ -10,7 +10,7 @@
  *  1. An entry is what the interpreter's TLB held for the space's epoch and index when it was
  *     made: so it ends when that does (flushes, INVLPG), and accessed and dirty bits are set.
  *  2. An entry leads to RAM only. What an address that shares it reaches lies at a multiple of
- *     ALIAS_STEP from RAM, where mem/ keeps everything out, or is not canonical: it faults.
+ *     MEM_ALIAS_STEP from RAM, where mem/ keeps everything out, or is not canonical: it faults.
  *  3. Every entry and ok slot that is not 0 is in a log, so that a flush costs what was filled;
  *     a log has LOG_MAX places, then the space is flushed.
  *  4. A store entry is entered only after the page's `writers` names this vCPU and its lines
@@ -47,6 +47,8 @@ static bool map_space(struct bt *b, struct space *s, struct error *e)
 
 bool space_init(struct bt *b, struct error *e)
 {
+	if (!b->cpu->mem->apart)
+		return error_set(e, "bt: the host's address space has no place for the guest's memory that stands apart (a limit on address space, or a sanitizer?)");
 	b->ctx_fd = memfd_create("ring3-bt", MFD_CLOEXEC);
 	if (b->ctx_fd < 0 || ftruncate(b->ctx_fd, SHARED_BYTES))
 		return error_set(e, "bt: memory for the context: %m");

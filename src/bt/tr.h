@@ -39,6 +39,7 @@ struct translation {
 	struct cold cold[BLOCK_INSNS * 4];
 	unsigned n_cold;
 	bool units;
+	u64 ahead;
 	u8 classes;
 	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
 };

@@ -75,7 +75,8 @@ static u8 live_at(struct translation *t, u64 lin)
 		unsigned have = MIN(15u, 4096 - off);
 		if (!have)
 			break;
-		mem_code_mark(t->page->code, off, have); /* then read */
+		cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
 		memcpy(bytes, t->page->host + off, have);
 		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
 			break;
@@ -713,6 +714,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->lin = lin;
 	t->page = page;
 	t->page2 = NULL;
+	t->ahead = 0;
 	memcpy(t->bytes, page->host + off, in_page);
 	decode_block(t, in_page, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
@@ -753,6 +755,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->block->page2 = t->page2;
 	t->block->guest_bytes = t->guest_bytes;
 	t->block->units = t->units;
+	t->block->ahead = t->ahead;
 	t->block->classes = t->classes;
 	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
 	block_finish(b, t->block, &t->e);
