@@ -117,8 +117,10 @@ static void look_call(struct frame *f)
 		call_sp = f->sp + (in ? 8 : 0);
 	wrong += f->sp != call_sp - (in ? 8 : 0) || f->ax < last;
 	last = f->ax;
-	if (!in && last_one())
+	if (last_one()) {
+		f->sp += in ? 8 : 0;
 		f->ip = (uptr)l_call_end;
+	}
 }
 
 static u32 flags_of_inc(u64 v, bool cf)
@@ -144,8 +146,10 @@ static void look_inv(struct frame *f)
 	ok &= (f->flags & 0x8d5) == fl || inv_count < 2;
 	wrong += !ok;
 	inv_seen |= 1u << n;
-	if (n == 0 && last_one())
+	if (last_one()) {
+		f->sp += n == 5 ? 8 : 0; /* what was pushed */
 		f->ip = (uptr)inv_end;
+	}
 }
 
 static u8 big[65536];
