@@ -42,7 +42,11 @@ struct ctx {
 	u64 save_rax, save_rcx, save_v;  /* spilled by the instruction under way */
 	u64 save_t;
 	u64 target;                      /* of an indirect branch that is not in the jump cache */
-	u64 fs_base, gs_base;            /* cpu->ebase */
+	u64 fs_base, gs_base;            /* cpu->ebase; of GS this one counts while inside */
+	u64 kernel_gs_base;              /* cpu->msr's; likewise */
+	u64 gs_ac[2];                    /* host gs base of the space for AC clear, set; 0: not known */
+	u64 tsc_offset;                  /* guest's TSC - host's */
+	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
 	u64 enter_at;
 	struct cpu *cpu;
@@ -90,6 +94,7 @@ struct bt;
 bool space_init(struct bt *b, struct error *e);
 void space_destroy(struct bt *b);
 void space_select(struct bt *b);                /* by cpu->epoch, mmu, cpl; sets the gs base */
+void space_ac_changed(struct bt *b);
 void space_flush_page(struct bt *b, u64 lin, u64 mask); /* INVLPG, in every space */
 void space_flush_all(struct bt *b);
 /* After the interpreter accessed lin: enters what its TLB has. */
@@ -106,6 +111,7 @@ static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 
 struct insn_map {
 	u16 host, guest;
 	u16 commit;      /* up to this many bytes from its start it may be begun again */
+	u8 held;         /* in the shadow of the one before: no stop at its start */
 	u16 victim_from; /* from there on ... */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 };
@@ -127,7 +133,7 @@ struct code_page {
 	struct page_code *code;
 	u32 gen;                  /* of code, when its blocks were made */
 	u32 id, slot;             /* in ok slots */
-	u8 mode;
+	u8 mode, cpl;
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
 struct block {
@@ -218,6 +224,7 @@ struct bt {
 	struct bt *next_peer;
 	bool listed;
 	bool exact_flags;
+	u64 tsd;                  /* CR4.TSD that RDTSC was translated for */
 	struct translation *scratch;
 	struct stats stats;
 };

@@ -369,12 +369,12 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 		return NULL;
 	struct code_page **head = &b->page_hash[page_hash_of(t.code)], *p;
 	for (p = *head; p; p = p->hash_next)
-		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode)
+		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
 			break;
 	if (!p) {
 		if (!(p = calloc(1, sizeof(*p))))
 			return NULL;
-		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode,
+		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
 					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
 		*head = p;
 	}

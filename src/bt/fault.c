@@ -76,6 +76,10 @@ static void stop_soon(struct bt *b, greg_t *g)
 		u32 off = (u32)(pc - k->checked);
 		unsigned n = insn_at(k, off);
 		const struct insn_map *m = &k->map[n];
+		if (m->held) {
+			g[REG_EFL] |= EFL_TF;
+			return;
+		}
 		if (off == 0 || pc == k->host || (off >= m->host && off < k->map[k->n].host && off - m->host <= m->commit)) {
 			leave(b, g, k, off < k->map[0].host ? 0 : n, X_KICK);
 			return;

@@ -41,13 +41,13 @@ static void cold_unaligned(struct translation *t, u8 *site, unsigned k, bool sav
 	c->size = (u8)size;
 }
 
-static void flags_save(struct emit *e)
+void flags_save(struct emit *e)
 {
 	e_ctx_store(e, RAX, M_CTX(save_rax));
 	e8(e, 0x9f);                            /* lahf */
 	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
 }
-static void flags_restore(struct emit *e)
+void flags_restore(struct emit *e)
 {
 	e8(e, 0x04); e8(e, 0x7f);               /* add al, 7fh: OF */
 	e8(e, 0x9e);                            /* sahf */

@@ -173,6 +173,17 @@ static void set_gs(u64 base)
 
 static u16 pcid_of(const struct cpu *c) { return (u16)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); }
 
+/* Where STAC and CLAC lead to from here. */
+static void other_ac(struct bt *b)
+{
+	for (unsigned k = 0; k < N_SPACES; k++) {
+		struct space *x = &b->spaces[k];
+		if (x->epoch != b->cpu->epoch || x->user || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
+			continue;
+		b->ctx->gs_ac[x->mmu == MMU_KERNEL] = (u64)x->gs;
+	}
+}
+
 void space_select(struct bt *b)
 {
 	struct cpu *c = b->cpu;
@@ -205,7 +216,18 @@ void space_select(struct bt *b)
 	}
 	s->used = ++b->space_clock;
 	b->space = s;
+	b->ctx->gs_ac[0] = b->ctx->gs_ac[1] = 0;
+	if (!user && c->mmu != MMU_CHECK && c->cr4 & CR4_SMAP)
+		other_ac(b);
 	set_gs((u64)s->gs);
+}
+
+/* Translated STAC and CLAC have changed the gs base. */
+void space_ac_changed(struct bt *b)
+{
+	for (unsigned k = 0; k < N_SPACES; k++)
+		if ((u64)b->spaces[k].gs == b->ctx->gs_ac[b->ctx->ac != 0])
+			b->space = &b->spaces[k];
 }
 
 /* ---- filling ----------------------------------------------------------------------------------------- */

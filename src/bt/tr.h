@@ -8,7 +8,8 @@ enum kind {
 	K_COPY,     /* registers only: the instruction itself */
 	K_MEM,      /* the same, its memory operand replaced */
 	K_LEA, K_NOP,
-	K_PUSH, K_POP, K_LEAVE, K_MOFFS,
+	K_PUSH, K_POP, K_LEAVE,
+	K_SYSTEM,   /* system.c has a translation */
 	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
@@ -72,10 +73,17 @@ enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_A
 void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
 		 unsigned spare, struct enc *x);
 bool mem_possible(const struct ea *a);
+/* Status flags in RAX (AH as by LAHF, AL = OF), RAX in the context; and back. */
+void flags_save(struct emit *e);
+void flags_restore(struct emit *e);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k, bool saved);
 void cold_emit(struct translation *t);
 void emit_exit(struct translation *t, unsigned k, enum exit_kind kind);
+
+/* system.c */
+bool system_possible(const struct translation *t, const struct tins *i);
+bool system_emit(struct translation *t, unsigned k);
 
 /* branch.c */
 void branch_emit(struct translation *t, unsigned k);
@@ -83,6 +91,7 @@ void branch_fall(struct translation *t);   /* after a last instruction that is n
 void branch_stubs(struct translation *t);
 
 /* translate.c */
+void push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
 bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
 unsigned unused_register(const struct tins *i);
 static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }

@@ -105,7 +105,7 @@ static void liveness(struct translation *t)
 		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || t->b->exact_flags)
+		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
 			live = EVERY_FLAG;
 		else if (i->kind != K_NOP)
 			live = (u8)((live & ~flags_written(&i->zi, i->zo)) | flags_read(&i->zi));
@@ -286,12 +286,20 @@ static enum kind interp_kind(const struct tins *i)
 	return (i->op->flags & OF_ENDS) || rep ? K_INTERP_LAST : K_INTERP;
 }
 
-static enum kind stack_kind(const struct tins *i)
+static bool eight_bytes_possible(const struct translation *t, const struct tins *i)
+{
+	struct ea a;
+	return operand_ea(t, i, &i->zo[0], &a) && mem_possible(&a) && !(a.konst && !a.seg && (a.lin & PAGE_MASK) > 4088);
+}
+
+static enum kind stack_kind(const struct translation *t, const struct tins *i)
 {
 	if (i->zi.operand_width != 64)
 		return K_INTERP;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
+		if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return eight_bytes_possible(t, i) ? K_PUSH : K_INTERP;
 		return (gpr_operand(&i->zo[0]) || i->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) ? K_PUSH : K_INTERP;
 	case ZYDIS_MNEMONIC_POP: return gpr_operand(&i->zo[0]) ? K_POP : K_INTERP;
 	default: return K_LEAVE;
@@ -305,9 +313,7 @@ static enum kind branch_kind(const struct translation *t, const struct tins *i)
 	const ZydisDecodedOperand *o = &i->zo[0];
 	bool direct = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	bool memory = o->type == ZYDIS_OPERAND_TYPE_MEMORY;
-	struct ea a;
-	if (memory && (i->zi.mnemonic != ZYDIS_MNEMONIC_RET) &&
-	    (!operand_ea(t, i, o, &a) || !mem_possible(&a) || (a.konst && !a.seg && (a.lin & 7) && (a.lin & PAGE_MASK) > 4088)))
+	if (memory && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !eight_bytes_possible(t, i))
 		return K_INTERP_LAST;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP: return direct ? K_JMP : K_JMP_IND;
@@ -342,11 +348,13 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
+	if (system_possible(t, i))
+		return K_SYSTEM;
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
 		return interp_kind(i);
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return i->zi.address_width == 64 ? K_LEA : K_INTERP;
-	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(i);
+	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
 	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
 	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
@@ -535,10 +543,41 @@ static bool emit_lea(struct translation *t, unsigned k)
 
 /* ---- the stack ------------------------------------------------------------------------------------ */
 
+/* The value is in ctx.target. */
+void push_target(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mark_commit(t, k);
+	e_ctx_store(e, RBX, M_CTX(save_v));
+	mark_victim(t, k, RBX);
+	e_ctx_load(e, RBX, M_CTX(target));
+	e_store(e, RBX, (struct marg){ x.base, x.index, x.scale, x.disp });
+	e_ctx_load(e, RBX, M_CTX(save_v));
+	e_lea(e, HOST_SP, M_BASE(HOST_SP, -8));
+}
+
+static bool emit_push_memory(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	struct ea a;
+	struct enc x = { 0 };
+	operand_ea(t, i, &i->zo[0], &a);
+	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	e_ctx_store(e, T, M_CTX(target));
+	push_target(t, k);
+	return true;
+}
+
 static bool emit_push(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
+	if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+		return emit_push_memory(t, k);
 	struct enc x = { 0 };
 	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
@@ -598,6 +637,7 @@ static bool emit_insn(struct translation *t, unsigned k)
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
 	case K_LEAVE: return emit_leave(t, k);
+	case K_SYSTEM: return system_emit(t, k);
 	case K_NOP: return true;
 	case K_INTERP: case K_INTERP_LAST: return false;
 	default: branch_emit(t, k); return true;
@@ -681,7 +721,8 @@ static bool emit_block(struct translation *t)
 	for (unsigned k = 0; k < t->n; k++) {
 		u8 *before = e->p;
 		unsigned n_cold = t->n_cold;
-		t->map[k] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->ins[k].off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
+		bool held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
+		t->map[k] = (struct insn_map){ .held = held, .host = (u16)(e->p - t->start), .guest = t->ins[k].off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
 		if (emit_insn(t, k))
 			continue;
 		/* Not so: begin again, without. */
