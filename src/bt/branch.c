@@ -4,18 +4,42 @@
  * before. An indirect one looks its target up in the jump cache (glue.c). A call leaves the host
  * address of its return site on the return stack, so that a guest's return is a host's return,
  * which the processor predicts; the site compares what the guest's stack said (T) with what it
- * stands for. Status flags are kept throughout: only the target knows which are live. */
+ * stands for.
+ *
+ * Only the target knows which status flags are live. Where it is in the same page that has been
+ * looked at (live_at), and flags that are live are in the host's; everywhere else they are in
+ * ctx.flags, and the target's `checked` fetches them if it needs them. */
 #include "bt/tr.h"
+
+bool branch_far(const struct translation *t, u64 target)
+{
+	return t->page2 || (target & ~PAGE_MASK) != t->page->lin;
+}
 
 static void link_site(struct translation *t, unsigned n, u8 *site, u64 target, bool checked)
 {
 	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target,
-					   .checked = checked || t->page2 || (target & ~PAGE_MASK) != t->page->lin };
+					   .checked = checked || branch_far(t, target) };
+}
+
+/* A jump to another block by way of link n; flags are in the host's and may be live there. */
+static void jump_on(struct translation *t, struct emit *e, unsigned n, u64 target)
+{
+	if (branch_far(t, target))
+		flags_save(e);
+	link_site(t, n, e_jmp(e), target, false);
 }
 
 void branch_fall(struct translation *t)
 {
-	link_site(t, 1, e_jmp(&t->e), t->lin + t->guest_bytes, false);
+	u64 target = t->lin + t->guest_bytes;
+	if (!t->saved) {
+		jump_on(t, &t->e, 1, target);
+		return;
+	}
+	if (!branch_far(t, target))
+		flags_restore(&t->e);
+	link_site(t, 1, e_jmp(&t->e), target, false);
 }
 
 void branch_stubs(struct translation *t)
@@ -27,7 +51,7 @@ void branch_stubs(struct translation *t)
 			continue;
 		l->stub = emit_here(&t->out);
 		e_set32(&t->e, l->site, l->stub);
-		emit_exit(t, &t->out, t->n - 1, kinds[n]);
+		emit_exit(t, &t->out, t->n - 1, kinds[n], l->checked);
 	}
 }
 
@@ -46,9 +70,22 @@ static void emit_loop(struct translation *t, unsigned k)
 	e8(e, i->zi.opcode);
 	e8(e, 0);
 	u8 *taken = e->p - 1;
-	link_site(t, 1, e_jmp(e), next_lin_of(t, k), false);
+	jump_on(t, e, 1, next_lin_of(t, k));
 	e_here8(e, taken);
-	link_site(t, 0, e_jmp(e), target_of(t, k), false);
+	jump_on(t, e, 0, target_of(t, k));
+}
+
+static void emit_jcc(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	u8 *taken = e_jcc(e, t->ins[k].zi.opcode & 15);
+	if (branch_far(t, target_of(t, k))) {
+		e_here32(&t->out, taken);
+		jump_on(t, &t->out, 0, target_of(t, k));
+	} else {
+		link_site(t, 0, taken, target_of(t, k), false);
+	}
+	jump_on(t, e, 1, next_lin_of(t, k));
 }
 
 /* Pushes the return address and moves RSP. */
@@ -73,22 +110,27 @@ static void push_return(struct translation *t, unsigned k)
 	e_lea(e, HOST_SP, M_BASE(HOST_SP, -8));
 }
 
-/* Where a RET comes back to: T is where the guest wants to go, RCX is spilled. */
+/* Where a RET comes back to: T is where the guest wants to go. */
 static void return_site(struct translation *t, unsigned k)
 {
-	struct emit *e = &t->e;
-	u64 minus = -next_lin_of(t, k);
-	if (minus == (u64)(i64)(i32)minus) {
-		e_lea(e, RCX, M_BASE(T, minus));
-	} else {
-		e_const(e, RCX, minus);
-		e_lea(e, RCX, M_SIB(RCX, T, 0, 0));
+	struct emit *e = &t->e, *out = &t->out;
+	u64 here = next_lin_of(t, k);
+	if (here == (u64)(i64)(i32)here) {
+		e_reg(e, E_W | 0x81, 7, T);             /* cmp r11, imm32 */
+		e32(e, (u32)here);
+	} else {                                        /* cmp r11, [rip + ...] */
+		e8(out, 0);
+		while ((u64)emit_here(out) & 7)
+			e8(out, 0);
+		u8 *at = emit_here(out);
+		e64(out, here);
+		static const u8 cmp[] = { 0x4c, 0x3b, 0x1d };
+		ebytes(e, cmp, sizeof(cmp));
+		e32(e, 0);
+		e_set32(e, e->p - 4, at);
 	}
-	u8 *same = e_jrcxz(e);
-	e_jmp_to(e, t->b->lookup_spilled);
-	e_here8(e, same);
-	e_ctx_load(e, RCX, M_CTX(save_rcx));
-	link_site(t, 1, e_jmp(e), next_lin_of(t, k), true);
+	e_jcc_to(e, CC_NZ, t->b->lookup);
+	link_site(t, 1, e_jmp(e), here, true);
 }
 
 /* T = an indirect branch's target. */
@@ -130,22 +172,10 @@ static void emit_ret(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	unsigned pop = 8 + (i->zi.operand_count_visible ? (unsigned)i->zo[0].imm.value.u & 0xffff : 0);
-	t->map[k].commit = 0;
-	e_ctx_store(e, RCX, M_CTX(save_rcx));
-	mark_victim(t, k, RCX);
-	e_const(e, RCX, 61);
-	e_shlx(e, RCX, HOST_SP, RCX);           /* RSP's low three bits alone */
-	u8 *aligned = e_jrcxz(e);
-	u8 *leave = e->p;
-	e_ctx_load(e, RCX, M_CTX(save_rcx));
-	emit_exit(t, e, k, X_INSN);
-	e_here8(e, aligned);
-	e_rorx(e, RCX, HOST_SP, 12);
-	e_mem(e, E_W | E_GS | E_A32 | 0x8b, RCX, M_SIB(ENC_NONE, RCX, 3, 0));
-	u8 *none = e_jrcxz(e);
-	if (!e->full)
-		*none = (u8)(leave - (none + 1));
-	e_load(e, T, M_SIB(HOST_SP, RCX, 0, -1));
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(HOST_SP, pop));
 	t->block->sp_back = (i16)-(i32)pop;
 	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
@@ -161,14 +191,15 @@ void branch_emit(struct translation *t, unsigned k)
 		link_site(t, 0, e_jmp(e), target_of(t, k), false);
 		break;
 	case K_JCC:
-		link_site(t, 0, e_jcc(e, i->zi.opcode & 15), target_of(t, k), false);
-		link_site(t, 1, e_jmp(e), next_lin_of(t, k), false);
+		emit_jcc(t, k);
 		break;
 	case K_LOOP:
 		emit_loop(t, k);
 		break;
 	case K_CALL:
 		push_return(t, k);
+		if (t->saved && !branch_far(t, target_of(t, k)))
+			flags_restore(e);
 		link_site(t, 0, e_call(e), target_of(t, k), false);
 		return_site(t, k);
 		break;
@@ -178,8 +209,7 @@ void branch_emit(struct translation *t, unsigned k)
 	case K_JMP_IND:
 		load_target(t, k);
 		e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-		t->map[k].commit = 0;
-		e_ctx_store(e, RCX, M_CTX(save_rcx));
+		mark_commit(t, k);
 		glue_lookup(t->b, e);
 		break;
 	default:

@@ -121,6 +121,10 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
+	x->kernel_gs_base = c->msr.kernel_gs_base;
+	x->ac = (u32)c->rflags & FL_AC;
+	x->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust;
+	x->tsc_aux = (u32)c->msr.tsc_aux;
 	atomic_store(&b->inside, true);
 	if (events_due(c) || shoot_pending(b)) { /* whoever posted it may not have seen us inside */
 		atomic_store(&b->inside, false);
@@ -129,8 +133,15 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	b->stats.enters++;
 	u32 id = b->enter(b);
 	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
-	if (id != X_NOTHING)
-		c->rflags = flags_unpack(c->rflags, x->flags);
+	if (id == X_NOTHING)
+		return id;
+	c->rflags = flags_unpack(c->rflags, x->flags);
+	c->ebase[S_GS] = c->seg[S_GS].base = x->gs_base;
+	c->msr.kernel_gs_base = x->kernel_gs_base;
+	if (unlikely(((u32)c->rflags & FL_AC) != x->ac)) {
+		cpu_set_rflags(c, x->ac, FL_AC);
+		space_ac_changed(b);
+	}
 	return id;
 }
 
@@ -181,6 +192,10 @@ static enum run_exit why_left(const struct cpu *c)
 static void turn(struct bt *b)
 {
 	struct cpu *c = b->cpu;
+	if (unlikely((c->cr4 & CR4_TSD) != b->tsd)) {
+		b->tsd = c->cr4 & CR4_TSD; /* RDTSC was translated for the other */
+		cache_flush(b);
+	}
 	space_select(b);
 	struct link *want = b->want;
 	b->want = NULL;
@@ -203,6 +218,7 @@ static void turn(struct bt *b)
 		if (id == X_NOTHING)
 			return;
 		at = handle(b, id, &k);
+		space_select(b);
 		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
 			return;
 	}

@@ -5,7 +5,9 @@
  *   general registers   in the host's of the same number, but: guest RSP is in r15; guest R11 and
  *                       R15 are at home in struct ctx; r11 ("T") is the translator's own
  *   rsp                 the return stack: host return addresses of guest calls
- *   status flags        in the host's; the rest of RFLAGS in cpu->rflags. DF and AC are never set
+ *   status flags        in the host's, or in ctx.flags: known for every place (insn_map.saved), and
+ *                       in ctx.flags wherever a block is entered at `checked`; the rest of RFLAGS in
+ *                       cpu->rflags. DF and AC are never set
  *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
  *   x87, MXCSR          in the host's, as while the interpreter runs
  *   gs                  the current space: struct ctx below it, its page table above
@@ -112,7 +114,11 @@ static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 
 struct insn_map {
 	u16 host, guest;
 	u16 commit;      /* up to this many bytes from its start it may be begun again */
-	u8 held;         /* in the shadow of the one before: no stop at its start */
+	bool held;       /* in the shadow of the one before: no stop at its start */
+	bool saved;      /* status flags are in ctx.flags when it begins ... */
+	bool saved_then; /* ... and after its prelude, of so many bytes, which moves them */
+	bool saved_fault; /* and where its own host instruction may fault */
+	u8 prelude;
 	u16 victim_from; /* from there on ... */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 };
@@ -145,7 +151,7 @@ struct block {
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
 	u8 *checked;              /* entry that looks at the ok slots; first of its code */
-	u8 *stale;                /* leaves for the dispatcher, which begins the block anew */
+	u8 *stale, *stale_checked; /* leave for the dispatcher, which begins the block anew */
 	u32 bytes;                /* of host code */
 	u8 *cold;                 /* running address: exits and stubs, apart from the rest */
 	u32 cold_bytes;
@@ -197,7 +203,7 @@ struct bt {
 	struct interp in;         /* first: handlers find it by cpu->engine */
 	struct cpu *cpu;
 	struct ctx *ctx;
-	u64 *jump_tag;            /* N_JUMP: minus the linear address; in the pages below every space's gs */
+	u64 *jump_tag;            /* N_JUMP: the linear address; in the pages below every space's gs */
 	u8 **jump_host;
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
@@ -216,8 +222,8 @@ struct bt {
 	u32 next_id;
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
-	u8 *exit_common;          /* running addresses */
-	u8 *lookup, *lookup_spilled, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
+	u8 *lookup, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
@@ -262,7 +268,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin);
 struct code_page *cache_page(struct bt *b, u64 lin);
 
 bool glue_init(struct bt *b, struct error *e);
-void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; RCX is spilled */
+void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; flags are in ctx.flags */
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */
 void fault_destroy(struct bt *b);

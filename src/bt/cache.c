@@ -146,7 +146,7 @@ void cache_link(struct bt *b, struct link *l, struct block *to)
 void cache_jump(struct bt *b, struct block *to)
 {
 	u32 n = (u32)(to->lin >> 2) & (N_JUMP - 1);
-	b->jump_tag[n] = -to->lin;
+	b->jump_tag[n] = to->lin;
 	b->jump_host[n] = to->checked;
 }
 
@@ -189,9 +189,8 @@ static void block_drop(struct bt *b, struct block *k)
 		link_cut(b, k->incoming);
 	link_cut(b, &k->link[0]);
 	link_cut(b, &k->link[1]);
-	entry_divert(b, k->checked, k->stale);
-	if (k->host != k->checked)
-		entry_divert(b, k->host, k->stale);
+	entry_divert(b, k->checked, k->stale_checked);
+	entry_divert(b, k->host, k->stale);
 }
 
 /* Nothing is known of what has changed: all blocks of the page go. */

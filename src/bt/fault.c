@@ -49,10 +49,10 @@ static void victim_back(struct bt *b, greg_t *g, const struct insn_map *m, u32 a
 		g[greg_of[m->victim]] = (greg_t)(m->victim == RCX ? b->ctx->save_rcx : b->ctx->save_v);
 }
 
-static void leave(struct bt *b, greg_t *g, const struct block *k, unsigned n, enum exit_kind kind)
+static void leave(struct bt *b, greg_t *g, const struct block *k, unsigned n, enum exit_kind kind, bool saved)
 {
 	b->ctx->exit = exit_id(k->index, n, kind);
-	g[REG_RIP] = (greg_t)(uintptr_t)b->exit_common;
+	g[REG_RIP] = (greg_t)(uintptr_t)(saved ? b->exit_saved : b->exit_common);
 }
 
 /* ---- kicks ----------------------------------------------------------------------------------------- */
@@ -80,8 +80,13 @@ static void stop_soon(struct bt *b, greg_t *g)
 			g[REG_EFL] |= EFL_TF;
 			return;
 		}
-		if (off == 0 || pc == k->host || (off >= m->host && off < k->map[k->n].host && off - m->host <= m->commit)) {
-			leave(b, g, k, off < k->map[0].host ? 0 : n, X_KICK);
+		u32 in = off - m->host;
+		if (off == 0 || pc == k->host) {
+			leave(b, g, k, 0, X_KICK, off == 0);
+			return;
+		}
+		if (off >= m->host && off < k->map[k->n].host && in <= m->commit && (in == 0 || in >= m->prelude)) {
+			leave(b, g, k, n, X_KICK, in ? m->saved_then : m->saved);
 			return;
 		}
 	}
@@ -133,7 +138,7 @@ static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
 	u32 off = (u32)(pc - k->checked);
 	unsigned n = insn_at(k, off);
 	victim_back(b, g, &k->map[n], off - k->map[n].host);
-	leave(b, g, k, n, X_FAULT);
+	leave(b, g, k, n, X_FAULT, k->map[n].saved_fault);
 	return true;
 }
 

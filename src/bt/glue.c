@@ -81,12 +81,21 @@ static void emit_leave(struct bt *b, struct emit *e)
 	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);           /* seto al */
 	e8(e, 0x66);
 	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
+	ctx_store(e, RSP, M_CTX(return_sp));
+	u8 *over = e_jmp(e);
+
+	b->exit_saved = emit_here(e);
+	ctx_load(e, R11, M_CTX(cpu));
+	e_store(e, RAX, M_BASE(R11, 0));
+	for (unsigned k = 0; k < ARRAY_LEN(pairs); k++)
+		e_store(e, pairs[k].host, M_BASE(R11, pairs[k].guest * 8));
+	ctx_store(e, RSP, M_CTX(return_sp));
+	e_here32(e, over);
 	ctx_load(e, RAX, M_CTX(home11));
 	e_store(e, RAX, M_BASE(R11, R_11 * 8));
 	ctx_load(e, RAX, M_CTX(home15));
 	e_store(e, RAX, M_BASE(R11, R_15 * 8));
-	ctx_store(e, RSP, M_CTX(return_sp));
-	u8 *over = e_jmp(e);
+	over = e_jmp(e);
 
 	b->abort = emit_here(e);
 	set32(e, M_CTX(exit), X_NOTHING);
@@ -134,20 +143,17 @@ static void emit_enter(struct bt *b, struct emit *e)
 	b->enter_end = emit_here(e);
 }
 
-/* T: the target; RCX is spilled, ctx.exit says who asks. Index: bits 2..17 of the target. */
+/* T: the target; ctx.exit says who asks. Index: bits 2..17 of the target. */
 void glue_lookup(struct bt *b, struct emit *e)
 {
+	ctx_store(e, RCX, M_CTX(save_rcx));
 	e_rorx(e, RCX, T, 2);
 	e_reg(e, 0x0fb7, RCX, RCX);                      /* movzx ecx, cx */
-	e_mem(e, E_W | E_GS | 0x8b, RCX, M_SIB(ENC_NONE, RCX, 3, JUMP_TAG_AT));
-	e_lea(e, RCX, M_SIB(RCX, T, 0, 0));
-	u8 *hit = e_jrcxz(e);
-	e_jmp_to(e, b->lookup_miss);
-	e_here8(e, hit);
-	e_rorx(e, T, T, 2);
-	e_reg(e, 0x0fb7, T, T);
+	e_mem(e, E_W | E_GS | 0x3b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_TAG_AT));
+	e_jcc_to(e, CC_NZ, b->lookup_miss);
+	e_mem(e, E_W | E_GS | 0x8b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_HOST_AT));
 	ctx_load(e, RCX, M_CTX(save_rcx));
-	e_mem(e, E_GS | 0xff, 4, M_SIB(ENC_NONE, T, 3, JUMP_HOST_AT));
+	e_reg(e, 0xff, 4, T);                            /* jmp r11 */
 }
 
 static void emit_lookup(struct bt *b, struct emit *e)
@@ -155,19 +161,15 @@ static void emit_lookup(struct bt *b, struct emit *e)
 	b->lookup_miss = emit_here(e);
 	ctx_load(e, RCX, M_CTX(save_rcx));
 	ctx_store(e, T, M_CTX(target));
-	e_jmp_to(e, b->exit_common);
+	e_jmp_to(e, b->exit_saved);
 
-	b->lookup_spilled = emit_here(e);
-	glue_lookup(b, e);
-
-	b->lookup = emit_here(e); /* called: the return address is on the return stack */
-	ctx_store(e, RCX, M_CTX(save_rcx));
+	b->lookup = emit_here(e);
 	glue_lookup(b, e);
 
 	/* What a RET finds on an empty return stack; it has popped this very address. */
 	b->return_miss = emit_here(e);
 	e_lea(e, RSP, M_BASE(RSP, -8));
-	e_jmp_to(e, b->lookup_spilled);
+	e_jmp_to(e, b->lookup);
 }
 
 bool glue_init(struct bt *b, struct error *e)

@@ -8,8 +8,8 @@
  *     op   reg, [base + T + disp - 1]
  *
  * An entry is host address - guest address + 1. Only T is needed: the operand's own registers are
- * still there to be added again. Where status flags are live they are kept in RAX meanwhile
- * (LAHF, SETO), and RAX in the context. */
+ * still there to be added again. All this overwrites the status flags: where they are live they
+ * have been moved to ctx.flags before (translate.c), and come back when something reads them. */
 #include "bt/tr.h"
 
 bool mem_possible(const struct ea *a)
@@ -21,18 +21,18 @@ bool mem_possible(const struct ea *a)
 
 /* ---- out of line ----------------------------------------------------------------------------- */
 
-void cold_add(struct translation *t, u8 *site, unsigned k, bool saved)
+void cold_add(struct translation *t, u8 *site, unsigned k)
 {
 	if (t->n_cold < ARRAY_LEN(t->cold))
-		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = saved };
+		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved };
 	else
 		t->e.full = true;
 }
 
 /* Not aligned, which is no crossing yet: look, and go back to after the jump. addr holds the address. */
-static void cold_unaligned(struct translation *t, u8 *site, unsigned k, bool saved, unsigned addr, unsigned size)
+static void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size)
 {
-	cold_add(t, site, k, saved);
+	cold_add(t, site, k);
 	if (t->e.full)
 		return;
 	struct cold *c = &t->cold[t->n_cold - 1];
@@ -46,18 +46,23 @@ void flags_save(struct emit *e)
 	e_ctx_store(e, RAX, M_CTX(save_rax));
 	e8(e, 0x9f);                            /* lahf */
 	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
+	e8(e, 0x66);
+	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
+	e_ctx_load(e, RAX, M_CTX(save_rax));
 }
 void flags_restore(struct emit *e)
 {
+	e_ctx_store(e, RAX, M_CTX(save_rax));
+	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));
 	e8(e, 0x04); e8(e, 0x7f);               /* add al, 7fh: OF */
 	e8(e, 0x9e);                            /* sahf */
 	e_ctx_load(e, RAX, M_CTX(save_rax));
 }
 
-void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind)
+void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved)
 {
 	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, kind));
-	e_jmp_to(e, t->b->exit_common);
+	e_jmp_to(e, saved ? t->b->exit_saved : t->b->exit_common);
 }
 
 void cold_emit(struct translation *t)
@@ -82,9 +87,7 @@ void cold_emit(struct translation *t)
 			e_jmp_to(e, c->back);
 			e_here32(e, crosses);
 		}
-		if (c->saved)
-			flags_restore(e);
-		emit_exit(t, e, c->insn, X_INSN);
+		emit_exit(t, e, c->insn, X_INSN, c->saved);
 	}
 }
 
@@ -113,29 +116,25 @@ static u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc)
 }
 
 /* A constant address. */
-static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store, bool save, struct enc *x)
+static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store, struct enc *x)
 {
 	struct emit *e = &t->e;
 	bool near = lin - 1 == (u64)(i64)(i32)(lin - 1);
-	if (save)
-		flags_save(e);
 	if (near) {
 		entry_load_at(e, lin, store);
-		cold_add(t, test_jump(e, T, 1, CC_Z), k, save);
+		cold_add(t, test_jump(e, T, 1, CC_Z), k);
 	} else { /* T = lin - 1 + entry; without an entry its lowest bit is lin - 1's */
 		e_const(e, T, lin - 1);
 		e_mem(e, E_W | E_GS | E_A32 | 0x03, T, M_ABS((i32)table_at(lin, store)));
-		cold_add(t, test_jump(e, T, 1, lin & 1 ? CC_Z : CC_NZ), k, save);
+		cold_add(t, test_jump(e, T, 1, lin & 1 ? CC_Z : CC_NZ), k);
 	}
-	if (save)
-		flags_restore(e);
 	x->base = T;
 	x->index = ENC_NONE;
 	x->disp = near ? (i32)(lin - 1) : 0;
 }
 
-/* The address in T, or in the register returned. Clobbers no flag; the parts that need an ADD are left. */
-static unsigned address(struct emit *e, const struct ea *a, bool save, bool *add_base)
+/* The address in T, or in the register returned; but for a base at home, which is yet to be added. */
+static unsigned address(struct emit *e, const struct ea *a, bool *add_base)
 {
 	unsigned b = a->base, i = a->index;
 	*add_base = false;
@@ -143,7 +142,7 @@ static unsigned address(struct emit *e, const struct ea *a, bool save, bool *add
 		e_const(e, T, a->lin);
 		return T;
 	}
-	if (b != ENC_NONE && i == ENC_NONE && !a->disp && !a->seg && !at_home(b) && !(save && b == RAX))
+	if (b != ENC_NONE && i == ENC_NONE && !a->disp && !a->seg && !at_home(b))
 		return b;
 	if (i != ENC_NONE && at_home(i)) {
 		e_ctx_load(e, T, home_of(i));
@@ -163,11 +162,11 @@ static unsigned address(struct emit *e, const struct ea *a, bool save, bool *add
 static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
 static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
-static void crossing_test(struct translation *t, unsigned k, const struct ea *a, unsigned addr, unsigned size, bool save)
+static void crossing_test(struct translation *t, unsigned k, const struct ea *a, unsigned addr, unsigned size)
 {
 	struct emit *e = &t->e;
-	/* Recomputing is cheaper than a store and a load, but RAX may be in use for flags. */
-	bool again = !save && addr == T && !a->seg && !a->konst && (a->base == ENC_NONE || !at_home(a->base)) &&
+	/* Recomputing is cheaper than a store and a load. */
+	bool again = addr == T && !a->seg && !a->konst && (a->base == ENC_NONE || !at_home(a->base)) &&
 		     (a->index == ENC_NONE || !at_home(a->index));
 	if (addr != T)
 		e_reg(e, 0x89, addr, T); /* mov r11d, addr */
@@ -181,36 +180,32 @@ static void crossing_test(struct translation *t, unsigned k, const struct ea *a,
 		e_lea(e, T, (struct marg){ (u8)a->base, (u8)a->index, (u8)a->scale, a->disp });
 	else if (addr == T)
 		e_ctx_load(e, T, M_CTX(save_t));
-	cold_add(t, e_jcc(e, CC_NBE), k, save);
+	cold_add(t, e_jcc(e, CC_NBE), k);
 }
 
 void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
 		 unsigned spare, struct enc *x)
 {
 	struct emit *e = &t->e;
-	bool save = t->ins[k].live, add_base;
+	bool add_base;
 	x->mem = true;
 	x->seg = 0;
 	x->a32 = false;
-	if (save)
-		t->map[k].commit = 0;
 	if (a->konst && !a->seg) {
-		mem_constant(t, k, a->lin, store, save, x);
+		mem_constant(t, k, a->lin, store, x);
 		return;
 	}
-	unsigned addr = address(e, a, save, &add_base);
-	if (save)
-		flags_save(e);
+	unsigned addr = address(e, a, &add_base);
 	if (add_base)
 		add_ctx(e, home_of(a->base));
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
 	if (how == BY_ALIGNMENT)
-		cold_unaligned(t, test_jump(e, addr, size - 1, CC_NZ), k, save, addr, size);
+		cold_unaligned(t, test_jump(e, addr, size - 1, CC_NZ), k, addr, size);
 	else if (how == BY_TEST)
-		crossing_test(t, k, a, addr, size, save);
+		crossing_test(t, k, a, addr, size);
 	entry_load(e, addr, store);
-	cold_add(t, test_jump(e, T, 1, CC_Z), k, save);
+	cold_add(t, test_jump(e, T, 1, CC_Z), k);
 	unsigned b = a->konst ? ENC_NONE : a->base, i = a->konst ? ENC_NONE : a->index;
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
@@ -218,8 +213,6 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		add_ctx(e, home_of(b));
 		b = ENC_NONE;
 	}
-	if (save)
-		flags_restore(e);
 	if (i != ENC_NONE && at_home(i)) {
 		e_ctx_store(e, spare, M_CTX(save_v));
 		e_ctx_load(e, spare, home_of(i));

@@ -42,13 +42,13 @@ static void emit_cli(struct emit *e)
 
 /* Only where nothing is pending: else the interpreter, which knows the shadow. What comes in the
  * shadow finds the next instruction `held`. */
-static void emit_sti(struct translation *t, unsigned k, bool save)
+static void emit_sti(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	e_ctx_load(e, T, M_CTX(cpu));
 	e_mem(e, 0x83, 7, AT_CPU(events));       /* cmp dword, 0 */
 	e8(e, 0);
-	cold_add(t, e_jcc(e, CC_NZ), k, save);
+	cold_add(t, e_jcc(e, CC_NZ), k);
 	e_mem(e, 0x81, 1, AT_CPU(rflags));       /* or dword */
 	e32(e, FL_IF);
 	e_mem(e, 0x81, 1, AT_CPU(event_mask));
@@ -63,7 +63,7 @@ static void emit_wrgsbase(struct emit *e)
 }
 
 /* AC chooses the space. */
-static void emit_ac(struct translation *t, unsigned k, bool set, bool save)
+static void emit_ac(struct translation *t, unsigned k, bool set)
 {
 	struct emit *e = &t->e;
 	if (set)
@@ -71,7 +71,7 @@ static void emit_ac(struct translation *t, unsigned k, bool set, bool save)
 	else
 		e_ctx_load(e, T, M_ABS(CTX(gs_ac[0])));
 	e_reg(e, E_W | 0x85, T, T);
-	cold_add(t, e_jcc(e, CC_Z), k, save);
+	cold_add(t, e_jcc(e, CC_Z), k);
 	e_ctx_imm(e, M_CTX(ac), set ? FL_AC : 0);
 	emit_wrgsbase(e);
 }
@@ -88,13 +88,8 @@ static void emit_swapgs(struct translation *t, unsigned k)
 	e_ctx_load(e, RBX, M_CTX(save_v));
 }
 
-static void emit_rdtsc(struct emit *e, bool save, bool aux)
+static void emit_rdtsc(struct emit *e, bool aux)
 {
-	if (save) {
-		e8(e, 0x9f);                            /* lahf */
-		e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
-		e_ctx_store(e, RAX, M_CTX(save_t));
-	}
 	e8(e, 0x0f);
 	if (aux) { /* rdtscp: in order with what came before */
 		e8(e, 0x01); e8(e, 0xf9);
@@ -108,26 +103,16 @@ static void emit_rdtsc(struct emit *e, bool save, bool aux)
 	e_mov(e, RDX, RAX);
 	e_reg(e, E_W | 0xc1, 5, RDX); e8(e, 32);        /* shr rdx, 32 */
 	e_reg(e, 0x89, RAX, RAX);                       /* mov eax, eax */
-	if (save) {
-		e_mov(e, T, RAX);
-		e_ctx_load(e, RAX, M_CTX(save_t));
-		e8(e, 0x04); e8(e, 0x7f);
-		e8(e, 0x9e);
-		e_mov(e, RAX, T);
-	}
 }
 
+/* Status flags are in ctx.flags. */
 static void emit_pushf(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
-	t->map[k].commit = 0;
-	flags_save(e);
-	e_reg(e, 0x89, RAX, T);                         /* mov r11d, eax */
-	e_reg(e, 0x83, 4, T); e8(e, 1);                 /* and r11d, 1 */
-	e_reg(e, 0xc1, 4, T); e8(e, 11);                /* shl r11d, 11: OF */
+	e_mem(e, E_GS | 0x0fb6, T, M_CTX(flags));       /* movzx r11d, byte: OF */
+	e_reg(e, 0xc1, 4, T); e8(e, 11);                /* shl r11d, 11 */
 	e_ctx_store(e, T, M_CTX(target));
-	e_reg(e, 0x89, RAX, T);
-	e_reg(e, 0xc1, 5, T); e8(e, 8);                 /* shr r11d, 8 */
+	e_mem(e, E_GS | 0x0fb6, T, M_ABS(CTX(flags) + 1));
 	e_reg(e, 0x81, 4, T); e32(e, FL_STATUS & 0xff); /* and: the others */
 	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));  /* or */
 	e_ctx_load(e, T, M_CTX(cpu));
@@ -137,7 +122,6 @@ static void emit_pushf(struct translation *t, unsigned k)
 	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
 	e_mem(e, E_GS | 0x8b, T, M_CTX(ac));
 	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
-	flags_restore(e);
 	push_target(t, k);
 }
 
@@ -145,7 +129,6 @@ bool system_emit(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
-	bool save = t->ins[k].live;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		emit_pushf(t, k);
@@ -161,7 +144,7 @@ bool system_emit(struct translation *t, unsigned k)
 		return true;
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		t->map[k].commit = 0;
-		emit_rdtsc(e, save, i->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP);
+		emit_rdtsc(e, i->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP);
 		return true;
 	case ZYDIS_MNEMONIC_STI:
 		if (k + 1 == t->n)
@@ -170,17 +153,11 @@ bool system_emit(struct translation *t, unsigned k)
 	default:
 		break;
 	}
-	if (save) {
-		t->map[k].commit = 0;
-		flags_save(e);
-	}
 	if (i->zi.mnemonic == ZYDIS_MNEMONIC_CLI)
 		emit_cli(e);
 	else if (i->zi.mnemonic == ZYDIS_MNEMONIC_STI)
-		emit_sti(t, k, save);
+		emit_sti(t, k);
 	else
-		emit_ac(t, k, i->zi.mnemonic == ZYDIS_MNEMONIC_STAC, save);
-	if (save)
-		flags_restore(e);
+		emit_ac(t, k, i->zi.mnemonic == ZYDIS_MNEMONIC_STAC);
 	return true;
 }

@@ -21,9 +21,11 @@ struct tins {
 	const struct op *op;
 	u16 off;
 	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
+	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 };
 /* A jump out of line. */
 struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; };
+/* A link whose flags must first be moved to ctx.flags, out of line. */
 
 struct translation {
 	struct bt *b;
@@ -40,6 +42,7 @@ struct translation {
 	struct cold cold[BLOCK_INSNS * 4];
 	unsigned n_cold;
 	bool units;
+	bool saved;          /* here, flags are in ctx.flags */
 	u64 ahead;
 	u8 classes;
 	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
@@ -73,19 +76,20 @@ enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_A
 void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
 		 unsigned spare, struct enc *x);
 bool mem_possible(const struct ea *a);
-/* Status flags in RAX (AH as by LAHF, AL = OF), RAX in the context; and back. */
+/* Status flags from the host's to ctx.flags, and back. */
 void flags_save(struct emit *e);
 void flags_restore(struct emit *e);
 /* Jumps out of line to leave for the interpreter. */
-void cold_add(struct translation *t, u8 *site, unsigned k, bool saved);
+void cold_add(struct translation *t, u8 *site, unsigned k);
 void cold_emit(struct translation *t);
-void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind);
+void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
 
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 
 /* branch.c */
+bool branch_far(const struct translation *t, u64 target); /* goes to `checked` of another block */
 void branch_emit(struct translation *t, unsigned k);
 void branch_fall(struct translation *t);   /* after a last instruction that is no branch */
 void branch_stubs(struct translation *t);
@@ -98,8 +102,7 @@ static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return 
 static inline u64 next_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off + t->ins[k].zi.length; }
 static inline void mark_commit(struct translation *t, unsigned k)
 {
-	if (t->map[k].commit)
-		t->map[k].commit = (u16)(t->e.p - (t->start + t->map[k].host));
+	t->map[k].commit = (u16)(t->e.p - (t->start + t->map[k].host));
 }
 /* From here to the end of the instruction, register r is in the context. */
 static inline void mark_victim(struct translation *t, unsigned k, unsigned r)

@@ -55,6 +55,12 @@ static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 		return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? 0 : sure;
 	}
 }
+/* Whether it writes any, perhaps. */
+static bool flags_touched(const ZydisDecodedInstruction *zi)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+	return f && ((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
+}
 static u8 flags_read(const ZydisDecodedInstruction *zi)
 {
 	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
@@ -107,9 +113,14 @@ static void liveness(struct translation *t)
 		struct tins *i = &t->ins[k];
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
 			live = EVERY_FLAG;
-		else if (i->kind != K_NOP)
-			live = (u8)((live & ~flags_written(&i->zi, i->zo)) | flags_read(&i->zi));
+		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
+		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
+			live = (u8)((live & ~wrote) | reads);
+		else if (i->kind == K_NOP)
+			live = after;
 		i->live = live;
+		i->writes = i->kind != K_NOP && flags_touched(&i->zi);
+		i->wants = reads || (i->writes && (after & ~wrote));
 	}
 }
 
@@ -476,6 +487,50 @@ static bool with_data(struct translation *t, unsigned k, struct enc *x, bool bus
 	return true;
 }
 
+/* Whether the translation overwrites status flags on its way. */
+static bool needs_flags_away(const struct translation *t, unsigned k)
+{
+	const struct tins *i = &t->ins[k];
+	switch ((enum kind)i->kind) {
+	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
+		return true;
+	case K_JMP: return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
+	default: return false;
+	}
+}
+
+/* Moves status flags to where the instruction wants them. The instruction itself reads them, or
+ * keeps some: in the host's, when it comes to its own host instruction. */
+static void prelude(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	struct tins *i = &t->ins[k];
+	struct insn_map *m = &t->map[k];
+	m->saved = t->saved;
+	if (needs_flags_away(t, k)) {
+		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
+		if (!t->saved && (i->live || far)) {
+			flags_save(e);
+			t->saved = true;
+		}
+	} else if (t->saved && i->live && (i->wants || i->kind == K_JMP || i->kind == K_JCC || i->kind == K_LOOP)) {
+		flags_restore(e);
+		t->saved = false;
+	}
+	m->saved_then = m->saved_fault = t->saved;
+	m->prelude = (u8)(e->p - (t->start + m->host));
+}
+
+/* Before the instruction's own host instruction, where the way to it has overwritten the flags. */
+static void flags_for_insn(struct translation *t, unsigned k)
+{
+	if (t->saved && t->ins[k].wants) {
+		flags_restore(&t->e);
+		t->saved = false;
+		t->map[k].saved_fault = false;
+	}
+}
+
 static bool emit_copy(struct translation *t, unsigned k)
 {
 	struct enc x;
@@ -508,6 +563,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
 	operand_ea(t, i, m, &a);
 	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
+	flags_for_insn(t, k);
 	return with_data(t, k, &x, true);
 }
 
@@ -679,15 +735,14 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 	t->guest_bytes = (u16)off;
 }
 
-/* A check at the entry: the context's word at m has the value, or the block is not entered. */
-static void entry_check(struct translation *t, struct marg m, u32 value, u8 **fail)
+/* A check at an entry: the context's word at m has the value, or the block is not entered. keep: the
+ * host's flags are live. */
+static u8 *entry_check(struct emit *e, struct marg m, u32 value, bool keep)
 {
-	struct emit *e = &t->e;
-	if (!t->ins[0].live) {
+	if (!keep) {
 		e_mem(e, E_GS | 0x81, 7, m); /* cmp */
 		e32(e, value);
-		*fail = e_jcc(e, CC_NZ);
-		return;
+		return e_jcc(e, CC_NZ);
 	}
 	e_ctx_store(e, RCX, M_CTX(save_rcx));
 	e_mem(e, E_GS | 0x8b, RCX, m);
@@ -695,55 +750,88 @@ static void entry_check(struct translation *t, struct marg m, u32 value, u8 **fa
 		e_mem(e, 0x8d, RCX, M_BASE(RCX, -(i32)value));
 	u8 *good = e_jrcxz(e);
 	e_ctx_load(e, RCX, M_CTX(save_rcx));
-	*fail = e_jmp(e);
+	u8 *fail = e_jmp(e);
 	e_here8(e, good);
 	e_ctx_load(e, RCX, M_CTX(save_rcx));
+	return fail;
 }
 
 static struct marg ok_slot(const struct code_page *p) { return M_ABS(OK_AT + (i32)p->slot * 4); }
+
+/* `checked`, with flags in ctx.flags, then `host`, with flags in the host's; and where both lead when
+ * the block may not be entered. */
+static void emit_entries(struct translation *t)
+{
+	struct emit *e = &t->e, *out = &t->out;
+	struct block *b = t->block;
+	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
+	bool live = t->ins[0].live;
+	b->checked = emit_here(e);
+	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
+	if (t->page2)
+		fail[1] = entry_check(e, ok_slot(t->page2), t->page2->id, false);
+	if (live)
+		flags_restore(e);
+	b->host = emit_here(e);
+	if (t->page2)
+		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
+	if (t->units)
+		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	if (e->full)
+		return;
+	b->stale_checked = emit_here(out);
+	for (unsigned k = 0; k < 2; k++)
+		if (fail[k])
+			e_here32(out, fail[k]);
+	emit_exit(t, out, 0, X_GOTO, true);
+	b->stale = emit_here(out);
+	for (unsigned k = 0; k < 2; k++)
+		if (fail_host[k])
+			e_here32(out, fail_host[k]);
+	emit_exit(t, out, 0, X_GOTO, false);
+	t->saved = false;
+}
+
+static void emit_one(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	u8 *before = e->p;
+	unsigned n_cold = t->n_cold;
+	bool saved = t->saved;
+	const struct tins *i = &t->ins[k];
+	struct insn_map m = { .host = (u16)(e->p - t->start), .guest = i->off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
+	m.held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
+	m.saved = m.saved_then = m.saved_fault = saved;
+	t->map[k] = m;
+	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
+		prelude(t, k);
+		if (emit_insn(t, k)) {
+			if (i->writes && i->kind != K_SYSTEM)
+				t->saved = false; /* all that are live are the instruction's own, or were brought */
+			return;
+		}
+		e->p = before; /* not so: begin again, without */
+		t->n_cold = n_cold;
+		t->map[k] = m;
+	}
+	emit_exit(t, e, k, X_INSN, saved);
+	t->saved = false; /* both are right after it */
+}
 
 static bool emit_block(struct translation *t)
 {
 	struct emit *e = &t->e;
 	struct block *b = t->block;
-	u8 *fail[3] = { NULL };
 	t->n_cold = 0;
-	b->checked = emit_here(e);
-	entry_check(t, ok_slot(t->page), t->page->id, &fail[0]);
-	if (t->page2)
-		entry_check(t, ok_slot(t->page2), t->page2->id, &fail[1]);
-	else
-		b->host = emit_here(e);
-	if (t->page2)
-		b->host = b->checked;
-	if (t->units)
-		entry_check(t, M_CTX(units_off), 0, &fail[2]);
-	for (unsigned k = 0; k < t->n; k++) {
-		u8 *before = e->p;
-		unsigned n_cold = t->n_cold;
-		bool held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
-		t->map[k] = (struct insn_map){ .held = held, .host = (u16)(e->p - t->start), .guest = t->ins[k].off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
-		if (emit_insn(t, k))
-			continue;
-		/* Not so: begin again, without. */
-		e->p = before;
-		t->n_cold = n_cold;
-		t->map[k].victim = ENC_NONE;
-		t->map[k].commit = COMMIT_NEVER;
-		emit_exit(t, e, k, X_INSN);
-	}
+	emit_entries(t);
+	for (unsigned k = 0; k < t->n; k++)
+		emit_one(t, k);
 	if (!ends(t->ins[t->n - 1].kind))
 		branch_fall(t);
-	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .commit = 0, .victim = ENC_NONE };
+	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE };
 	cold_emit(t);
 	branch_stubs(t);
-	/* Also where the entry leads once the block is no longer valid. */
-	b->stale = emit_here(&t->out);
-	for (unsigned k = 0; k < 3; k++)
-		if (fail[k])
-			e_here32(&t->out, fail[k]);
-	emit_exit(t, &t->out, 0, X_GOTO);
-	while (e->p - t->start < 16)
+	while (e->p - t->start < 32)
 		e8(e, 0x90); /* room to divert the entries */
 	b->bytes = (u32)(e->p - t->start);
 	return !e->full && !t->out.full && b->bytes < 65000;
