@@ -77,14 +77,22 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e);  /* PVH
 bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e);
 bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
 /* boot_bios.c: interrupt vectors, 8259s and 8254 as a BIOS leaves them. */
+#define BOOT_BIOS_STUBS 0xf8000ull /* the vectors' handlers */
 void boot_bios_state(struct machine *m);
 bool boot_firmware(struct machine *m, struct error *e);
 /* Writes len bytes at gpa; false with an error naming what does not fit. */
 bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);
+/* Guest memory that a loader, or the entry into its mode, fills after the kernel's own bytes. */
+struct boot_place { u64 base, size; const char *what; };
+/* Refuses size bytes of the kernel at addr where they lie over one of these, up to the one of size
+ * 0, or over the ACPI tables. */
+bool boot_check_place(const struct machine *m, const struct boot_place *p, u64 addr, u64 size, struct error *e);
+#define BOOT_PLACE_GDT { BOOT_GDT, 0x20, "the GDT" }
 /* Guest memory map as e820 types: 1 RAM, 2 reserved, 3 ACPI. Returns entries written. */
 struct e820 { u64 base, size; u32 type; } __attribute__((packed));
 int boot_e820(struct machine *m, struct e820 *out, int cap);
 #define BOOT_ACPI_SIZE 0x20000ull
+#define BOOT_RSDP 0xf0000ull
 u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE bytes */
 /* Processor states that loaders use, and where they put their tables. */
 #define BOOT_GDT 0x500ull      /* 32 bytes; not in real mode */
