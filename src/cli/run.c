@@ -55,16 +55,16 @@ static int fail(int status, const struct error *e)
 	return status;
 }
 
-static int run_machine(const struct vm_config *cfg, const struct cli_extra *x)
+static int run_machine(const struct vm_config *cfg)
 {
 	struct error e;
-	if (!x->dry_run)
+	if (!cfg->dry_run)
 		console_guard_terminal();
 	struct machine *m = machine_new(cfg, &e);
 	if (!m)
 		return console_restore_terminal(), fail(EXIT_START, &e);
 	int status = 0;
-	if (x->dry_run) {
+	if (cfg->dry_run) {
 		machine_print(m);
 	} else {
 		for (int k = 0; k < cfg->n_serial; k++)
@@ -98,7 +98,7 @@ int cli_run(int argc, char **argv)
 		status = fail(EXIT_USAGE, &e);
 	else {
 		catch_signals();
-		status = run_machine(&cfg, &x);
+		status = run_machine(&cfg);
 	}
 	options_free(&cfg, &x);
 	return status;

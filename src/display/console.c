@@ -335,10 +335,12 @@ static bool open_stdio(struct console *c)
 	return true;
 }
 
+static bool no_path(struct error *e) { return error_set(e, "file: needs path=FILE"); }
+
 static bool open_file(struct console *c, const char *path, struct error *e)
 {
 	if (!path)
-		return error_set(e, "file: needs path=FILE");
+		return no_path(e);
 	/* O_NONBLOCK: a FIFO without a reader is an error, not a wait. */
 	c->out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
 	if (c->out < 0)
@@ -430,7 +432,30 @@ static bool open_socket(struct console *c, const char *path, struct error *e)
 	return loop_add_fd(c->loop, c->listener, EPOLLIN, on_connect, c, e);
 }
 
-struct console *console_open(const char *kind, const char *path, struct loop *loop,
+static bool open_kind(struct console *c, const char *path, struct error *e)
+{
+	switch (c->kind) {
+	case STDIO: return open_stdio(c);
+	case FILE_OUT: return open_file(c, path, e);
+	case PTY: return open_pty(c, path, e);
+	case SOCKET: return open_socket(c, path, e);
+	default: return true;
+	}
+}
+
+static bool open_dry(struct console *c, const char *path, struct error *e)
+{
+	const char *name = kind_names[c->kind];
+	bool is_file = c->kind == FILE_OUT;
+
+	snprintf(c->text, sizeof(c->text), "%s%s%s", name, path ? " " : "", path ? path : "");
+	c->kind = NONE;
+	if (is_file && !path)
+		return no_path(e);
+	return !is_file || file_check_writable("file", path, e);
+}
+
+struct console *console_open(const char *kind, const char *path, bool dry_run, struct loop *loop,
 			     const struct console_ops *ops, struct error *e)
 {
 	struct console *c = calloc(1, sizeof(*c));
@@ -453,13 +478,7 @@ struct console *console_open(const char *kind, const char *path, struct loop *lo
 			       near ? near : "");
 	} else {
 		c->kind = (enum kind)k;
-		switch (c->kind) {
-		case NONE: break;
-		case STDIO: ok = open_stdio(c); break;
-		case FILE_OUT: ok = open_file(c, path, e); break;
-		case PTY: ok = open_pty(c, path, e); break;
-		case SOCKET: ok = open_socket(c, path, e); break;
-		}
+		ok = dry_run ? open_dry(c, path, e) : open_kind(c, path, e);
 	}
 	if (!ok) {
 		console_close(c);

@@ -17,9 +17,11 @@ struct console_ops {
 	void (*brk)(void *arg);  /* Ctrl-A b: a serial break */
 	void *arg;
 };
-/* kind: "stdio" (terminal raw with Ctrl-A escapes, or a pipe as it is), "file", "pty", "socket",
+/* dry_run: nothing is opened, made or changed: console_describe works, what is written vanishes,
+ * and a file that cannot be written is an error where that can be seen.
+ * kind: "stdio" (terminal raw with Ctrl-A escapes, or a pipe as it is), "file", "pty", "socket",
  * "none". Everything runs on the loop's thread, except console_write. */
-struct console *console_open(const char *kind, const char *path, struct loop *loop,
+struct console *console_open(const char *kind, const char *path, bool dry_run, struct loop *loop,
 			     const struct console_ops *ops, struct error *e);
 /* Guest to host. Never blocks; returns bytes taken (buffers up to 64 KiB for a slow reader; a
  * socket or pty without a reader drops). Any thread, but one at a time. */

@@ -26,6 +26,7 @@ struct machine {
 	struct console *console[MAX_SERIAL];
 	struct blob firmware;
 	FILE *hash_out;
+	int hash_errno;               /* of the first write to it that failed */
 	struct serial_link *serial_link[MAX_SERIAL];
 	struct console *debugcon;
 
@@ -49,7 +50,7 @@ struct machine {
 	_Atomic bool quit;        /* machine_quit */
 	enum machine_end end;
 	u32 debug_exit_code;
-	char end_text[256];
+	char end_text[512];
 };
 
 enum machine_want { WANT_NONE, WANT_RESET, WANT_END };
@@ -104,7 +105,8 @@ void enter_real(struct machine *m, struct cpu *c);
 
 /* trace.c: checkpoints of --hash-every and --max-insns. */
 bool trace_start(struct machine *m, struct error *e);
-void trace_stop(struct machine *m);
+/* Ends the hash file. False: part of it could not be written, then or before. */
+bool trace_stop(struct machine *m, struct error *e);
 
 /* acpi.c: RSDP, XSDT, FADT, FACS, DSDT, MADT, HPET, MCFG-less. Returns the RSDP's address. */
 u64 acpi_build(struct machine *m);
