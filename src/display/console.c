@@ -9,7 +9,10 @@
  *     once more, or each write is preceded by a look whether it would block.
  *  3. What the loop watches is changed on its own thread only (update_watch), from what there is
  *     to read and write then; other threads post that.
- *  4. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
+ *  4. A socket's client that leaves while the guest takes no input is `gone`: no longer watched,
+ *     since its hang-up would be told without end. What it sent is kept until the guest takes it
+ *     or another client comes.
+ *  5. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
  * Threading: the loop's thread, except console_write and console_ready (any one thread). */
 #define LOG_TOPIC "console"
 #include <errno.h>
@@ -48,6 +51,7 @@ struct console {
 	enum out_how out_how;
 	u32 in_events, out_events; /* what the loop watches; in == out: in_events is of both */
 	bool raw, escape;
+	bool gone;                 /* invariant 4 */
 	bool lossy;                /* drops when nobody reads */
 	char *path;                /* to remove at close: socket, pty link */
 	char text[300];
@@ -210,9 +214,11 @@ static void update_watch(struct console *c)
 {
 	pthread_mutex_lock(&c->lock);
 	c->update_posted = false;
-	u32 out = c->used && c->out >= 0 && c->out_how != OUT_PLAIN ? EPOLLOUT : 0;
+	u32 out = c->used && c->out >= 0 && c->out_how != OUT_PLAIN && !c->gone ? EPOLLOUT : 0;
 	/* A terminal is read also when the guest takes nothing, so that Ctrl-A x works. */
 	u32 in = c->in >= 0 && c->ops.receive && (c->raw || c->in_len < IN_CAP) ? EPOLLIN : 0;
+	if (c->kind == SOCKET && c->in >= 0 && !in && !c->gone)
+		in = EPOLLRDHUP;
 	if (c->in == c->out) {
 		watch(c, c->in, on_both, &c->in_events, in | out);
 	} else {
@@ -232,6 +238,7 @@ static void hang_up(struct console *c)
 	if (c->kind == SOCKET) {
 		close(c->in);
 		c->out = -1;
+		c->gone = false;
 	}
 	c->in = -1;
 	pthread_mutex_unlock(&c->lock);
@@ -285,6 +292,12 @@ static void on_in(void *arg, u32 events)
 
 static void on_both(void *arg, u32 events)
 {
+	struct console *c = arg;
+	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && c->kind == SOCKET && c->in_len == IN_CAP) {
+		c->gone = true;
+		update_watch(c);
+		return;
+	}
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		on_in(arg, events);
 	if (events & EPOLLOUT)
@@ -390,6 +403,8 @@ static void on_connect(void *arg, u32 events)
 	int fd = accept4(c->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return;
+	if (c->gone)
+		hang_up(c);
 	if (c->in >= 0) {
 		close(fd); /* one reader at a time */
 		return;

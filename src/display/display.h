@@ -32,6 +32,8 @@ const char *console_describe(const struct console *c); /* "pty /dev/pts/3" */
 void console_close(struct console *c);
 /* Restores the terminal at once: async-signal-safe, for crashes. */
 void console_restore_terminal(void);
+/* After a stop: who had the terminal meanwhile has set it as they like. Async-signal-safe. */
+void console_raw_again(void);
 /* Forks a process that restores it if this one is killed. Before there are threads, and before
  * console_open; nothing if standard input is no terminal. */
 void console_guard_terminal(void);
