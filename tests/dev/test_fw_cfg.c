@@ -165,7 +165,16 @@ static void dma_transfers(void **state)
 	assert_int_equal(dma(WRITE, 4, 0x3000), ERR);
 	assert_int_equal(dma(0x20 << 16 | SELECT | READ, 100, 8 << 20), ERR);
 	assert_int_equal(dma(0x20 << 16 | SELECT | READ, 100, UINT64_MAX - 50), ERR);
-	assert_int_equal(dma(0x77 << 16 | SELECT | READ, 0xffffffff, 0x100000), ERR);
+	/* Zeros past an item's end, but no more than take no time. */
+	u64 mark = ~0ull, was;
+	mem_write(&r->mem, 0x110000, &mark, 8);
+	mem_write(&r->mem, 0x120000, &mark, 8);
+	assert_int_equal(dma(0x77 << 16 | SELECT | READ, 0x10001, 0x110000), ERR);
+	assert_true(mem_read(&r->mem, 0x110000, &was, 8) && was == mark);
+	assert_int_equal(dma(READ, 0x10000, 0x110000), 0);
+	assert_true(mem_read(&r->mem, 0x110000, &was, 8) && was == 0);
+	assert_true(mem_read(&r->mem, 0x120000, &was, 8) && was == mark);
+	assert_int_equal(dma(READ, 0xffffffff, 0x100000), ERR);
 	/* A descriptor outside memory is ignored. */
 	mem_port_write(&r->mem, 0x514, __builtin_bswap32(0x10), 4);
 	mem_port_write(&r->mem, 0x518, 0, 4);
