@@ -254,6 +254,7 @@ bool boot_load(struct machine *m, struct error *e)
 		return error_set(e, "--kernel %s: addr, entry and mode are for format=flat; other formats say it themselves", f->kernel.path);
 	if (m->mem.ram_size < 2 << 20)
 		return error_set(e, "-m %lluK: booting a kernel needs at least 2M", (unsigned long long)(m->mem.ram_size >> 10));
+	pam_all_ram(m);
 	struct blob k;
 	if (!blob_read(&k, "--kernel", f->kernel.path, 1ull << 30, e))
 		return false;

@@ -33,7 +33,7 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 	return true;
 }
 
-/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too. The processor starts
+/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too (pam.c). The processor starts
  * at its reset vector: nothing to set. The buffer lives as long as the machine. */
 bool boot_firmware(struct machine *m, struct error *e)
 {
@@ -56,7 +56,6 @@ bool boot_firmware(struct machine *m, struct error *e)
 	memcpy(aligned, b.data, b.size);
 	free(b.data);
 	m->firmware.data = aligned;
-	u64 low = MIN(b.size, 0x20000ull);
-	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e) &&
-	       mem_add_rom(&m->mem, "firmware (1 MiB)", 0x100000 - low, low, aligned + b.size - low, 10, e);
+	pam_firmware_loaded(m);
+	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e);
 }

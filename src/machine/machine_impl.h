@@ -8,6 +8,7 @@
 #include "machine/machine.h"
 
 struct blob { u8 *data; u64 size; };
+#define PAM_AREAS 13
 
 struct machine {
 	const struct vm_config *cfg;
@@ -25,6 +26,7 @@ struct machine {
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct blob firmware;
+	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
 	struct serial_link *serial_link[MAX_SERIAL];
@@ -102,6 +104,11 @@ u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE 
 void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_arg; 4 GiB 1:1 */
 void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
 void enter_real(struct machine *m, struct cpu *c);
+
+/* pam.c: RAM or ROM at C0000..FFFFF */
+void pam_init(struct machine *m);            /* from then on as the host bridge's registers say */
+void pam_firmware_loaded(struct machine *m); /* m->firmware is there */
+void pam_all_ram(struct machine *m);         /* as firmware leaves it */
 
 /* trace.c: checkpoints of --hash-every and --max-insns. */
 bool trace_start(struct machine *m, struct error *e);
