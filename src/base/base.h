@@ -56,11 +56,17 @@ _Noreturn void bug_at(const char *file, int line, const char *fmt, ...) PRINTF_L
 #define bug(...) bug_at(__FILE__, __LINE__, __VA_ARGS__)
 void bug_set_hook(void (*hook)(void *), void *arg); /* per thread */
 
+/* ---- files (file.c) ---------------------------------------------------------------- */
+
+/* Whether path could be written, or made, as far as can be seen without touching it. what names the
+ * option in the error. */
+bool file_check_writable(const char *what, const char *path, struct error *e);
+
 /* ---- logging (log.c): the process's one log; the only process-wide state in the tree -- */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };
 
-/* spec: "level" or "topic=level,topic=level,level"; e.g. "warn", "pit=debug,info".
+/* spec: "level" or "topic=level,topic=level,level"; e.g. "warn", "hpet=debug,info". Topics: topics.def.
  * file: NULL for stderr. */
 bool log_configure(const char *spec, const char *file, struct error *e);
 bool log_enabled(const char *topic, enum log_level lv);

@@ -23,6 +23,12 @@
 
 static const char *const level_names[] = { "error", "warn", "info", "debug", "trace" };
 
+static const char *const topic_names[] = {
+#define TOPIC(name) #name,
+#include "base/topics.def"
+#undef TOPIC
+};
+
 struct topic_level {
 	char name[TOPIC_LEN];
 	enum log_level level;
@@ -50,6 +56,27 @@ static bool parse_level(const char *text, enum log_level *out, struct error *e)
 			 text, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
+static bool is_topic(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(topic_names); i++) {
+		if (!strcmp(name, topic_names[i]))
+			return true;
+	}
+	return false;
+}
+
+static bool no_such_topic(const char *name, struct error *e)
+{
+	const char *near = nearest_word(name, topic_names, ARRAY_LEN(topic_names));
+	char all[256] = "";
+
+	if (near)
+		return error_set(e, "no log topic \"%s\"; did you mean %s?", name, near);
+	for (size_t i = 0, n = 0; i < ARRAY_LEN(topic_names) && n < sizeof(all); i++)
+		n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", i ? ", " : "", topic_names[i]);
+	return error_set(e, "no log topic \"%s\"; there are %s", name, all);
+}
+
 static bool parse_item(char *item, struct log_state *st, struct error *e)
 {
 	char *eq = strchr(item, '=');
@@ -57,8 +84,8 @@ static bool parse_item(char *item, struct log_state *st, struct error *e)
 	if (!eq)
 		return parse_level(item, &st->level, e);
 	*eq = 0;
-	if (!*item || strlen(item) >= TOPIC_LEN)
-		return error_set(e, "log topic \"%s\": 1 to %d characters", item, TOPIC_LEN - 1);
+	if (!is_topic(item))
+		return no_such_topic(item, e);
 	if (st->n_topics == MAX_TOPICS)
 		return error_set(e, "more than %d log topics", MAX_TOPICS);
 	struct topic_level *t = &st->topics[st->n_topics];
@@ -80,12 +107,12 @@ bool log_configure(const char *spec, const char *file, struct error *e)
 	char *save = NULL;
 	for (char *it = strtok_r(text, ",", &save); it; it = strtok_r(NULL, ",", &save)) {
 		if (!parse_item(it, &st, e))
-			return false;
+			return error_prefix(e, "--log");
 	}
 	if (file) {
 		st.fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 		if (st.fd < 0)
-			return error_set(e, "log file %s: %s", file, strerror(errno));
+			return error_set(e, "--log-file %s: cannot be written: %s", file, strerror(errno));
 	}
 	if (log_state.fd != STDERR_FILENO)
 		close(log_state.fd);

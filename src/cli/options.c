@@ -52,7 +52,7 @@ static const struct option_row rows[] = {
 	{ "hash-from", 0, A_UINT, CFG(hash_from), "N", "hash from that instruction on" },
 	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
 	{ "stats", 0, A_FLAG, CFG(stats), NULL, "print counters at the end" },
-	{ "dry-run", 0, A_FLAG, EXT(dry_run), NULL, "build the machine, print it, start nothing" },
+	{ "dry-run", 0, A_FLAG, CFG(dry_run), NULL, "build the machine, print it, start nothing" },
 	{ "log", 0, A_STR, EXT(log), "LEVEL|TOPIC=LEVEL,...", "error, warn (the default), info, debug, trace" },
 	{ "log-file", 0, A_STR, EXT(log_file), "FILE", "the log; default standard error" },
 	{ "help", 'h', A_FLAG, EXT(done), NULL, "this list; --help OPTION for the keys of one" },
@@ -189,6 +189,9 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 		return error_set(e, "--icount: deterministic time works with one processor, not with --cpus %llu", (unsigned long long)cfg->cpus);
 	if (!cfg->hash_every && (cfg->hash_file || cfg->hash_from || cfg->hash_to))
 		return error_set(e, "--hash-file, --hash-from and --hash-to say where to and from where to hash: they need --hash-every N");
+	if (cfg->hash_to && cfg->hash_from > cfg->hash_to)
+		return error_set(e, "--hash-from %llu: after the last one to hash; at most %llu, which --hash-to says",
+				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
 	if (cfg->kernel.path && cfg->firmware)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)

@@ -1,6 +1,7 @@
 /* `ring3 run`: parse, build, run, report. Signals: SIGINT, SIGTERM, SIGHUP end the machine
- * (status 67); a crash puts the terminal back first. A machine that does not end within
- * PATIENCE of the signal, or within 1 s of another, is left as it is: the process ends. */
+ * (status 67); a crash puts the terminal back first; a bus error that the host is the cause of is
+ * told and ends with status 70; SIGCONT makes the terminal raw again. A machine that does not end
+ * within PATIENCE of the signal, or within 1 s of another, is left as it is: the process ends. */
 #define LOG_TOPIC "cli"
 #include <signal.h>
 #include <stdio.h>
@@ -14,11 +15,11 @@ static struct machine *_Atomic running; /* for the signal handler alone */
 
 #define PATIENCE 5 /* seconds */
 
-static void end_at_once(const char *why)
+static _Noreturn void end_at_once(int status, const char *why)
 {
 	console_restore_terminal();
 	(void)!write(STDERR_FILENO, why, strlen(why));
-	_exit(67);
+	_exit(status);
 }
 
 static void on_signal(int sig)
@@ -26,9 +27,9 @@ static void on_signal(int sig)
 	static _Atomic bool asked;
 	struct machine *m = atomic_load(&running);
 	if (sig == SIGALRM)
-		end_at_once("ring3: the machine did not stop in time after the signal; ended as it was\n");
+		end_at_once(67, "ring3: the machine did not stop in time after the signal; ended as it was\n");
 	if (!m)
-		end_at_once("");
+		end_at_once(67, "");
 	machine_quit(m);
 	alarm(atomic_exchange(&asked, true) ? 1 : PATIENCE);
 }
@@ -39,6 +40,23 @@ static void on_crash(int sig)
 	raise(sig);
 }
 
+/* The guest's locked accesses and its memory are the host's. */
+static void on_bus_error(int sig, siginfo_t *si, void *context)
+{
+	(void)context;
+	if (si->si_code == BUS_ADRALN)
+		end_at_once(70, "ring3: a locked access of the guest crosses a cache line, and this host ends programs for that "
+				"(split_lock_detect=fatal); with split_lock_detect=warn it would run\n");
+	if (si->si_code == BUS_ADRERR)
+		end_at_once(70, "ring3: the host has no memory left for the guest's; try a smaller -m\n");
+	on_crash(sig);
+}
+static void on_continue(int sig)
+{
+	(void)sig;
+	console_raw_again();
+}
+
 static void catch_signals(void)
 {
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM };
@@ -46,6 +64,8 @@ static void catch_signals(void)
 		sigaction(ends[k], &(struct sigaction){ .sa_handler = on_signal }, NULL);
 	sigaction(SIGABRT, &(struct sigaction){ .sa_handler = on_crash, .sa_flags = SA_RESETHAND }, NULL);
 	sigaction(SIGSEGV, &(struct sigaction){ .sa_handler = on_crash, .sa_flags = SA_RESETHAND }, NULL);
+	sigaction(SIGBUS, &(struct sigaction){ .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO }, NULL);
+	sigaction(SIGCONT, &(struct sigaction){ .sa_handler = on_continue, .sa_flags = SA_RESTART }, NULL);
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -55,16 +75,16 @@ static int fail(int status, const struct error *e)
 	return status;
 }
 
-static int run_machine(const struct vm_config *cfg, const struct cli_extra *x)
+static int run_machine(const struct vm_config *cfg)
 {
 	struct error e;
-	if (!x->dry_run)
+	if (!cfg->dry_run)
 		console_guard_terminal();
 	struct machine *m = machine_new(cfg, &e);
 	if (!m)
 		return console_restore_terminal(), fail(EXIT_START, &e);
 	int status = 0;
-	if (x->dry_run) {
+	if (cfg->dry_run) {
 		machine_print(m);
 	} else {
 		for (int k = 0; k < cfg->n_serial; k++)
@@ -98,7 +118,7 @@ int cli_run(int argc, char **argv)
 		status = fail(EXIT_USAGE, &e);
 	else {
 		catch_signals();
-		status = run_machine(&cfg, &x);
+		status = run_machine(&cfg);
 	}
 	options_free(&cfg, &x);
 	return status;

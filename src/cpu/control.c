@@ -7,7 +7,7 @@
  *  2. EFER.LMA is CR0.PG and EFER.LME, set and cleared here alone.
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
- * Privilege (CPL 0) and #UD of unknown register numbers are the callers'. */
+ * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
 #include "cpu/cpu.h"
 
 #define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
@@ -157,12 +157,15 @@ u64 cpu_read_cr(struct cpu *c, unsigned n)
 
 /* ---- debug registers ---------------------------------------------------------------------- */
 
-/* DR4 and DR5 are names of DR6 and DR7 until CR4.DE takes them away; DR7.GD makes each access a
- * fault, which clears GD as it is delivered. */
+/* DR4 and DR5 are names of DR6 and DR7 until CR4.DE takes them away: an invalid opcode, which comes
+ * before privilege (SDM vol. 3 table 6-2). DR7.GD makes each access a fault, which clears GD as
+ * it is delivered. */
 static unsigned dr_number(struct cpu *c, unsigned n)
 {
 	if (n > 7 || ((n == 4 || n == 5) && (c->cr4 & CR4_DE)))
 		cpu_ud(c);
+	if (c->cpl)
+		cpu_gp0(c);
 	if (c->dr[7] & DR7_GD)
 		cpu_raise_db(c, DR6_BD);
 	return n == 4 || n == 5 ? n + 2 : n;

@@ -114,7 +114,7 @@ enum {
 };
 
 /* Why the engine must go one instruction at a time (c->slow). */
-enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8, SLOW_TRACE = 16 };
+enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8 };
 enum { SHADOW_STI = 1, SHADOW_SS = 2 };
 enum activity { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI, ACT_MWAIT };
 
@@ -154,7 +154,7 @@ struct cpu {
 				 * the first is at once; those that come while NMI is blocked are one */
 	bool keep_rip;          /* the raiser has set rip itself (task switch) */
 	bool stopped;           /* triple fault that the machine did not turn into a reset */
-	u8 sipi_vector;
+	_Atomic u8 sipi_vector; /* by the sender, before EV_SIPI is posted */
 	u64 dr6_pending;        /* debug conditions met by the instruction under way */
 	bool monitor_armed;
 	u64 monitor_gpa;        /* of the line, 64-byte aligned */
@@ -302,7 +302,7 @@ const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin);
 void mmu_flush_all(struct cpu *c);               /* every PCID, globals too */
 void mmu_flush_current(struct cpu *c);           /* the current address space */
 void mmu_invlpg(struct cpu *c, u64 lin);
-void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin);
+void mmu_invpcid(struct cpu *c, u64 type, u64 pcid, u64 lin); /* raises #GP for what INVPCID refuses */
 void mmu_set_cr3(struct cpu *c, u64 val, bool noflush);
 bool mmu_load_pdptes(struct cpu *c, u64 cr3);    /* false: #GP(0) due; before mmu_set_cr3 */
 void mmu_set_pkru(struct cpu *c, u32 val);       /* WRPKRU, XRSTOR */

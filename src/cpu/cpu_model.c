@@ -208,20 +208,20 @@ static bool start_level(struct cpu_model *m, const struct host *h, unsigned leve
 /* ---- the text ---------------------------------------------------------------------------- */
 
 /* "SSE4.1", "sse4-1" and "sse4_1" are one name. */
-static void normalize(char *s)
+static bool same_name(const char *name, const char *text)
 {
-	for (; *s; s++) {
-		if (*s == '.' || *s == '-')
-			*s = '_';
-		else if (*s >= 'A' && *s <= 'Z')
-			*s = (char)(*s + 32);
+	for (; *text; name++, text++) {
+		char t = *text == '.' || *text == '-' ? '_' : *text >= 'A' && *text <= 'Z' ? (char)(*text + 32) : *text;
+		if (*name != t)
+			return false;
 	}
+	return !*name;
 }
 
-static int feature_find(const char *name)
+static int feature_find(const char *text)
 {
 	for (unsigned f = 0; f < N_FEATURES; f++)
-		if (!strcmp(feature_table[f].name, name))
+		if (same_name(feature_table[f].name, text))
 			return (int)f;
 	return -1;
 }
@@ -266,7 +266,6 @@ static bool apply_item(struct cpu_model *m, const struct host *h, char *item, st
 			return error_set(e, "--cpu: %s=%s: on or off", item, eq);
 		on = !strcmp(eq, "on");
 	}
-	normalize(item);
 	int f = feature_find(item);
 	if (f < 0)
 		return unknown_feature(item, e);

@@ -1,6 +1,6 @@
 /* Derived state: what the fast paths look at, computed from the architectural state. The
  * only file that writes code_mode, ebase, seg_fast, seg_check, sp_mask, mmu, tlb, nofpu,
- * event_mask and slow (but for SLOW_TRACE, which its user sets and clears).
+ * event_mask and slow.
  *
  * CPL is not derived: far transfers, IRET, tasks, SYSCALL and the rest set c->cpl together
  * with CS and SS and then call cpu_update_mode(), which forces 0 in real and 3 in V86 mode. */
@@ -99,7 +99,7 @@ void cpu_update_events(struct cpu *c)
 		m |= EV_NMI;
 	c->event_mask = m;
 
-	u32 slow = c->slow & SLOW_TRACE;
+	u32 slow = 0;
 	if (c->rflags & FL_TF)
 		slow |= SLOW_TF;
 	if (c->rflags & FL_RF)

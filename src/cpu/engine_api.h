@@ -19,7 +19,8 @@ struct engine_ops {
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
 	enum run_exit (*run)(struct cpu *c);
-	/* Exactly one instruction (or one event delivery), whatever c->icount_limit. */
+	/* Delivers the events that are due, then runs one instruction, or delivers what it raises,
+	 * whatever c->icount_limit; no instruction where an event stops the processor or it rests. */
 	enum run_exit (*step)(struct cpu *c);
 	/* Makes run() return soon; any thread; called after an event was posted. */
 	void (*kick)(struct cpu *c);

@@ -1,7 +1,7 @@
 /* IRET in every mode. SDM vol. 2 IRET; vol. 3 6.12, 6.14.3, 7.4 (nested tasks), 20.2.
  *
  *  1. What is popped is read first, checked next, committed last.
- *  2. NMIs are unblocked by an IRET that completes.
+ *  2. NMIs are unblocked before all else, also by an IRET that faults (SDM vol. 3 6.7.1).
  *  3. Flags that a level may not change are kept: IOPL below CPL 0, IF above IOPL. */
 #include "cpu/seg.h"
 
@@ -11,17 +11,13 @@ enum {
 	FLAGS32 = FLAGS16 | FL_RF | FL_AC | FL_ID,
 };
 
-/* cpu_update_events is due then. */
-static void nmi_accept(struct cpu *c)
-{
-	if (c->nmi_blocked && atomic_load(&c->nmis) > 1)
-		atomic_store(&c->nmis, 1);
-	c->nmi_blocked = false;
-}
-
 static void unblock_nmi(struct cpu *c)
 {
-	nmi_accept(c);
+	if (!c->nmi_blocked)
+		return;
+	if (atomic_load(&c->nmis) > 1)
+		atomic_store(&c->nmis, 1);
+	c->nmi_blocked = false;
 	cpu_update_events(c);
 }
 
@@ -44,7 +40,6 @@ static void iret_real(struct cpu *c, unsigned opsz)
 	set_flags(c, flags, (opsz == 2 ? FLAGS16 : FLAGS32) | FL_IF | (cpu_v86(c) ? 0 : FL_IOPL));
 	c->rip = ip;
 	seg_load_real(c, S_CS, sel);
-	unblock_nmi(c);
 }
 
 /* V86 with VME and IOPL < 3, 16 bits: IF of the image becomes VIF. */
@@ -61,7 +56,6 @@ static void iret_vme(struct cpu *c)
 	set_flags(c, flags | (flags & FL_IF ? FL_VIF : 0), FLAGS16 | FL_VIF);
 	c->rip = ip;
 	seg_load_real(c, S_CS, sel);
-	unblock_nmi(c);
 }
 
 /* NT: back to the task whose TSS the current one links to. */
@@ -69,7 +63,6 @@ static void iret_task(struct cpu *c)
 {
 	u16 link = (u16)sys_ld(c, c->seg[S_TR].base, 2);
 	task_switch(c, link, TASK_IRET, false, 0);
-	unblock_nmi(c);
 }
 
 /* From CPL 0 to V86 mode: nine doublewords, all flags. */
@@ -91,7 +84,6 @@ static void iret_to_v86(struct cpu *c, u64 ip, u16 cs, u64 flags)
 	c->cpl = 3;
 	c->rip = ip;
 	cpu_update_mode(c);
-	unblock_nmi(c);
 }
 
 /* The flags that an IRET at the current level may change. */
@@ -136,12 +128,12 @@ static void iret_protected(struct cpu *c, unsigned opsz, u64 ip, u16 sel, u64 fl
 	set_flags(c, flags, flags_mask(c, opsz));
 	if (outer)
 		seg_leave_inner(c, cpl);
-	nmi_accept(c);
 	seg_commit_cs(c, cs, cpl, ip);
 }
 
 void cpu_iret(struct cpu *c, unsigned opsz)
 {
+	unblock_nmi(c);
 	if (cpu_v86(c) && cpu_iopl(c) < 3) {
 		if (!(c->cr4 & CR4_VME) || opsz != 2)
 			cpu_gp0(c);

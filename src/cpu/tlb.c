@@ -131,7 +131,7 @@ void mmu_invlpg(struct cpu *c, u64 lin)
 	tell_engine(c, lin, mask);
 }
 
-void mmu_invpcid(struct cpu *c, unsigned type, u16 pcid, u64 lin)
+void mmu_invpcid(struct cpu *c, u64 type, u64 pcid, u64 lin)
 {
 	if (type > 3 || pcid > 0xfff)
 		cpu_gp0(c);

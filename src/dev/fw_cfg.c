@@ -9,7 +9,8 @@
  *  1. Files are sorted by name and their keys follow from that order, so that what a guest
  *     sees does not depend on the order in which they were added.
  *  2. Items do not change while a guest runs; a guest cannot write them.
- *  3. A read past an item's end gives zeros and does not move beyond the end.
+ *  3. A read past an item's end gives zeros and does not move beyond the end. A DMA read of more
+ *     than ZEROS_MAX of them is an error: they are written with the machine lock held.
  *
  * Left out: items that a guest can write. Machine lock held. */
 #define LOG_TOPIC "fw_cfg"
@@ -29,6 +30,7 @@
 #define NAME_MAX_LEN 55u   /* 56 bytes with the 0 at its end */
 #define DIR_ENTRY 64u
 #define MAX_FILES 0x1000u
+#define ZEROS_MAX 0x10000u
 
 #define DMA_SIGNATURE 0x51454d5520434647ull /* "QEMU CFG" */
 #define DMA_DESCRIPTOR 16u
@@ -222,10 +224,11 @@ static bool dma_read_item(struct fw_cfg *f, u64 addr, u32 length)
 	const u8 *data = item_data(f, f->key, &len);
 	u32 have = f->offset < len ? MIN(len - f->offset, length) : 0;
 
+	if (length - have > ZEROS_MAX)
+		return false;
 	if (have && !mem_write(f->d.mem, addr, data + f->offset, have))
 		return false;
 	f->offset += have;
-	/* Ends at the first page that is not RAM, so RAM's size bounds it. */
 	for (u64 at = have; at < length; at += PAGE_SIZE)
 		if (!mem_write(f->d.mem, addr + at, zeros, MIN(length - at, (u64)PAGE_SIZE)))
 			return false;

@@ -12,7 +12,7 @@
  *     source IRQ_SOURCE_PCI + x, and a rerouted PIRQ leaves no level behind.
  *
  * The power management function is there because firmware finds the ACPI block by it; the
- * block itself (acpi_pm.c) does not move. PAM registers are kept and told to a listener.
+ * block itself (acpi_pm.c) does not move. PAM registers are told to a listener: machine/pam.c.
  * Left out: bridges to other buses, mechanism 2. Machine lock held. */
 #define LOG_TOPIC "pci"
 #include "dev/dev.h"

@@ -9,7 +9,10 @@
  *     once more, or each write is preceded by a look whether it would block.
  *  3. What the loop watches is changed on its own thread only (update_watch), from what there is
  *     to read and write then; other threads post that.
- *  4. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
+ *  4. A socket's client that leaves while the guest takes no input is `gone`: no longer watched,
+ *     since its hang-up would be told without end. What it sent is kept until the guest takes it
+ *     or another client comes.
+ *  5. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
  * Threading: the loop's thread, except console_write and console_ready (any one thread). */
 #define LOG_TOPIC "console"
 #include <errno.h>
@@ -48,6 +51,7 @@ struct console {
 	enum out_how out_how;
 	u32 in_events, out_events; /* what the loop watches; in == out: in_events is of both */
 	bool raw, escape;
+	bool gone;                 /* invariant 4 */
 	bool lossy;                /* drops when nobody reads */
 	char *path;                /* to remove at close: socket, pty link */
 	char text[300];
@@ -210,9 +214,11 @@ static void update_watch(struct console *c)
 {
 	pthread_mutex_lock(&c->lock);
 	c->update_posted = false;
-	u32 out = c->used && c->out >= 0 && c->out_how != OUT_PLAIN ? EPOLLOUT : 0;
+	u32 out = c->used && c->out >= 0 && c->out_how != OUT_PLAIN && !c->gone ? EPOLLOUT : 0;
 	/* A terminal is read also when the guest takes nothing, so that Ctrl-A x works. */
 	u32 in = c->in >= 0 && c->ops.receive && (c->raw || c->in_len < IN_CAP) ? EPOLLIN : 0;
+	if (c->kind == SOCKET && c->in >= 0 && !in && !c->gone)
+		in = EPOLLRDHUP;
 	if (c->in == c->out) {
 		watch(c, c->in, on_both, &c->in_events, in | out);
 	} else {
@@ -232,6 +238,7 @@ static void hang_up(struct console *c)
 	if (c->kind == SOCKET) {
 		close(c->in);
 		c->out = -1;
+		c->gone = false;
 	}
 	c->in = -1;
 	pthread_mutex_unlock(&c->lock);
@@ -285,6 +292,12 @@ static void on_in(void *arg, u32 events)
 
 static void on_both(void *arg, u32 events)
 {
+	struct console *c = arg;
+	if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) && c->kind == SOCKET && c->in_len == IN_CAP) {
+		c->gone = true;
+		update_watch(c);
+		return;
+	}
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		on_in(arg, events);
 	if (events & EPOLLOUT)
@@ -335,10 +348,12 @@ static bool open_stdio(struct console *c)
 	return true;
 }
 
+static bool no_path(struct error *e) { return error_set(e, "file: needs path=FILE"); }
+
 static bool open_file(struct console *c, const char *path, struct error *e)
 {
 	if (!path)
-		return error_set(e, "file: needs path=FILE");
+		return no_path(e);
 	/* O_NONBLOCK: a FIFO without a reader is an error, not a wait. */
 	c->out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
 	if (c->out < 0)
@@ -388,6 +403,8 @@ static void on_connect(void *arg, u32 events)
 	int fd = accept4(c->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return;
+	if (c->gone)
+		hang_up(c);
 	if (c->in >= 0) {
 		close(fd); /* one reader at a time */
 		return;
@@ -430,7 +447,30 @@ static bool open_socket(struct console *c, const char *path, struct error *e)
 	return loop_add_fd(c->loop, c->listener, EPOLLIN, on_connect, c, e);
 }
 
-struct console *console_open(const char *kind, const char *path, struct loop *loop,
+static bool open_kind(struct console *c, const char *path, struct error *e)
+{
+	switch (c->kind) {
+	case STDIO: return open_stdio(c);
+	case FILE_OUT: return open_file(c, path, e);
+	case PTY: return open_pty(c, path, e);
+	case SOCKET: return open_socket(c, path, e);
+	default: return true;
+	}
+}
+
+static bool open_dry(struct console *c, const char *path, struct error *e)
+{
+	const char *name = kind_names[c->kind];
+	bool is_file = c->kind == FILE_OUT;
+
+	snprintf(c->text, sizeof(c->text), "%s%s%s", name, path ? " " : "", path ? path : "");
+	c->kind = NONE;
+	if (is_file && !path)
+		return no_path(e);
+	return !is_file || file_check_writable("file", path, e);
+}
+
+struct console *console_open(const char *kind, const char *path, bool dry_run, struct loop *loop,
 			     const struct console_ops *ops, struct error *e)
 {
 	struct console *c = calloc(1, sizeof(*c));
@@ -453,13 +493,7 @@ struct console *console_open(const char *kind, const char *path, struct loop *lo
 			       near ? near : "");
 	} else {
 		c->kind = (enum kind)k;
-		switch (c->kind) {
-		case NONE: break;
-		case STDIO: ok = open_stdio(c); break;
-		case FILE_OUT: ok = open_file(c, path, e); break;
-		case PTY: ok = open_pty(c, path, e); break;
-		case SOCKET: ok = open_socket(c, path, e); break;
-		}
+		ok = dry_run ? open_dry(c, path, e) : open_kind(c, path, e);
 	}
 	if (!ok) {
 		console_close(c);

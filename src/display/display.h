@@ -17,9 +17,11 @@ struct console_ops {
 	void (*brk)(void *arg);  /* Ctrl-A b: a serial break */
 	void *arg;
 };
-/* kind: "stdio" (terminal raw with Ctrl-A escapes, or a pipe as it is), "file", "pty", "socket",
+/* dry_run: nothing is opened, made or changed: console_describe works, what is written vanishes,
+ * and a file that cannot be written is an error where that can be seen.
+ * kind: "stdio" (terminal raw with Ctrl-A escapes, or a pipe as it is), "file", "pty", "socket",
  * "none". Everything runs on the loop's thread, except console_write. */
-struct console *console_open(const char *kind, const char *path, struct loop *loop,
+struct console *console_open(const char *kind, const char *path, bool dry_run, struct loop *loop,
 			     const struct console_ops *ops, struct error *e);
 /* Guest to host. Never blocks; returns bytes taken (buffers up to 64 KiB for a slow reader; a
  * socket or pty without a reader drops). Any thread, but one at a time. */
@@ -30,6 +32,8 @@ const char *console_describe(const struct console *c); /* "pty /dev/pts/3" */
 void console_close(struct console *c);
 /* Restores the terminal at once: async-signal-safe, for crashes. */
 void console_restore_terminal(void);
+/* After a stop: who had the terminal meanwhile has set it as they like. Async-signal-safe. */
+void console_raw_again(void);
 /* Forks a process that restores it if this one is killed. Before there are threads, and before
  * console_open; nothing if standard input is no terminal. */
 void console_guard_terminal(void);

@@ -8,7 +8,8 @@
  *     process is gone, by SIGKILL say, and then the guard puts it back, unless somebody has
  *     changed the settings since.
  * The settings are the process's, so the state here is the process's, too.
- * Threading: the loop's thread; console_restore_terminal from anywhere, signal handlers included. */
+ * Threading: the loop's thread; console_restore_terminal and console_raw_again from anywhere,
+ * signal handlers included. */
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
@@ -88,16 +89,30 @@ bool terminal_make_raw(void)
 	return true;
 }
 
+/* In the background the terminal is another's, and touching it would stop us. */
+static void set_terminal(const struct termios *t)
+{
+	pid_t owner = tcgetpgrp(STDIN_FILENO);
+
+	if (owner < 0 || owner == getpgrp())
+		tcsetattr(STDIN_FILENO, TCSANOW, t);
+}
+
+void console_raw_again(void)
+{
+	int saved_errno = errno;
+
+	if (atomic_load(&raw_now))
+		set_terminal(&raw);
+	errno = saved_errno;
+}
+
 void console_restore_terminal(void)
 {
 	int saved_errno = errno;
 
-	if (atomic_exchange(&raw_now, false)) {
-		/* In the background the terminal is another's, and touching it would stop us. */
-		pid_t owner = tcgetpgrp(STDIN_FILENO);
-		if (owner < 0 || owner == getpgrp())
-			tcsetattr(STDIN_FILENO, TCSANOW, &before);
-	}
+	if (atomic_exchange(&raw_now, false))
+		set_terminal(&before);
 	int fd = atomic_exchange(&guard, -1);
 	if (fd >= 0) {
 		(void)!write(fd, "", 1);

@@ -174,6 +174,6 @@ u64 acpi_build(struct machine *m)
 	st64(rsdp + 24, xsdt_at);
 	rsdp[8] = (u8)-sum(rsdp, 20);
 	rsdp[32] = (u8)-sum(rsdp, 36);
-	mem_write(&m->mem, 0xf0000, rsdp, sizeof(rsdp));
-	return 0xf0000;
+	mem_write(&m->mem, BOOT_RSDP, rsdp, sizeof(rsdp));
+	return BOOT_RSDP;
 }

@@ -63,6 +63,29 @@ bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u6
 			 (unsigned long long)gpa, (unsigned long long)(gpa + len), (unsigned long long)(m->mem.ram_size >> 20));
 }
 
+static bool overlap(const struct boot_place *p, u64 addr, u64 size)
+{
+	return addr < p->base + p->size && size > p->base - MIN(addr, p->base);
+}
+
+bool boot_check_place(const struct machine *m, const struct boot_place *p, u64 addr, u64 size, struct error *e)
+{
+	const struct boot_place acpi[] = {
+		{ BOOT_RSDP, 36, "the ACPI root pointer" },
+		{ boot_acpi_base(m), m->mem.low_size - boot_acpi_base(m), "the ACPI tables" },
+		{ 0 },
+	};
+	while (p->size && !overlap(p, addr, size))
+		p++;
+	if (!p->size)
+		for (p = acpi; p->size && !overlap(p, addr, size);)
+			p++;
+	return !p->size || error_set(e, "--kernel %s: its %llu bytes at 0x%llx lie over %s at 0x%llx..0x%llx; %s", m->cfg->kernel.path,
+				     (unsigned long long)size, (unsigned long long)addr, p->what, (unsigned long long)p->base,
+				     (unsigned long long)(p->base + p->size - 1),
+				     p->base < 0x100000 ? "addresses from 0x100000 on are free" : "give more with -m");
+}
+
 /* ---- the memory map -------------------------------------------------------------------------- */
 
 u64 boot_acpi_base(const struct machine *m) { return (m->mem.low_size - BOOT_ACPI_SIZE) & ~0xffffull; }
@@ -231,6 +254,7 @@ bool boot_load(struct machine *m, struct error *e)
 		return error_set(e, "--kernel %s: addr, entry and mode are for format=flat; other formats say it themselves", f->kernel.path);
 	if (m->mem.ram_size < 2 << 20)
 		return error_set(e, "-m %lluK: booting a kernel needs at least 2M", (unsigned long long)(m->mem.ram_size >> 10));
+	pam_all_ram(m);
 	struct blob k;
 	if (!blob_read(&k, "--kernel", f->kernel.path, 1ull << 30, e))
 		return false;

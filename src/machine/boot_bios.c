@@ -10,7 +10,7 @@
 #include "machine/machine_impl.h"
 
 #define STUB_SEG 0xf000u
-#define STUB_OFF 0x8000u
+#define STUB_OFF ((u32)BOOT_BIOS_STUBS - STUB_SEG * 16)
 
 /* Handlers, at STUB_OFF: of nothing; of the timer and other lines of the master; of the slave. */
 static const u8 stubs[] = {
@@ -28,7 +28,7 @@ static void put_vectors(struct machine *m)
 		st32(table + 4 * v, STUB_SEG << 16 | (STUB_OFF + stub));
 	}
 	mem_write(&m->mem, 0, table, sizeof(table));
-	mem_write(&m->mem, STUB_SEG * 16ull + STUB_OFF, stubs, sizeof(stubs));
+	mem_write(&m->mem, BOOT_BIOS_STUBS, stubs, sizeof(stubs));
 }
 
 void boot_bios_state(struct machine *m)

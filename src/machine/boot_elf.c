@@ -61,7 +61,7 @@ static bool elf_segment(const struct elf *x, unsigned n, struct segment_part *p)
 }
 
 /* *end: above all that was loaded below 4 GiB. */
-static bool load_segments(struct machine *m, const struct elf *x, u64 *end, struct error *e)
+static bool load_segments(struct machine *m, const struct elf *x, const struct boot_place *places, u64 *end, struct error *e)
 {
 	static const u8 zeros[65536];
 	unsigned loaded = 0;
@@ -81,6 +81,8 @@ static bool load_segments(struct machine *m, const struct elf *x, u64 *end, stru
 		if (total > m->mem.ram_size)
 			return error_set(e, "--kernel %s: its segments have more bytes than -m gives (%llu MiB)", m->cfg->kernel.path,
 					 (unsigned long long)(m->mem.ram_size >> 20));
+		if (!boot_check_place(m, places, p.paddr, p.memsz, e))
+			return false;
 		if (p.paddr < MEM_4G)
 			*end = MAX(*end, p.paddr + p.memsz);
 		if (!boot_put(m, "--kernel", p.paddr, x->data + p.offset, p.filesz, e))
@@ -106,12 +108,21 @@ static bool place_module(struct machine *m, const struct blob *rd, u64 end, u64 
 	return boot_put(m, "--initrd", *at, rd->data, rd->size, e);
 }
 
+#define E820_MAX 16 /* entries of boot_e820 that fit the tables below */
+
 /* ---- PVH -------------------------------------------------------------------------------------- */
 
 #define PVH_INFO 0x6000ull
 #define PVH_MODULES 0x6100ull
 #define PVH_MAP 0x6200ull
 #define PVH_CMDLINE 0x20000ull
+#define PVH_CMDLINE_MAX 0x10000u
+static const struct boot_place pvh_places[] = {
+	BOOT_PLACE_GDT,
+	{ PVH_INFO, PVH_MAP + E820_MAX * 24 - PVH_INFO, "the start info" },
+	{ PVH_CMDLINE, PVH_CMDLINE_MAX, "the command line" },
+	{ 0 },
+};
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
 static bool find_note(const struct elf *x, u64 *entry)
@@ -140,9 +151,9 @@ static bool pvh_info(struct machine *m, u64 end, struct error *e)
 {
 	const char *text = m->cfg->append ? m->cfg->append : "";
 	u8 info[56] = { 0 };
-	struct e820 map[16];
-	int n = boot_e820(m, map, 16);
-	u8 table[16 * 24] = { 0 };
+	struct e820 map[E820_MAX];
+	int n = boot_e820(m, map, E820_MAX);
+	u8 table[E820_MAX * 24] = { 0 };
 	for (int k = 0; k < n; k++) {
 		st64(table + k * 24, map[k].base);
 		st64(table + k * 24 + 8, map[k].size);
@@ -169,8 +180,8 @@ static bool pvh_info(struct machine *m, u64 end, struct error *e)
 	st64(info + 32, acpi_build(m));
 	st64(info + 40, PVH_MAP);
 	st32(info + 48, (u32)n);
-	if (strlen(text) > 0xffff)
-		return error_set(e, "--append: longer than 65535 characters");
+	if (strlen(text) >= PVH_CMDLINE_MAX)
+		return error_set(e, "--append: longer than %u characters", PVH_CMDLINE_MAX - 1);
 	return boot_put(m, "--append", PVH_CMDLINE, text, strlen(text) + 1, e) &&
 	       boot_put(m, "memory map", PVH_MAP, table, sizeof(table), e) &&
 	       boot_put(m, "start info", PVH_INFO, info, sizeof(info), e);
@@ -185,7 +196,7 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e)
 	if (!find_note(&x, &entry))
 		return error_set(e, "--kernel %s: an ELF file without a PVH entry note (Linux: CONFIG_PVH) and without a multiboot header",
 				 m->cfg->kernel.path);
-	if (!load_segments(m, &x, &end, e) || !pvh_info(m, end, e))
+	if (!load_segments(m, &x, pvh_places, &end, e) || !pvh_info(m, end, e))
 		return false;
 	m->entry = (u32)entry;
 	m->entry_arg = PVH_INFO;
@@ -201,7 +212,16 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e)
 #define MB_INFO 0x6000ull
 #define MB_MODULE 0x6100ull
 #define MB_MAP 0x6200ull
-#define MB_STRINGS 0x20000ull
+#define MB_STRINGS 0x20000ull /* the command line, at most a page, and our name */
+#define MB_NAME (MB_STRINGS + 0x1000)
+static const struct boot_place multiboot_places[] = {
+	{ 0, 0x400, "the interrupt vectors" },
+	BOOT_PLACE_GDT,
+	{ MB_INFO, MB_MAP + E820_MAX * 24 - MB_INFO, "the multiboot information" },
+	{ MB_STRINGS, 0x1008, "the command line" },
+	{ BOOT_BIOS_STUBS, 0x20, "the interrupt handlers" },
+	{ 0 },
+};
 
 static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h, u64 at, u64 *end, struct error *e)
 {
@@ -210,7 +230,7 @@ static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h,
 		if (!elf_open(&x, k))
 			return error_set(e, "--kernel %s: multiboot without load addresses must be a whole ELF file", m->cfg->kernel.path);
 		m->entry = (u32)x.entry;
-		return load_segments(m, &x, end, e);
+		return load_segments(m, &x, multiboot_places, end, e);
 	}
 	u64 header = ld32(h + 12), load = ld32(h + 16), load_end = ld32(h + 20), bss_end = ld32(h + 24);
 	u64 skip = header - load;
@@ -219,15 +239,15 @@ static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h,
 	u64 from = at - skip, bytes = load_end ? load_end - load : k->size - from;
 	if ((load_end && load_end < load) || bytes > k->size - from)
 		return error_set(e, "--kernel %s: cut off: its multiboot header promises %llu bytes", m->cfg->kernel.path, (unsigned long long)bytes);
-	if (!boot_put(m, "--kernel", load, k->data + from, bytes, e))
-		return false;
-	u8 zeros[4096] = { 0 };
 	if (bss_end > m->mem.low_size)
 		return error_set(e, "--kernel %s: its bss does not fit -m", m->cfg->kernel.path);
+	*end = MAX(load + bytes, bss_end);
+	if (!boot_check_place(m, multiboot_places, load, *end - load, e) || !boot_put(m, "--kernel", load, k->data + from, bytes, e))
+		return false;
+	u8 zeros[4096] = { 0 };
 	for (u64 z = load + bytes; z < bss_end; z += sizeof(zeros))
 		if (!boot_put(m, "--kernel", z, zeros, MIN(sizeof(zeros), bss_end - z), e))
 			return false;
-	*end = MAX(load + bytes, bss_end);
 	m->entry = ld32(h + 28);
 	return true;
 }
@@ -235,15 +255,15 @@ static bool multiboot_body(struct machine *m, const struct blob *k, const u8 *h,
 /* The command line starts with the file's name, as boot loaders do. */
 static bool multiboot_info(struct machine *m, u64 end, struct error *e)
 {
-	u8 info[120] = { 0 }, table[16 * 24] = { 0 };
+	u8 info[120] = { 0 }, table[E820_MAX * 24] = { 0 };
 	char line[4096];
 	const char *name = strrchr(m->cfg->kernel.path, '/');
 	name = name ? name + 1 : m->cfg->kernel.path;
 	int len = snprintf(line, sizeof(line), "%s%s%s", name, m->cfg->append && *m->cfg->append ? " " : "", m->cfg->append ? m->cfg->append : "");
 	if (len < 0 || len >= (int)sizeof(line))
 		return error_set(e, "--append: longer than multiboot's 4095 characters");
-	struct e820 map[16];
-	int n = boot_e820(m, map, 16);
+	struct e820 map[E820_MAX];
+	int n = boot_e820(m, map, E820_MAX);
 	for (int k = 0; k < n; k++) {
 		st32(table + k * 24, 20);
 		st64(table + k * 24 + 4, map[k].base);
@@ -256,7 +276,7 @@ static bool multiboot_info(struct machine *m, u64 end, struct error *e)
 	st32(info + 16, (u32)MB_STRINGS);
 	st32(info + 44, (u32)n * 24);
 	st32(info + 48, (u32)MB_MAP);
-	st32(info + 64, (u32)MB_STRINGS + 0x1000);
+	st32(info + 64, (u32)MB_NAME);
 	if (m->cfg->initrd) {
 		struct blob rd;
 		u64 at;
@@ -276,7 +296,7 @@ static bool multiboot_info(struct machine *m, u64 end, struct error *e)
 	}
 	acpi_build(m);
 	return boot_put(m, "--append", MB_STRINGS, line, (u64)len + 1, e) &&
-	       boot_put(m, "loader name", MB_STRINGS + 0x1000, "ring3", 6, e) &&
+	       boot_put(m, "loader name", MB_NAME, "ring3", 6, e) &&
 	       boot_put(m, "memory map", MB_MAP, table, sizeof(table), e) &&
 	       boot_put(m, "multiboot information", MB_INFO, info, sizeof(info), e);
 }

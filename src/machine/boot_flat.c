@@ -5,19 +5,6 @@
 
 #include "machine/machine_impl.h"
 
-/* What the entry into a mode needs below 1 MiB is put there after the program: it must not lie there. */
-static bool check_place(const struct machine *m, u64 mode, u64 addr, u64 size, struct error *e)
-{
-	const char *what = NULL;
-	if (mode != 16 && addr < BOOT_GDT + 0x20 && size > BOOT_GDT - MIN(addr, BOOT_GDT))
-		what = "the GDT at 0x500..0x51f";
-	else if (mode == 64 && addr < BOOT_PAGES_END && size > BOOT_PAGES - MIN(addr, BOOT_PAGES))
-		what = "the page tables at 0x9000..0xefff";
-	return !what || error_set(e, "--kernel addr=0x%llx,mode=%llu: %s: its %llu bytes lie over %s; addr=0x100000 is free",
-				  (unsigned long long)addr, (unsigned long long)mode, m->cfg->kernel.path,
-				  (unsigned long long)size, what);
-}
-
 bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 {
 	const struct kernel_config *f = &m->cfg->kernel;
@@ -32,7 +19,9 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 		return error_set(e, "--kernel entry=0x%llx: above 4 GiB, which is not mapped at the start", (unsigned long long)m->entry);
 	if (mode == 16 && m->entry > 0x10ffef)
 		return error_set(e, "--kernel entry=0x%llx: real mode reaches 0x10ffef", (unsigned long long)m->entry);
-	if (!check_place(m, mode, addr, k->size, e))
+	/* Real mode needs neither, 32-bit mode no page tables. */
+	static const struct boot_place places[] = { { BOOT_PAGES, BOOT_PAGES_END - BOOT_PAGES, "the page tables" }, BOOT_PLACE_GDT, { 0 } };
+	if (!boot_check_place(m, places + (mode == 64 ? 0 : mode == 32 ? 1 : 2), addr, k->size, e))
 		return false;
 	if (!boot_put(m, "--kernel", addr, k->data, k->size, e))
 		return false;
@@ -44,7 +33,7 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 	return true;
 }
 
-/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too. The processor starts
+/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too (pam.c). The processor starts
  * at its reset vector: nothing to set. The buffer lives as long as the machine. */
 bool boot_firmware(struct machine *m, struct error *e)
 {
@@ -67,7 +56,6 @@ bool boot_firmware(struct machine *m, struct error *e)
 	memcpy(aligned, b.data, b.size);
 	free(b.data);
 	m->firmware.data = aligned;
-	u64 low = MIN(b.size, 0x20000ull);
-	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e) &&
-	       mem_add_rom(&m->mem, "firmware (1 MiB)", 0x100000 - low, low, aligned + b.size - low, 10, e);
+	pam_firmware_loaded(m);
+	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e);
 }

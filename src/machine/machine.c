@@ -113,7 +113,7 @@ bool machine_console_open(struct machine *m, int k, struct error *e)
 	for (int j = 0; j < k; j++)
 		if (is_stdio(s) && is_stdio(&m->cfg->serial[j]))
 			return error_set(e, "--serial stdio: given twice; a second port may be a file, pty or socket");
-	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->loop, &ops, e);
+	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->cfg->dry_run, m->loop, &ops, e);
 	if (!m->console[k])
 		return error_prefix(e, "--serial");
 	ns16550_attach(m->uart[k], &(struct char_backend){ m->console[k], machine_console_write, guest_has_room });
@@ -180,7 +180,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		m->model.has[FEAT_RDRAND] = m->model.has[FEAT_RDSEED] = false;
 	if (cfg->debugcon) {
 		static const struct console_ops none = { 0 };
-		m->debugcon = console_open("file", cfg->debugcon, m->loop, &none, e);
+		m->debugcon = console_open("file", cfg->debugcon, cfg->dry_run, m->loop, &none, e);
 		if (!m->debugcon) {
 			error_prefix(e, "--debugcon");
 			goto fail;
@@ -201,8 +201,9 @@ void machine_free(struct machine *m)
 {
 	if (!m)
 		return;
+	struct error lost; /* machine_run has told it */
 	pc_destroy(m);
-	trace_stop(m);
+	trace_stop(m, &lost);
 	for (int k = 0; k < MAX_SERIAL; k++) {
 		if (m->console[k])
 			console_close(m->console[k]);
@@ -272,6 +273,11 @@ enum machine_end machine_run(struct machine *m, int *status)
 	}
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_pause(m->cpus[k].vcpu);
+	struct error e;
+	if (!trace_stop(m, &e)) {
+		m->end = END_ERROR; /* whatever the guest did: who compares hashes must know */
+		snprintf(m->end_text, sizeof(m->end_text), "%s", e.msg);
+	}
 	*status = exit_status(m);
 	return m->end;
 }

@@ -46,6 +46,7 @@ struct vm_config {
 	u64 hash_from, hash_to; /* only between these instruction counts; 0, 0: all */
 	u64 max_insns;     /* stop there; 0: no limit */
 	bool stats;
+	bool dry_run;      /* to be looked at, never to be run: no file, terminal or socket is touched */
 };
 
 /* How it ended; docs/exit-status.md. */

@@ -8,6 +8,7 @@
 #include "machine/machine.h"
 
 struct blob { u8 *data; u64 size; };
+#define PAM_AREAS 13
 
 struct machine {
 	const struct vm_config *cfg;
@@ -25,7 +26,9 @@ struct machine {
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct blob firmware;
+	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
+	int hash_errno;               /* of the first write to it that failed */
 	struct serial_link *serial_link[MAX_SERIAL];
 	struct console *debugcon;
 
@@ -49,7 +52,7 @@ struct machine {
 	_Atomic bool quit;        /* machine_quit */
 	enum machine_end end;
 	u32 debug_exit_code;
-	char end_text[256];
+	char end_text[512];
 };
 
 enum machine_want { WANT_NONE, WANT_RESET, WANT_END };
@@ -77,14 +80,22 @@ bool boot_elf(struct machine *m, const struct blob *k, struct error *e);  /* PVH
 bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e);
 bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
 /* boot_bios.c: interrupt vectors, 8259s and 8254 as a BIOS leaves them. */
+#define BOOT_BIOS_STUBS 0xf8000ull /* the vectors' handlers */
 void boot_bios_state(struct machine *m);
 bool boot_firmware(struct machine *m, struct error *e);
 /* Writes len bytes at gpa; false with an error naming what does not fit. */
 bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);
+/* Guest memory that a loader, or the entry into its mode, fills after the kernel's own bytes. */
+struct boot_place { u64 base, size; const char *what; };
+/* Refuses size bytes of the kernel at addr where they lie over one of these, up to the one of size
+ * 0, or over the ACPI tables. */
+bool boot_check_place(const struct machine *m, const struct boot_place *p, u64 addr, u64 size, struct error *e);
+#define BOOT_PLACE_GDT { BOOT_GDT, 0x20, "the GDT" }
 /* Guest memory map as e820 types: 1 RAM, 2 reserved, 3 ACPI. Returns entries written. */
 struct e820 { u64 base, size; u32 type; } __attribute__((packed));
 int boot_e820(struct machine *m, struct e820 *out, int cap);
 #define BOOT_ACPI_SIZE 0x20000ull
+#define BOOT_RSDP 0xf0000ull
 u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE bytes */
 /* Processor states that loaders use, and where they put their tables. */
 #define BOOT_GDT 0x500ull      /* 32 bytes; not in real mode */
@@ -94,9 +105,15 @@ void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_ar
 void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
 void enter_real(struct machine *m, struct cpu *c);
 
+/* pam.c: RAM or ROM at C0000..FFFFF */
+void pam_init(struct machine *m);            /* from then on as the host bridge's registers say */
+void pam_firmware_loaded(struct machine *m); /* m->firmware is there */
+void pam_all_ram(struct machine *m);         /* as firmware leaves it */
+
 /* trace.c: checkpoints of --hash-every and --max-insns. */
 bool trace_start(struct machine *m, struct error *e);
-void trace_stop(struct machine *m);
+/* Ends the hash file. False: part of it could not be written, then or before. */
+bool trace_stop(struct machine *m, struct error *e);
 
 /* acpi.c: RSDP, XSDT, FADT, FACS, DSDT, MADT, HPET, MCFG-less. Returns the RSDP's address. */
 u64 acpi_build(struct machine *m);

@@ -206,6 +206,7 @@ static bool add_chips(struct machine *m, struct error *e)
 	    !add_device(m, &pci_host_class, &m->pci, e) || !add_device(m, &acpi_pm_class, &m->acpi_pm, e) ||
 	    !add_device(m, &fw_cfg_class, &m->fw_cfg, e) || !add_device(m, &isa_debug_exit_class, NULL, e))
 		return false;
+	pam_init(m);
 	struct device *dbg;
 	if (!add_device(m, &debugcon_class, &dbg, e))
 		return false;

@@ -96,6 +96,11 @@ static u64 checkpoint(void *arg, struct cpu *c)
 			next = MIN(next, c->icount + f->hash_every);
 		else
 			fflush(m->hash_out);
+		if (ferror(m->hash_out)) {
+			m->hash_errno = errno;
+			machine_want_end(m, END_ERROR, "--hash-file cannot be written");
+			return UINT64_MAX;
+		}
 	}
 	return next;
 }
@@ -106,6 +111,8 @@ bool trace_start(struct machine *m, struct error *e)
 	if (!f->hash_every && !f->max_insns)
 		return true;
 	u64 first = f->max_insns ? f->max_insns : UINT64_MAX;
+	if (f->dry_run)
+		return !f->hash_file || file_check_writable("--hash-file", f->hash_file, e);
 	if (f->hash_every) {
 		m->hash_out = f->hash_file ? fopen(f->hash_file, "w") : stderr;
 		if (!m->hash_out)
@@ -116,9 +123,12 @@ bool trace_start(struct machine *m, struct error *e)
 	return true;
 }
 
-void trace_stop(struct machine *m)
+bool trace_stop(struct machine *m, struct error *e)
 {
-	if (m->hash_out && m->hash_out != stderr)
-		fclose(m->hash_out);
+	FILE *f = m->hash_out;
 	m->hash_out = NULL;
+	if (f && (f == stderr ? fflush(f) : fclose(f)) && !m->hash_errno)
+		m->hash_errno = errno;
+	return !m->hash_errno || error_set(e, "--hash-file %s: cannot be written: %s; it is not whole",
+					   m->cfg->hash_file ? m->cfg->hash_file : "(standard error)", strerror(m->hash_errno));
 }

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "test.h"
-#define LOG_TOPIC "pit"
+#define LOG_TOPIC "hpet"
 #include "base/base.h"
 
 static void prefix(void **state)
@@ -60,22 +60,25 @@ static void log_levels(void **state)
 {
 	struct error e;
 
-	assert_true(log_configure("pit=debug,rtc=error,info", NULL, &e));
-	assert_true(log_enabled("pit", LOG_DEBUG));
-	assert_false(log_enabled("pit", LOG_TRACE));
-	assert_false(log_enabled("rtc", LOG_WARN));
+	assert_true(log_configure("hpet=debug,lapic=error,info", NULL, &e));
+	assert_true(log_enabled("hpet", LOG_DEBUG));
+	assert_false(log_enabled("hpet", LOG_TRACE));
+	assert_false(log_enabled("lapic", LOG_WARN));
 	assert_true(log_enabled("other", LOG_INFO));
 	assert_false(log_enabled("other", LOG_DEBUG));
 	assert_true(log_configure("", NULL, &e));
-	assert_true(log_enabled("pit", LOG_WARN));
-	assert_false(log_enabled("pit", LOG_INFO));
-	assert_false(log_configure("pit=debgu", NULL, &e));
+	assert_true(log_enabled("hpet", LOG_WARN));
+	assert_false(log_enabled("hpet", LOG_INFO));
+	assert_false(log_configure("hpet=debgu", NULL, &e));
 	assert_non_null(strstr(e.msg, "did you mean \"debug\""));
-	assert_non_null(strstr(e.msg, "pit"));
+	assert_non_null(strstr(e.msg, "hpet"));
+	assert_false(log_configure("info,hpte=debug", NULL, &e));
+	assert_non_null(strstr(e.msg, "\"hpte\"; did you mean hpet?"));
+	assert_false(log_configure("=debug", NULL, &e));
 	assert_false(log_configure("info", "/no/such/folder/log", &e));
 	assert_non_null(strstr(e.msg, "/no/such/folder/log"));
 	/* A spec that is wrong changes nothing. */
-	assert_false(log_enabled("pit", LOG_INFO));
+	assert_false(log_enabled("hpet", LOG_INFO));
 }
 
 static void guest_nonsense(void)
@@ -101,7 +104,7 @@ static void log_file(void **state)
 	unlink(name);
 	assert_true(n > 0);
 	text[n] = 0;
-	assert_non_null(strstr(text, "warn pit: one 1\n"));
+	assert_non_null(strstr(text, "warn hpet: one 1\n"));
 	assert_null(strstr(text, "not this"));
 	int lines = 0;
 	for (char *p = text; (p = strstr(p, "nonsense")); p++)

@@ -284,6 +284,22 @@ static void debug_general_detect(void **state)
 	assert_int_equal(c->dr[7], 0x2400);
 }
 
+/* An invalid opcode, then privilege, then GD, then the value. */
+static void debug_priority(void **state)
+{
+	fresh();
+	OK(cpu_write_dr(c, 7, 0x2000));
+	c->cpl = 3;
+	GP(cpu_read_dr(c, 4));
+	GP(cpu_write_dr(c, 7, 0));
+	c->cr4 |= CR4_DE;
+	assert_int_equal(RIG_TRY(c, cpu_read_dr(c, 4)), V_UD);
+	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 5, 1ull << 32)), V_UD);
+	c->cpl = 0;
+	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 5, 0)), V_UD);
+	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 7, 1ull << 32)), V_DB);
+}
+
 /* ---- XCR0 ------------------------------------------------------------------------------------------------------ */
 
 static void xcr0_product(void **state)
@@ -311,7 +327,7 @@ int main(void)
 		cmocka_unit_test(cr0_product), cmocka_unit_test(cr0_bits), cmocka_unit_test(cr0_derived),
 		cmocka_unit_test(pae_table), cmocka_unit_test(cr3), cmocka_unit_test(cr4_reserved),
 		cmocka_unit_test(cr4_long_mode), cmocka_unit_test(cr4_flushes), cmocka_unit_test(cr8_and_reading),
-		cmocka_unit_test(debug_values), cmocka_unit_test(debug_aliases), cmocka_unit_test(debug_general_detect),
+		cmocka_unit_test(debug_values), cmocka_unit_test(debug_aliases), cmocka_unit_test(debug_general_detect), cmocka_unit_test(debug_priority),
 		cmocka_unit_test(xcr0_product),
 	};
 	return cmocka_run_group_tests(tests, up, down);

@@ -221,7 +221,7 @@ static void events(void **state)
 		bool intf = k & 1, sti = k & 2, ss = k & 4, nmi = k & 8, tf = k & 16, rf = k & 32;
 		c->shadow = (sti ? SHADOW_STI : 0) | (ss ? SHADOW_SS : 0);
 		c->nmi_blocked = nmi;
-		c->slow = SLOW_TRACE | SLOW_DR7;
+		c->slow = SLOW_DR7;
 		cpu_set_rflags(c, 0, FL_IF | FL_TF | FL_RF);
 		cpu_set_rflags(c, (intf ? FL_IF : 0) | (tf ? FL_TF : 0) | (rf ? FL_RF : 0) | FL_CF, FL_IF | FL_TF | FL_RF);
 		assert_false(c->rflags & FL_CF); /* not in the mask */
@@ -229,7 +229,7 @@ static void events(void **state)
 		assert_int_equal((c->event_mask & EV_INTR) != 0, intf && !sti && !ss);
 		assert_int_equal((c->event_mask & EV_NMI) != 0, !nmi && !ss && !sti);
 		assert_int_equal(c->event_mask & (EV_EXIT | EV_TLB | EV_INIT), EV_EXIT | EV_TLB | EV_INIT);
-		assert_int_equal(c->slow, SLOW_TRACE | (tf ? SLOW_TF : 0) | (rf ? SLOW_RF : 0) | (sti || ss ? SLOW_SHADOW : 0));
+		assert_int_equal(c->slow, (tf ? SLOW_TF : 0) | (rf ? SLOW_RF : 0) | (sti || ss ? SLOW_SHADOW : 0));
 	}
 	/* cpu_set_rflags tells who depends on it. */
 	c->shadow = 0;
@@ -238,11 +238,11 @@ static void events(void **state)
 	cpu_set_rflags(c, FL_IF, FL_IF);
 	assert_true(c->event_mask & EV_INTR);
 	cpu_set_rflags(c, 0, FL_TF | FL_RF);
-	assert_int_equal(c->slow, SLOW_TRACE);
+	assert_int_equal(c->slow, 0);
 	cpu_set_rflags(c, FL_TF, FL_TF);
-	assert_int_equal(c->slow, SLOW_TRACE | SLOW_TF);
+	assert_int_equal(c->slow, SLOW_TF);
 	cpu_set_rflags(c, FL_RF, FL_RF | FL_TF);
-	assert_int_equal(c->slow, SLOW_TRACE | SLOW_RF);
+	assert_int_equal(c->slow, SLOW_RF);
 	cpu_post_event(c, EV_NMI | EV_EXIT);
 	cpu_clear_event(c, EV_NMI);
 	assert_int_equal(atomic_load(&c->events), EV_EXIT);

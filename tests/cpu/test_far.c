@@ -321,6 +321,34 @@ static void return_refused(void **state)
 	assert_int_equal(w.c->regs[R_SP], 0x1000);
 }
 
+/* NMI is let in by an IRET that faults, too: its handler's first instruction may be interrupted. */
+static void iret_faults_with_nmi_blocked(void)
+{
+	w.c->nmi_blocked = true;
+	if (!setjmp(w.c->jb)) {
+		iret();
+		fail();
+	}
+	check_fault(V_GP, 0, __FILE__, __LINE__);
+	assert_false(w.c->nmi_blocked);
+	assert_true(w.c->event_mask & EV_NMI);
+}
+
+static void iret_that_faults_unblocks_nmi(void **state)
+{
+	world_protected(0);
+	for (unsigned k = 0; k < 3; k++)
+		cpu_post_event(w.c, EV_NMI);
+	FRAME(4, TO, 0, 2);
+	iret_faults_with_nmi_blocked();
+	assert_int_equal(atomic_load(&w.c->nmis), 1); /* those that came meanwhile are one */
+	/* the manual's example: V86 mode, IOPL below 3 */
+	world_protected(0);
+	cpu_set_rflags(w.c, FL_VM, FL_VM | FL_IOPL);
+	cpu_update_mode(w.c);
+	iret_faults_with_nmi_blocked();
+}
+
 static void ret_nulls_segments(void **state)
 {
 	world_protected(0);
@@ -501,7 +529,7 @@ int main(void)
 		cmocka_unit_test(direct_refused), cmocka_unit_test(direct_works), cmocka_unit_test(long_direct),
 		cmocka_unit_test(real_and_v86), cmocka_unit_test(gate_refused), cmocka_unit_test(gate_inner),
 		cmocka_unit_test(gate_inner_stack), cmocka_unit_test(gate_long), cmocka_unit_test(return_refused),
-		cmocka_unit_test(ret_nulls_segments), cmocka_unit_test(flags), cmocka_unit_test(iret_real_mode),
+		cmocka_unit_test(iret_that_faults_unblocks_nmi), cmocka_unit_test(ret_nulls_segments), cmocka_unit_test(flags), cmocka_unit_test(iret_real_mode),
 		cmocka_unit_test(iret_v86), cmocka_unit_test(iret_long),
 	};
 	return cmocka_run_group_tests(tests, world_up, world_down);

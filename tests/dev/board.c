@@ -1,12 +1,15 @@
 #include "board.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static void on_reset(void *arg) { ((struct board *)arg)->resets++; }
 static void on_init(void *arg) { ((struct board *)arg)->inits++; }
 static void on_power_off(void *arg) { ((struct board *)arg)->power_offs++; }
-static void on_sleep(void *arg, unsigned typ) { }
+static void on_sleep(void *arg, unsigned typ)
+{
+	struct board *b = arg;
+
+	b->sleeps++;
+	b->sleep_typ = typ;
+}
 
 static void on_exit_status(void *arg, u32 code)
 {
@@ -45,13 +48,13 @@ static void be_invite(void *arg, size_t room)
 	((struct board *)arg)->invited = room;
 }
 
-struct board *board_new(const struct device_class *cls)
+struct board *board_bare(void)
 {
 	struct board *b = calloc(1, sizeof(*b));
 	struct error e;
 
 	assert_non_null(b);
-	if (!mem_init(&b->mem, 1 << 20, &e) || !clock_init(&b->clock, true, &e))
+	if (!mem_init(&b->mem, 8 << 20, &e) || !clock_init(&b->clock, true, &e))
 		fail_msg("%s", e.msg);
 	b->hooks = (struct machine_hooks){
 		.arg = b, .reset = on_reset, .power_off = on_power_off, .exit_status = on_exit_status,
@@ -60,16 +63,29 @@ struct board *board_new(const struct device_class *cls)
 	b->be = (struct char_backend){ .arg = b, .write = be_write, .can_receive = be_invite };
 	b->be_room = SIZE_MAX;
 	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks };
-	b->pic = device_new(&i8259_class, &b->links, &e);
-	assert_non_null(b->pic);
+	return b;
+}
+
+struct device *board_device(struct board *b, const struct device_class *cls)
+{
+	struct error e;
+	struct device *d = device_new(cls, &b->links, &e);
+
+	if (!d)
+		fail_msg("%s", e.msg);
+	return d;
+}
+
+struct board *board_new(const struct device_class *cls)
+{
+	struct board *b = board_bare();
+
+	b->pic = board_device(b, &i8259_class);
 	b->irqs.pic = (struct i8259 *)b->pic;
 	i8259_set_output(b->irqs.pic, on_output, b);
 	board_pic_init(b, 0x01);
-	if (cls) {
-		b->dev = device_new(cls, &b->links, &e);
-		if (!b->dev)
-			fail_msg("%s", e.msg);
-	}
+	if (cls)
+		b->dev = board_device(b, cls);
 	return b;
 }
 
@@ -105,6 +121,13 @@ void board_pic_init(struct board *b, u8 icw4)
 	}
 }
 
+static void run_due(struct board *b)
+{
+	mem_lock(&b->mem);
+	clock_run_due(&b->clock);
+	mem_unlock(&b->mem);
+}
+
 /* Time goes to the next deadline, or to end if that comes first. False at the end. */
 static bool step(struct board *b, u64 end)
 {
@@ -115,9 +138,7 @@ static bool step(struct board *b, u64 end)
 		return false;
 	}
 	b->clock.icount = MAX(next, b->clock.icount);
-	mem_lock(&b->mem);
-	clock_run_due(&b->clock);
-	mem_unlock(&b->mem);
+	run_due(b);
 	return true;
 }
 
@@ -132,9 +153,7 @@ void board_run(struct board *b, u64 ns)
 void board_stall(struct board *b, u64 ns)
 {
 	b->clock.icount += ns;
-	mem_lock(&b->mem);
-	clock_run_due(&b->clock);
-	mem_unlock(&b->mem);
+	run_due(b);
 }
 
 int board_run_counting(struct board *b, u64 ns, int vector)
@@ -164,5 +183,54 @@ int board_take(struct board *b)
 	} else {
 		out8(b, 0x20, (u8)(0x60 | (v & 7)));
 	}
+	return v;
+}
+
+void board_at(struct board *b, u64 ns)
+{
+	clock_advance_to(&b->clock, ns);
+	run_due(b);
+}
+
+void board_advance(struct board *b, u64 ns)
+{
+	board_at(b, clock_ns(&b->clock) + ns);
+}
+
+void round_trip(struct device *d)
+{
+	static u8 a[65536], b[65536];
+	struct error e;
+	size_t n = device_save(d, a, sizeof(a));
+
+	mem_lock(d->mem);
+	if (!device_load(d, a, n, &e))
+		fail_msg("%s", e.msg);
+	mem_unlock(d->mem);
+	assert_int_equal(device_save(d, b, sizeof(b)), n);
+	assert_memory_equal(a, b, n);
+}
+
+u64 next_random(u64 *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+u64 random_value(u64 *s)
+{
+	u64 v = next_random(s), pick = v >> 60;
+
+	v = next_random(s);
+	if (pick < 4)
+		return v & 0xff;
+	if (pick < 7)
+		return v & 0xfffff;
+	if (pick < 8)
+		return UINT64_MAX << (v & 63);
+	if (pick < 9)
+		return 1ull << (v & 63);
 	return v;
 }

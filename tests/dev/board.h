@@ -1,15 +1,10 @@
-/* A board for tests of devices: memory and port bus, a clock that counts instructions (one a
- * nanosecond), the interrupt router and a pair of 8259s, hooks that count. */
+/* A board for tests of devices: 8 MiB of memory, the port bus, a clock that stands until it is moved
+ * (in icount mode, an instruction a nanosecond), the interrupt router, hooks that count; with a
+ * pair of 8259s, or bare. */
 #ifndef TESTS_DEV_BOARD_H
 #define TESTS_DEV_BOARD_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
+#include "test.h"
 #include "dev/dev.h"
 
 struct board {
@@ -18,9 +13,10 @@ struct board {
 	struct irq_router irqs;
 	struct machine_hooks hooks;
 	struct device links;      /* for device_new */
-	struct device *pic;
+	struct device *pic;       /* NULL: bare */
 	struct device *dev;       /* the one under test, or NULL */
-	int resets, inits, exits, drops, power_offs;
+	int resets, inits, exits, drops, power_offs, sleeps;
+	unsigned sleep_typ;
 	u32 exit_code;
 	u64 dropped_page;
 	int rises;                /* of the pair's output */
@@ -34,7 +30,9 @@ struct board {
 /* With the class under test (NULL: none); the pair is initialized to vectors 0x20 and 0x28,
  * nothing masked. board_free ends it. */
 struct board *board_new(const struct device_class *cls);
+struct board *board_bare(void);
 void board_free(struct board *b);
+struct device *board_device(struct board *b, const struct device_class *cls);
 
 u8 in8(struct board *b, u16 port);
 void out8(struct board *b, u16 port, u8 val);
@@ -48,5 +46,15 @@ void board_stall(struct board *b, u64 ns);
 int board_run_counting(struct board *b, u64 ns, int vector);
 /* INTA, and a specific EOI as the vector asks for; -1 when the output is low. */
 int board_take(struct board *b);
+/* Moves the clock to ns, or by ns, and runs what is due there. */
+void board_at(struct board *b, u64 ns);
+void board_advance(struct board *b, u64 ns);
+
+/* Save, load into the same device, save: equal, and loading succeeds. */
+void round_trip(struct device *d);
+/* xorshift: the same accesses in each run. */
+u64 next_random(u64 *s);
+/* Mostly small or full of ones, at times anything: what finds borders. */
+u64 random_value(u64 *s);
 
 #endif

@@ -1,5 +1,5 @@
 /* ACPI power management: timer, status, SCI, sleep. */
-#include "rig.h"
+#include "board.h"
 
 #define EVT 0x600
 #define CNT 0x604
@@ -7,40 +7,40 @@
 #define GPE 0x620
 #define SCI 9
 
-static struct rig *r;
+static struct board *b;
 static struct device *pm;
 
 static int setup(void **state)
 {
-	r = rig_new();
-	pm = rig_device(r, &acpi_pm_class);
+	b = board_bare();
+	pm = board_device(b, &acpi_pm_class);
 	return 0;
 }
 
 static int teardown(void **state)
 {
 	device_free(pm);
-	rig_free(r);
+	board_free(b);
 	return 0;
 }
 
-static u32 in(u16 port, unsigned size) { return mem_port_read(&r->mem, port, size); }
-static void out(u16 port, u32 val, unsigned size) { mem_port_write(&r->mem, port, val, size); }
-static bool sci(void) { return r->irqs.level[SCI]; }
+static u32 in(u16 port, unsigned size) { return mem_port_read(&b->mem, port, size); }
+static void out(u16 port, u32 val, unsigned size) { mem_port_write(&b->mem, port, val, size); }
+static bool sci(void) { return b->irqs.level[SCI]; }
 
 static void button(void)
 {
-	mem_lock(&r->mem);
+	mem_lock(&b->mem);
 	acpi_pm_power_button(pm);
-	mem_unlock(&r->mem);
+	mem_unlock(&b->mem);
 }
 
 static void timer(void **state)
 {
 	assert_int_equal(in(TMR, 4), 0);
-	rig_at(r, 1000000000);
+	board_at(b, 1000000000);
 	assert_int_equal(in(TMR, 4), 3579545);
-	rig_at(r, 3600000000000);
+	board_at(b, 3600000000000);
 	assert_int_equal(in(TMR, 4), (u32)(3579545ull * 3600));
 	out(TMR, 0, 4);
 	assert_int_equal(in(TMR, 4), (u32)(3579545ull * 3600));
@@ -58,11 +58,11 @@ static void timer_wrap(void **state)
 	out(0xb2, ACPI_ENABLE_CMD, 1);
 	out(EVT + 2, 1, 2);
 	for (u64 n = 1; n < 6; n++) {
-		rig_at(r, at_count(n << 31) - 1);
+		board_at(b, at_count(n << 31) - 1);
 		assert_int_equal(in(TMR, 4), (u32)((n << 31) - 1));
 		assert_int_equal(in(EVT, 2), 0);
 		assert_false(sci());
-		rig_at(r, at_count(n << 31));
+		board_at(b, at_count(n << 31));
 		assert_int_equal(in(TMR, 4), (u32)(n << 31));
 		assert_true(sci());
 		assert_int_equal(in(EVT, 2), 1);
@@ -71,13 +71,13 @@ static void timer_wrap(void **state)
 		assert_int_equal(in(EVT, 2), 0);
 	}
 	/* The status is right even when nobody ran the timers. */
-	clock_advance_to(&r->clock, at_count((7ull << 31) + 1000));
+	clock_advance_to(&b->clock, at_count((7ull << 31) + 1000));
 	assert_int_equal(in(EVT, 2), 1);
 	assert_true(sci());
 	out(EVT, 1, 2);
-	rig_at(r, at_count(8ull << 31) - 1);
+	board_at(b, at_count(8ull << 31) - 1);
 	assert_int_equal(in(EVT, 2), 0);
-	rig_at(r, at_count(8ull << 31));
+	board_at(b, at_count(8ull << 31));
 	assert_int_equal(in(EVT, 2), 1);
 }
 
@@ -119,10 +119,10 @@ static void sci_rules(void **state)
 static void gpe(void **state)
 {
 	out(0xb2, ACPI_ENABLE_CMD, 1);
-	mem_lock(&r->mem);
+	mem_lock(&b->mem);
 	acpi_pm_gpe(pm, 2);
 	acpi_pm_gpe(pm, 16); /* not there */
-	mem_unlock(&r->mem);
+	mem_unlock(&b->mem);
 	assert_int_equal(in(GPE, 4), 4);
 	assert_false(sci());
 	out(GPE + 2, 0xffff, 2);
@@ -135,26 +135,26 @@ static void gpe(void **state)
 static void sleep_types(void **state)
 {
 	out(CNT, 5 << 10, 2); /* no SLP_EN */
-	assert_int_equal(r->power_offs, 0);
+	assert_int_equal(b->power_offs, 0);
 	assert_int_equal(in(CNT, 2), 5 << 10);
 	out(CNT, 5 << 10 | 0x2000, 2);
-	assert_int_equal(r->power_offs, 1);
+	assert_int_equal(b->power_offs, 1);
 	assert_int_equal(in(CNT, 2), 5 << 10); /* SLP_EN reads as 0 */
 	out(CNT, 1 << 10 | 0x2000, 2);
-	assert_int_equal(r->sleeps, 1);
-	assert_int_equal(r->sleep_typ, 1);
-	mem_lock(&r->mem);
+	assert_int_equal(b->sleeps, 1);
+	assert_int_equal(b->sleep_typ, 1);
+	mem_lock(&b->mem);
 	acpi_pm_wake(pm);
-	mem_unlock(&r->mem);
+	mem_unlock(&b->mem);
 	assert_int_equal(in(EVT, 2), 0x8000);
 	out(CNT, 3 << 10 | 0x2000, 2);
-	assert_int_equal(r->power_offs, 1);
-	assert_int_equal(r->sleeps, 1);
+	assert_int_equal(b->power_offs, 1);
+	assert_int_equal(b->sleeps, 1);
 	/* Firmware's place and type; a byte is enough. */
 	out(0xb004, 0x2000, 2);
-	assert_int_equal(r->power_offs, 2);
+	assert_int_equal(b->power_offs, 2);
 	out(CNT + 1, 5 << 2 | 0x20, 1);
-	assert_int_equal(r->power_offs, 3);
+	assert_int_equal(b->power_offs, 3);
 	assert_int_equal(in(0xb008, 4), in(TMR, 4));
 }
 
@@ -164,7 +164,7 @@ static void fuzz(void **state)
 	int sci_seen = 0;
 
 	for (int i = 0; i < 100000; i++) {
-		u64 v = rig_random_value(&s), pick = rig_random(&s);
+		u64 v = random_value(&s), pick = next_random(&s);
 		u16 port = pick & 7 ? (u16)(EVT + (pick >> 8 & 63)) : 0xb2 + (pick >> 8 & 1);
 		unsigned size = 1u << (pick >> 16) % 3;
 
@@ -176,14 +176,14 @@ static void fuzz(void **state)
 			out(port, (u32)v, size);
 		if ((pick & 0x70) == 0)
 			button();
-		rig_advance(r, pick >> 32 & 0xffffff);
+		board_advance(b, pick >> 32 & 0xffffff);
 		u32 evt = in(EVT, 4), g = in(GPE, 4);
 		bool want = (in(CNT, 2) & 1) && ((evt & evt >> 16 & 0x4721) || (g & g >> 16 & 0xffff));
 		assert_int_equal(sci(), want);
 		sci_seen += want;
 	}
 	assert_in_range(sci_seen, 500, 99500);
-	rig_round_trip(pm);
+	round_trip(pm);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -1,7 +1,6 @@
 /* What holds for each class of devices.def: a state that comes back as it was saved, damaged
  * states that are refused or survived, and registers that survive anything. */
 #include "board.h"
-#include "rig.h"
 
 #define STATE_CAP (1 << 20)
 #define FUZZ_ACCESSES 100000
@@ -23,7 +22,7 @@ static struct board *board_of(const struct device_class *cls)
 /* One access to a register of the device; the pair's ranges come first and are left out. */
 static void access_any(struct board *b, int own_ports, u64 *seed)
 {
-	u64 pick = rig_random(seed), val = rig_random(seed);
+	u64 pick = next_random(seed), val = next_random(seed);
 	bool write = pick >> 20 & 1;
 	unsigned size = 1u << (pick >> 21 & 3);
 	int n_mmio = 0;
@@ -38,7 +37,7 @@ static void access_any(struct board *b, int own_ports, u64 *seed)
 		u64 at = r->base + ((pick >> 25 & 1) ? val % 0x400 : val % r->size) % r->size;
 		n_mmio++;
 		if (write)
-			mem_phys_write(&b->mem, at, rig_random(seed), size);
+			mem_phys_write(&b->mem, at, next_random(seed), size);
 		else
 			mem_phys_read(&b->mem, at, size);
 	}
@@ -59,7 +58,7 @@ static void program_any(struct board *b, int own_ports, u64 *seed, int accesses)
 	static const u8 text[] = "input";
 
 	for (int i = 0; i < accesses; i++) {
-		u64 pick = rig_random(seed);
+		u64 pick = next_random(seed);
 
 		access_any(b, own_ports, seed);
 		if (pick % 16 == 0)
@@ -205,16 +204,16 @@ static void test_damaged_values_are_survived(void **state)
 			size_t n = device_save(b->dev, buf, STATE_CAP);
 
 			for (int i = 0; n && i < 1 + round; i++)
-				buf[rig_random(&seed) % n] = (u8)rig_random(&seed);
+				buf[next_random(&seed) % n] = (u8)next_random(&seed);
 			/* Flips within names and sizes are refused; try values too. */
 			loaded += load(b->dev, buf, n, &e);
 			for (size_t at = 0, left = device_save(b->dev, buf, STATE_CAP); at < left; ) {
 				size_t head = 1u + buf[at] + 4;
 				u32 bytes = ld32(buf + at + head - 4);
 
-				if (rig_random(&seed) % 3 == 0)
+				if (next_random(&seed) % 3 == 0)
 					for (u32 i = 0; i < MIN(bytes, 64u); i++)
-						buf[at + head + i] = (u8)rig_random(&seed);
+						buf[at + head + i] = (u8)next_random(&seed);
 				at += head + bytes;
 			}
 			loaded += load(b->dev, buf, n, &e);

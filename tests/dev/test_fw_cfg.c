@@ -1,27 +1,27 @@
 /* The firmware configuration device: items, directory, DMA. */
-#include "rig.h"
+#include "board.h"
 
-static struct rig *r;
+static struct board *b;
 static struct device *fw;
 
 enum { ERR = 1, READ = 2, SKIP = 4, SELECT = 8, WRITE = 16 };
 
 static int setup(void **state)
 {
-	r = rig_new();
-	fw = rig_device(r, &fw_cfg_class);
+	b = board_bare();
+	fw = board_device(b, &fw_cfg_class);
 	return 0;
 }
 
 static int teardown(void **state)
 {
 	device_free(fw);
-	rig_free(r);
+	board_free(b);
 	return 0;
 }
 
-static void select_key(u16 key) { mem_port_write(&r->mem, 0x510, key, 2); }
-static u8 next(void) { return (u8)mem_port_read(&r->mem, 0x511, 1); }
+static void select_key(u16 key) { mem_port_write(&b->mem, 0x510, key, 2); }
+static u8 next(void) { return (u8)mem_port_read(&b->mem, 0x511, 1); }
 
 static u32 next_be32(void)
 {
@@ -49,10 +49,10 @@ static u32 dma(u32 control, u32 len, u64 addr)
 	st32(desc, __builtin_bswap32(control));
 	st32(desc + 4, __builtin_bswap32(len));
 	st64(desc + 8, __builtin_bswap64(addr));
-	assert_true(mem_write(&r->mem, 0x1000, desc, sizeof(desc)));
-	mem_port_write(&r->mem, 0x514, 0, 4);
-	mem_port_write(&r->mem, 0x518, __builtin_bswap32(0x1000), 4);
-	assert_true(mem_read(&r->mem, 0x1000, desc, 4));
+	assert_true(mem_write(&b->mem, 0x1000, desc, sizeof(desc)));
+	mem_port_write(&b->mem, 0x514, 0, 4);
+	mem_port_write(&b->mem, 0x518, __builtin_bswap32(0x1000), 4);
+	assert_true(mem_read(&b->mem, 0x1000, desc, 4));
 	return __builtin_bswap32(ld32(desc));
 }
 
@@ -85,8 +85,8 @@ static void fixed_items(void **state)
 	assert_false(fw_cfg_add_key(fw, 0x20, cpus, 2));
 	/* A byte write to the data port, and a byte to the selector, do nothing. */
 	select_key(5);
-	mem_port_write(&r->mem, 0x511, 9, 1);
-	mem_port_write(&r->mem, 0x510, 0, 1);
+	mem_port_write(&b->mem, 0x511, 9, 1);
+	mem_port_write(&b->mem, 0x510, 0, 1);
 	assert_int_equal(next_le(2), 7);
 }
 
@@ -141,20 +141,20 @@ static void dma_transfers(void **state)
 	for (unsigned i = 0; i < sizeof(content); i++)
 		content[i] = (u8)(i * 7 + i / 256);
 	assert_true(fw_cfg_add_file(fw, "file", content, sizeof(content)));
-	assert_int_equal(mem_port_read(&r->mem, 0x514, 4), 0x554d4551); /* "QEMU CFG" as bytes */
-	assert_int_equal(mem_port_read(&r->mem, 0x518, 4), 0x47464320);
+	assert_int_equal(mem_port_read(&b->mem, 0x514, 4), 0x554d4551); /* "QEMU CFG" as bytes */
+	assert_int_equal(mem_port_read(&b->mem, 0x518, 4), 0x47464320);
 	/* More than there is: zeros after it. */
 	memset(got, 0xee, sizeof(got));
-	assert_true(mem_write(&r->mem, 0x20ff3, got, sizeof(got)));
+	assert_true(mem_write(&b->mem, 0x20ff3, got, sizeof(got)));
 	assert_int_equal(dma(0x20 << 16 | SELECT | READ, sizeof(content) + 8, 0x20ff3), 0);
-	assert_true(mem_read(&r->mem, 0x20ff3, got, sizeof(got)));
+	assert_true(mem_read(&b->mem, 0x20ff3, got, sizeof(got)));
 	assert_memory_equal(got, content, sizeof(content));
 	for (unsigned i = 0; i < 16; i++)
 		assert_int_equal(got[sizeof(content) + i], i < 8 ? 0 : 0xee);
 	/* Select, skip, then go on where that ended, also by the data port. */
 	assert_int_equal(dma(0x20 << 16 | SELECT | SKIP, 5000, 0), 0);
 	assert_int_equal(dma(READ, 100, 0x3000), 0);
-	assert_true(mem_read(&r->mem, 0x3000, got, 100));
+	assert_true(mem_read(&b->mem, 0x3000, got, 100));
 	assert_memory_equal(got, content + 5000, 100);
 	assert_int_equal(next(), content[5100]);
 	assert_int_equal(dma(SKIP, 0xffffffff, 0), 0);
@@ -165,15 +165,24 @@ static void dma_transfers(void **state)
 	assert_int_equal(dma(WRITE, 4, 0x3000), ERR);
 	assert_int_equal(dma(0x20 << 16 | SELECT | READ, 100, 8 << 20), ERR);
 	assert_int_equal(dma(0x20 << 16 | SELECT | READ, 100, UINT64_MAX - 50), ERR);
-	assert_int_equal(dma(0x77 << 16 | SELECT | READ, 0xffffffff, 0x100000), ERR);
+	/* Zeros past an item's end, but no more than take no time. */
+	u64 mark = ~0ull, was;
+	mem_write(&b->mem, 0x110000, &mark, 8);
+	mem_write(&b->mem, 0x120000, &mark, 8);
+	assert_int_equal(dma(0x77 << 16 | SELECT | READ, 0x10001, 0x110000), ERR);
+	assert_true(mem_read(&b->mem, 0x110000, &was, 8) && was == mark);
+	assert_int_equal(dma(READ, 0x10000, 0x110000), 0);
+	assert_true(mem_read(&b->mem, 0x110000, &was, 8) && was == 0);
+	assert_true(mem_read(&b->mem, 0x120000, &was, 8) && was == mark);
+	assert_int_equal(dma(READ, 0xffffffff, 0x100000), ERR);
 	/* A descriptor outside memory is ignored. */
-	mem_port_write(&r->mem, 0x514, __builtin_bswap32(0x10), 4);
-	mem_port_write(&r->mem, 0x518, 0, 4);
+	mem_port_write(&b->mem, 0x514, __builtin_bswap32(0x10), 4);
+	mem_port_write(&b->mem, 0x518, 0, 4);
 	/* The high half counts once: now the low half alone names the descriptor. */
 	u8 desc[16] = { 0, 0, 0, WRITE };
-	assert_true(mem_write(&r->mem, 0x1000, desc, sizeof(desc)));
-	mem_port_write(&r->mem, 0x518, __builtin_bswap32(0x1000), 4);
-	assert_true(mem_read(&r->mem, 0x1000, desc, sizeof(desc)));
+	assert_true(mem_write(&b->mem, 0x1000, desc, sizeof(desc)));
+	mem_port_write(&b->mem, 0x518, __builtin_bswap32(0x1000), 4);
+	assert_true(mem_read(&b->mem, 0x1000, desc, sizeof(desc)));
 	assert_int_equal(desc[3], ERR);
 }
 
@@ -185,7 +194,7 @@ static void fuzz(void **state)
 	assert_true(fw_cfg_add_file(fw, "a", "0123456789", 10));
 	assert_true(fw_cfg_add_file(fw, "b", "abcdefghij", 10));
 	for (int i = 0; i < 100000; i++) {
-		u64 v = rig_random_value(&s), pick = rig_random(&s);
+		u64 v = random_value(&s), pick = next_random(&s);
 
 		if ((pick & 63) == 0) {
 			u64 addr = pick & 64 ? 0x100000 + (v & 0x7fffff) : v;
@@ -195,12 +204,12 @@ static void fuzz(void **state)
 			continue;
 		}
 		if (pick & 64)
-			mem_port_write(&r->mem, (u16)(0x510 + (pick >> 8) % 12), (u32)v, 1u << (pick >> 16) % 3);
+			mem_port_write(&b->mem, (u16)(0x510 + (pick >> 8) % 12), (u32)v, 1u << (pick >> 16) % 3);
 		else
-			mem_port_read(&r->mem, (u16)(0x510 + (pick >> 8) % 12), 1u << (pick >> 16) % 3);
+			mem_port_read(&b->mem, (u16)(0x510 + (pick >> 8) % 12), 1u << (pick >> 16) % 3);
 	}
 	assert_in_range(moved, 200, 100000);
-	rig_round_trip(fw);
+	round_trip(fw);
 	select_key(0x20);
 	assert_int_equal(next_be32(), 0x30313233);
 }

@@ -1,5 +1,5 @@
 /* The HPET: counter, one-shot, periodic, levels, legacy replacement. */
-#include "rig.h"
+#include "apic_rig.h"
 
 #define HPET 0xfed00000ull
 #define CFG 0x10
@@ -17,29 +17,29 @@
 /* Edges that reached irq 0 (IOAPIC pin 2), 8 and 20; all level lines go through the router. */
 struct hpet_rig {
 	struct apic_rig *a;
-	struct rig *r;
+	struct board *b;
 	struct device *hpet;
 };
 
 static u64 rd(struct hpet_rig *h, u32 off)
 {
-	return mem_phys_read(&h->r->mem, HPET + off, 8);
+	return mem_phys_read(&h->b->mem, HPET + off, 8);
 }
 
 static void wr(struct hpet_rig *h, u32 off, u64 v)
 {
-	mem_phys_write(&h->r->mem, HPET + off, v, 8);
+	mem_phys_write(&h->b->mem, HPET + off, v, 8);
 }
 
 static void wr32(struct hpet_rig *h, u32 off, u32 v)
 {
-	mem_phys_write(&h->r->mem, HPET + off, v, 4);
+	mem_phys_write(&h->b->mem, HPET + off, v, 4);
 }
 
 static void route(struct hpet_rig *h, unsigned pin, u8 vector)
 {
-	mem_phys_write(&h->r->mem, 0xfec00000, 0x10 + 2 * pin, 4);
-	mem_phys_write(&h->r->mem, 0xfec00010, vector, 4);
+	mem_phys_write(&h->b->mem, 0xfec00000, 0x10 + 2 * pin, 4);
+	mem_phys_write(&h->b->mem, 0xfec00010, vector, 4);
 }
 
 static int setup(void **state)
@@ -48,9 +48,9 @@ static int setup(void **state)
 
 	assert_non_null(h);
 	h->a = apic_rig_new();
-	h->r = h->a->r;
+	h->b = h->a->b;
 	apic_enable_all(h->a);
-	h->hpet = rig_device(h->r, &hpet_class);
+	h->hpet = board_device(h->b, &hpet_class);
 	route(h, 2, 0x42);
 	route(h, 8, 0x58);
 	route(h, 20, 0x74);
@@ -85,7 +85,7 @@ static void capabilities(void **state)
 	assert_int_equal(rd(h, 0) >> 32, 10000000); /* fs */
 	assert_int_equal(rd(h, 0) & 0xffffffff, 0x8086a201);
 	wr(h, 0, 0);
-	assert_int_equal(mem_phys_read(&h->r->mem, HPET + 4, 4), 10000000);
+	assert_int_equal(mem_phys_read(&h->b->mem, HPET + 4, 4), 10000000);
 	assert_int_equal(rd(h, T_CFG(0)), 0x00ff000000000030);
 	wr(h, T_CFG(0), UINT64_MAX & ~(u64)ROUTE(31));
 	/* No FSB; the route 0 is none of its own and is not taken. */
@@ -101,21 +101,21 @@ static void counter(void **state)
 {
 	struct hpet_rig *h = *state;
 
-	rig_at(h->r, 5000);
+	board_at(h->b, 5000);
 	assert_int_equal(rd(h, COUNTER), 0);
 	wr(h, CFG, 1);
-	rig_at(h->r, 5000 + 12345);
+	board_at(h->b, 5000 + 12345);
 	assert_int_equal(rd(h, COUNTER), 1234);
 	wr(h, CFG, 0);
-	rig_advance(h->r, 100000);
+	board_advance(h->b, 100000);
 	assert_int_equal(rd(h, COUNTER), 1234);
 	wr32(h, COUNTER + 4, 0x12);
 	wr32(h, COUNTER, 0xfffffff0);
 	assert_int_equal(rd(h, COUNTER), 0x12fffffff0);
 	wr(h, CFG, 1);
-	rig_advance(h->r, 160);
+	board_advance(h->b, 160);
 	assert_int_equal(rd(h, COUNTER), 0x1300000000);
-	assert_int_equal(mem_phys_read(&h->r->mem, HPET + COUNTER + 4, 4), 0x13);
+	assert_int_equal(mem_phys_read(&h->b->mem, HPET + COUNTER + 4, 4), 0x13);
 }
 
 static void one_shot(void **state)
@@ -125,31 +125,31 @@ static void one_shot(void **state)
 	wr(h, T_CFG(2), ENABLE | ROUTE(20));
 	wr(h, CFG, 1);
 	wr(h, T_CMP(2), 1000);
-	rig_at(h->r, 9999);
+	board_at(h->b, 9999);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 10000);
+	board_at(h->b, 10000);
 	assert_int_equal(take(h), 0x74);
-	rig_advance(h->r, 1000000);
+	board_advance(h->b, 1000000);
 	assert_int_equal(take(h), 0);
 	/* The counter has passed it: it does not come at once. */
 	wr(h, T_CMP(2), 1000);
-	rig_advance(h->r, 1000000);
+	board_advance(h->b, 1000000);
 	assert_int_equal(take(h), 0);
 	/* Stopped in between: that time does not count. */
 	wr(h, T_CMP(2), rd(h, COUNTER) + 1000);
-	rig_advance(h->r, 5000);
+	board_advance(h->b, 5000);
 	wr(h, CFG, 0);
-	rig_advance(h->r, 100000);
+	board_advance(h->b, 100000);
 	assert_int_equal(take(h), 0);
 	wr(h, CFG, 1);
-	rig_advance(h->r, 4999);
+	board_advance(h->b, 4999);
 	assert_int_equal(take(h), 0);
-	rig_advance(h->r, 1);
+	board_advance(h->b, 1);
 	assert_int_equal(take(h), 0x74);
 	/* Without its enable bit a match is silent, and leaves nothing behind. */
 	wr(h, T_CFG(2), ROUTE(20));
 	wr(h, T_CMP(2), rd(h, COUNTER) + 100);
-	rig_advance(h->r, 100000);
+	board_advance(h->b, 100000);
 	wr(h, T_CFG(2), ENABLE | ROUTE(20));
 	assert_int_equal(take(h), 0);
 }
@@ -162,15 +162,15 @@ static void wrap_32(void **state)
 	wr(h, COUNTER, 0xfffffff0);
 	wr(h, T_CMP(2), 0x10);
 	wr(h, CFG, 1);
-	rig_at(h->r, 319);
+	board_at(h->b, 319);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 320);
+	board_at(h->b, 320);
 	assert_int_equal(take(h), 0x74);
 	assert_int_equal(rd(h, COUNTER), 0x100000010);
 	/* Each time round. */
-	rig_at(h->r, 320 + (10ull << 32) - 1);
+	board_at(h->b, 320 + (10ull << 32) - 1);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 320 + (10ull << 32));
+	board_at(h->b, 320 + (10ull << 32));
 	assert_int_equal(take(h), 0x74);
 }
 
@@ -184,24 +184,24 @@ static void periodic(void **state)
 	wr32(h, T_CMP(0), 5000);
 	assert_int_equal(rd(h, T_CFG(0)) & VAL_SET, 0);
 	wr32(h, T_CMP(0), 10000);
-	rig_at(h->r, 49999);
+	board_at(h->b, 49999);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 50000);
+	board_at(h->b, 50000);
 	assert_int_equal(take(h), 0x42);
 	for (int i = 1; i < 20; i++) {
-		rig_at(h->r, 50000 + 100000ull * i - 1);
+		board_at(h->b, 50000 + 100000ull * i - 1);
 		assert_int_equal(take(h), 0);
-		rig_at(h->r, 50000 + 100000ull * i);
+		board_at(h->b, 50000 + 100000ull * i);
 		assert_int_equal(take(h), 0x42);
 		assert_int_equal(rd(h, T_CMP(0)), 5000 + 10000 * (i + 1));
 	}
 	/* Late: one, and in step. */
-	rig_at(h->r, 50000 + 100000ull * 25 + 30000);
+	board_at(h->b, 50000 + 100000ull * 25 + 30000);
 	assert_int_equal(take(h), 0x42);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 50000 + 100000ull * 26 - 1);
+	board_at(h->b, 50000 + 100000ull * 26 - 1);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 50000 + 100000ull * 26);
+	board_at(h->b, 50000 + 100000ull * 26);
 	assert_int_equal(take(h), 0x42);
 	/* One write with VAL_SET is both. Two halves are one write. */
 	wr(h, T_CFG(1), ENABLE | PERIODIC | VAL_SET);
@@ -212,7 +212,7 @@ static void periodic(void **state)
 	wr(h, COUNTER, (1ull << 32) - 10);
 	wr32(h, T_CFG(0), 0);
 	wr(h, CFG, 3);
-	rig_advance(h->r, 100);
+	board_advance(h->b, 100);
 	assert_int_equal(take(h), 0x58);
 	assert_int_equal(rd(h, T_CMP(1)), 2ull << 32);
 }
@@ -226,7 +226,7 @@ static void shortest_period(void **state)
 	wr(h, T_CFG(0), ENABLE | PERIODIC | VAL_SET);
 	wr(h, T_CMP(0), 1);
 	for (int i = 0; i < 100000; i++) {
-		rig_advance(h->r, 10);
+		board_advance(h->b, 10);
 		n += take(h) == 0x42;
 	}
 	assert_in_range(n, 20, 60);
@@ -239,34 +239,34 @@ static void level(void **state)
 	wr(h, T_CFG(2), ENABLE | LEVEL | ROUTE(20));
 	wr(h, CFG, 1);
 	wr(h, T_CMP(2), 100);
-	rig_at(h->r, 1000);
+	board_at(h->b, 1000);
 	assert_int_equal(rd(h, STATUS), 4);
-	assert_true(h->r->irqs.level[20]);
+	assert_true(h->b->irqs.level[20]);
 	wr(h, STATUS, 3);
-	assert_true(h->r->irqs.level[20]);
+	assert_true(h->b->irqs.level[20]);
 	wr(h, STATUS, 4);
 	assert_int_equal(rd(h, STATUS), 0);
-	assert_false(h->r->irqs.level[20]);
+	assert_false(h->b->irqs.level[20]);
 	/* Status without enable; the line follows when it is enabled. */
 	wr(h, T_CFG(2), LEVEL | ROUTE(20));
 	wr(h, T_CMP(2), 200);
-	rig_at(h->r, 2000);
+	board_at(h->b, 2000);
 	assert_int_equal(rd(h, STATUS), 4);
-	assert_false(h->r->irqs.level[20]);
+	assert_false(h->b->irqs.level[20]);
 	wr(h, T_CFG(2), ENABLE | LEVEL | ROUTE(21));
-	assert_true(h->r->irqs.level[21]);
+	assert_true(h->b->irqs.level[21]);
 	wr(h, T_CFG(2), ENABLE | LEVEL | ROUTE(20));
-	assert_false(h->r->irqs.level[21]);
-	assert_true(h->r->irqs.level[20]);
+	assert_false(h->b->irqs.level[21]);
+	assert_true(h->b->irqs.level[20]);
 	wr(h, CFG, 0);
-	assert_false(h->r->irqs.level[20]);
+	assert_false(h->b->irqs.level[20]);
 }
 
 static void isa(struct hpet_rig *h, unsigned irq, bool on)
 {
-	mem_lock(&h->r->mem);
-	irq_set(&h->r->irqs, irq, on);
-	mem_unlock(&h->r->mem);
+	mem_lock(&h->b->mem);
+	irq_set(&h->b->irqs, irq, on);
+	mem_unlock(&h->b->mem);
 }
 
 static void legacy(void **state)
@@ -284,10 +284,10 @@ static void legacy(void **state)
 	wr(h, T_CMP(0), rd(h, COUNTER) + 10);
 	wr(h, T_CFG(1), ENABLE);
 	wr(h, T_CMP(1), rd(h, COUNTER) + 20);
-	rig_advance(h->r, 100);
+	board_advance(h->b, 100);
 	assert_int_equal(take(h), 0x42);
 	assert_int_equal(take(h), 0);
-	rig_advance(h->r, 100);
+	board_advance(h->b, 100);
 	assert_int_equal(take(h), 0x58);
 	/* A pulse that nobody has taken survives a look at the registers. */
 	isa(h, 0, false);
@@ -297,11 +297,11 @@ static void legacy(void **state)
 	isa(h, 0, true);
 	assert_int_equal(take(h), 0x42);
 	wr(h, T_CMP(0), rd(h, COUNTER) + 10);
-	rig_advance(h->r, 100);
+	board_advance(h->b, 100);
 	assert_int_equal(take(h), 0x74);
 	device_free(h->hpet);
-	h->hpet = rig_device(h->r, &hpet_class);
-	assert_false(h->r->irqs.hpet_legacy);
+	h->hpet = board_device(h->b, &hpet_class);
+	assert_false(h->b->irqs.hpet_legacy);
 }
 
 static void save_and_load(void **state)
@@ -313,20 +313,20 @@ static void save_and_load(void **state)
 	wr(h, CFG, 3);
 	wr(h, T_CFG(0), ENABLE | PERIODIC | VAL_SET);
 	wr(h, T_CMP(0), 10000);
-	rig_at(h->r, 50000);
+	board_at(h->b, 50000);
 	size_t n = device_save(h->hpet, buf, sizeof(buf));
-	mem_lock(&h->r->mem);
+	mem_lock(&h->b->mem);
 	hpet_class.reset(h->hpet);
-	assert_false(h->r->irqs.hpet_legacy);
+	assert_false(h->b->irqs.hpet_legacy);
 	if (!device_load(h->hpet, buf, n, &e))
 		fail_msg("%s", e.msg);
-	mem_unlock(&h->r->mem);
-	assert_true(h->r->irqs.hpet_legacy);
-	rig_at(h->r, 99999);
+	mem_unlock(&h->b->mem);
+	assert_true(h->b->irqs.hpet_legacy);
+	board_at(h->b, 99999);
 	assert_int_equal(take(h), 0);
-	rig_at(h->r, 100000);
+	board_at(h->b, 100000);
 	assert_int_equal(take(h), 0x42);
-	rig_round_trip(h->hpet);
+	round_trip(h->hpet);
 }
 
 static void fuzz(void **state)
@@ -336,7 +336,7 @@ static void fuzz(void **state)
 	int n = 0;
 
 	for (int i = 0; i < 100000; i++) {
-		u64 v = rig_random_value(&s), pick = rig_random(&s);
+		u64 v = random_value(&s), pick = next_random(&s);
 		static const u16 regs[] = { CFG, CFG, STATUS, COUNTER, T_CFG(0), T_CFG(1), T_CFG(2),
 					    T_CMP(0), T_CMP(1), T_CMP(2), T_CMP(0), T_CMP(2) };
 		u32 off = pick & 15 ? regs[(pick >> 8) % ARRAY_LEN(regs)] : (u32)(pick >> 8 & 0xfff);
@@ -346,9 +346,9 @@ static void fuzz(void **state)
 			v |= off == CFG;
 		if ((pick & 0xc0000) == 0 && off >= 0x100 && (off & 8))
 			v = rd(h, COUNTER) + (v & 0xff);
-		mem_phys_write(&h->r->mem, HPET + off, v, size);
-		mem_phys_read(&h->r->mem, HPET + (v >> 20 & 0xfff), 1u << (v >> 60 & 3));
-		rig_advance(h->r, pick >> 32 & 0xfff);
+		mem_phys_write(&h->b->mem, HPET + off, v, size);
+		mem_phys_read(&h->b->mem, HPET + (v >> 20 & 0xfff), 1u << (v >> 60 & 3));
+		board_advance(h->b, pick >> 32 & 0xfff);
 		n += take(h) != 0;
 		/* Level lines are what status and enables say. */
 		u64 cfg = rd(h, CFG), status = rd(h, STATUS);
@@ -358,11 +358,11 @@ static void fuzz(void **state)
 
 			assert_int_equal(status >> t & 1 && !(c & LEVEL), 0);
 			if ((c & LEVEL) && (c & ENABLE) && (cfg & 1) && (status >> t & 1) && (gsi >= 16 || (cfg & 2 && t < 2)))
-				assert_true(h->r->irqs.level[gsi]);
+				assert_true(h->b->irqs.level[gsi]);
 		}
 	}
 	assert_in_range(n, 500, 100000);
-	rig_round_trip(h->hpet);
+	round_trip(h->hpet);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

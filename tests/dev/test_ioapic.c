@@ -1,5 +1,5 @@
 /* The 82093AA: registers, edges, levels and their EOI. */
-#include "rig.h"
+#include "apic_rig.h"
 
 #define IOAPIC 0xfec00000ull
 #define LEVEL 0x8000u
@@ -22,14 +22,14 @@ static int teardown(void **state)
 
 static u32 io_get(struct apic_rig *a, u8 index)
 {
-	mem_phys_write(&a->r->mem, IOAPIC, index, 4);
-	return (u32)mem_phys_read(&a->r->mem, IOAPIC + 0x10, 4);
+	mem_phys_write(&a->b->mem, IOAPIC, index, 4);
+	return (u32)mem_phys_read(&a->b->mem, IOAPIC + 0x10, 4);
 }
 
 static void io_set(struct apic_rig *a, u8 index, u32 val)
 {
-	mem_phys_write(&a->r->mem, IOAPIC, index, 4);
-	mem_phys_write(&a->r->mem, IOAPIC + 0x10, val, 4);
+	mem_phys_write(&a->b->mem, IOAPIC, index, 4);
+	mem_phys_write(&a->b->mem, IOAPIC + 0x10, val, 4);
 }
 
 static void route(struct apic_rig *a, unsigned pin, u32 low, u8 dest)
@@ -40,9 +40,9 @@ static void route(struct apic_rig *a, unsigned pin, u32 low, u8 dest)
 
 static void line(struct apic_rig *a, unsigned gsi, bool level)
 {
-	mem_lock(&a->r->mem);
-	irq_set(&a->r->irqs, gsi, level);
-	mem_unlock(&a->r->mem);
+	mem_lock(&a->b->mem);
+	irq_set(&a->b->irqs, gsi, level);
+	mem_unlock(&a->b->mem);
 }
 
 /* The vector that processor n takes now, 0 if none; without EOI. */
@@ -75,10 +75,10 @@ static void registers(void **state)
 	}
 	assert_int_equal(io_get(a, 0x40), 0);
 	/* The selector is a byte register. */
-	mem_phys_write(&a->r->mem, IOAPIC, 1, 1);
-	assert_int_equal(mem_phys_read(&a->r->mem, IOAPIC + 0x10, 1), 0x20);
-	assert_int_equal(mem_phys_read(&a->r->mem, IOAPIC + 0x12, 1), 0x17);
-	assert_int_equal(mem_phys_read(&a->r->mem, IOAPIC, 4), 1);
+	mem_phys_write(&a->b->mem, IOAPIC, 1, 1);
+	assert_int_equal(mem_phys_read(&a->b->mem, IOAPIC + 0x10, 1), 0x20);
+	assert_int_equal(mem_phys_read(&a->b->mem, IOAPIC + 0x12, 1), 0x17);
+	assert_int_equal(mem_phys_read(&a->b->mem, IOAPIC, 4), 1);
 }
 
 static void edge(void **state)
@@ -175,9 +175,9 @@ static void eoi_register(void **state)
 	eoi(a, 0);
 	assert_int_equal(io_get(a, 0x26), LEVEL | REMOTE_IRR | 0x55);
 	assert_int_equal(take(a, 0), 0);
-	mem_phys_write(&a->r->mem, IOAPIC + 0x40, 0x56, 4); /* another vector */
+	mem_phys_write(&a->b->mem, IOAPIC + 0x40, 0x56, 4); /* another vector */
 	assert_int_equal(take(a, 0), 0);
-	mem_phys_write(&a->r->mem, IOAPIC + 0x40, 0x55, 4);
+	mem_phys_write(&a->b->mem, IOAPIC + 0x40, 0x55, 4);
 	assert_int_equal(take(a, 0), 0x55);
 	/* The other way, for software that does not know the register: through edge mode. */
 	line(a, 11, false);
@@ -256,7 +256,7 @@ static void save_and_load(void **state)
 
 	route(a, 11, LEVEL | 0x55, 0);
 	line(a, 11, true);
-	rig_round_trip((struct device *)a->io);
+	round_trip((struct device *)a->io);
 	assert_int_equal(take(a, 0), 0x55);
 	eoi(a, 0);
 	assert_int_equal(take(a, 0), 0x55);
@@ -270,15 +270,15 @@ static void fuzz(void **state)
 	int taken = 0;
 
 	for (int i = 0; i < 100000; i++) {
-		u64 v = rig_random_value(&s);
-		unsigned pick = rig_random(&s) % 16, n = rig_random(&s) % RIG_CPUS, gsi = 3 + rig_random(&s) % 21;
+		u64 v = random_value(&s);
+		unsigned pick = next_random(&s) % 16, n = next_random(&s) % RIG_CPUS, gsi = 3 + next_random(&s) % 21;
 
 		if (pick < 4) {
 			/* No INIT, which would end all interrupts soon. */
 			io_set(a, (u8)(v >> 32), (v & 0x700) == 0x500 ? (u32)v & ~0x10500u : (u32)v & ~0x10000u);
 		} else if (pick < 5) {
-			mem_phys_write(&a->r->mem, IOAPIC + (v & 0xfff), v >> 12, 1u << (v >> 61 & 3));
-			mem_phys_read(&a->r->mem, IOAPIC + (v & 0xfff), 1u << (v >> 61 & 3));
+			mem_phys_write(&a->b->mem, IOAPIC + (v & 0xfff), v >> 12, 1u << (v >> 61 & 3));
+			mem_phys_read(&a->b->mem, IOAPIC + (v & 0xfff), 1u << (v >> 61 & 3));
 		} else if (pick < 10) {
 			high ^= 1u << gsi;
 			line(a, gsi, high >> gsi & 1);
@@ -295,7 +295,7 @@ static void fuzz(void **state)
 			assert_int_equal(low & REMOTE_IRR, REMOTE_IRR);
 	}
 	assert_in_range(taken, 500, 100000);
-	rig_round_trip((struct device *)a->io);
+	round_trip((struct device *)a->io);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

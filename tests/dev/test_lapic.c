@@ -1,5 +1,5 @@
 /* Registers, priorities, EOI, IPIs, modes and local interrupts of the local APIC. */
-#include "rig.h"
+#include "apic_rig.h"
 
 #define FIXED 0x4000u
 #define SELF 0x40000u
@@ -21,16 +21,16 @@ static int teardown(void **state)
 
 static void locked_lint0(struct apic_rig *a, unsigned n, bool level)
 {
-	mem_lock(&a->r->mem);
+	mem_lock(&a->b->mem);
 	lapic_set_lint0(a->l[n], level);
-	mem_unlock(&a->r->mem);
+	mem_unlock(&a->b->mem);
 }
 
 static void locked_msi(struct apic_rig *a, u64 addr, u32 data)
 {
-	mem_lock(&a->r->mem);
-	irq_msi(&a->r->irqs, addr, data);
-	mem_unlock(&a->r->mem);
+	mem_lock(&a->b->mem);
+	irq_msi(&a->b->irqs, addr, data);
+	mem_unlock(&a->b->mem);
 }
 
 static u64 msr(struct apic_rig *a, unsigned n, u32 m)
@@ -63,7 +63,7 @@ static void reset_values(void **state)
 static void access_sizes(void **state)
 {
 	struct apic_rig *a = *state;
-	struct mem *m = &a->r->mem;
+	struct mem *m = &a->b->mem;
 
 	lapic_set_current(a->l[0]);
 	assert_int_equal(mem_phys_read(m, APIC + A_VERSION, 1), 0x14);
@@ -363,9 +363,9 @@ static void mode_transitions(void **state)
 	};
 
 	for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
-		mem_lock(&a->r->mem);
+		mem_lock(&a->b->mem);
 		lapic_reset(a->l[0], false);
-		mem_unlock(&a->r->mem);
+		mem_unlock(&a->b->mem);
 		for (int s = 0; s < 3 && (s == 0 || cases[i].from[s]); s++)
 			assert_true(lapic_msr_write(a->l[0], MSR_BASE, APIC | BASE_BSP | cases[i].from[s]));
 		u64 before = msr(a, 0, MSR_BASE);
@@ -412,7 +412,7 @@ static void page_gone(void **state)
 		for (u64 off = 0; off < PAGE_SIZE; off += 4)
 			apic_set(a, 0, (u32)off, 0xffffffff);
 		assert_int_equal(apic_get(a, 0, A_VERSION), 0xffffffff);
-		assert_int_equal(mem_phys_read(&a->r->mem, APIC + A_VERSION, 8), UINT64_MAX);
+		assert_int_equal(mem_phys_read(&a->b->mem, APIC + A_VERSION, 8), UINT64_MAX);
 		assert_int_equal(lapic_get_tpr(a->l[0]), 0x50);
 		lapic_set_tpr(a->l[0], 0xa0);
 		assert_int_equal(lapic_get_tpr(a->l[0]), 0xa0);
@@ -432,7 +432,7 @@ static void page_gone(void **state)
 static void relocation(void **state)
 {
 	struct apic_rig *a = *state;
-	struct mem *m = &a->r->mem;
+	struct mem *m = &a->b->mem;
 	static const u64 places[] = { 0xfed40000, 0x200000 };
 	int declared = m->n_declared;
 
@@ -575,14 +575,14 @@ static void local_pins(void **state)
 	locked_lint0(a, 0, false);
 	apic_set(a, 0, A_EOI, 0);
 	/* LINT1: masked, then NMI, then with the APIC off. */
-	mem_lock(&a->r->mem);
+	mem_lock(&a->b->mem);
 	lapic_nmi_lint1(a->l[0]);
-	mem_unlock(&a->r->mem);
+	mem_unlock(&a->b->mem);
 	assert_int_equal(a->cpu[0].nmis, 1);
 	apic_set(a, 0, A_LINT1, 0x400);
-	mem_lock(&a->r->mem);
+	mem_lock(&a->b->mem);
 	lapic_nmi_lint1(a->l[0]);
-	mem_unlock(&a->r->mem);
+	mem_unlock(&a->b->mem);
 	assert_int_equal(a->cpu[0].nmis, 2);
 }
 
@@ -636,25 +636,25 @@ static void save_and_load(void **state)
 	apic_enable_all(a);
 	assert_true(lapic_msr_write(a->l[0], MSR_BASE, 0x300000 | BASE_BSP | BASE_EN));
 	lapic_set_current(a->l[0]);
-	mem_phys_write(&a->r->mem, 0x300000 + A_ICR, SELF | FIXED | 0x66, 4);
-	mem_phys_write(&a->r->mem, 0x300000 + A_TICR, 5000, 4);
-	rig_advance(a->r, 4000); /* divided by two after reset */
+	mem_phys_write(&a->b->mem, 0x300000 + A_ICR, SELF | FIXED | 0x66, 4);
+	mem_phys_write(&a->b->mem, 0x300000 + A_TICR, 5000, 4);
+	board_advance(a->b, 4000); /* divided by two after reset */
 	size_t n = device_save((struct device *)a->l[0], buf, sizeof(buf));
 	assert_true(n > 0);
-	mem_lock(&a->r->mem);
+	mem_lock(&a->b->mem);
 	lapic_reset(a->l[0], false);
 	assert_false(a->cpu[0].intr);
 	if (!device_load((struct device *)a->l[0], buf, n, &e))
 		fail_msg("%s", e.msg);
-	mem_unlock(&a->r->mem);
+	mem_unlock(&a->b->mem);
 	assert_true(a->cpu[0].intr);
-	assert_int_equal(mem_phys_read(&a->r->mem, 0x300000 + A_TCCR, 4), 3000);
+	assert_int_equal(mem_phys_read(&a->b->mem, 0x300000 + A_TCCR, 4), 3000);
 	/* Whatever the processor believed before a load, it is told. */
 	a->cpu[0].intr = false;
-	rig_round_trip((struct device *)a->l[0]);
+	round_trip((struct device *)a->l[0]);
 	assert_true(a->cpu[0].intr);
 	assert_int_equal(lapic_ack(a->l[0]), 0x66);
-	rig_round_trip((struct device *)a->l[0]);
+	round_trip((struct device *)a->l[0]);
 }
 
 static void two_machines(void **state)
@@ -665,7 +665,7 @@ static void two_machines(void **state)
 	/* The thread's LAPIC is of machine a: on b it is the first processor's. */
 	assert_ptr_equal(lapic_current(b->bus), b->l[0]);
 	assert_ptr_equal(lapic_current(a->bus), a->l[3]);
-	mem_phys_write(&b->r->mem, APIC + A_TPR, 0x50, 4);
+	mem_phys_write(&b->b->mem, APIC + A_TPR, 0x50, 4);
 	assert_int_equal(apic_get(a, 3, A_TPR), 0x30);
 	assert_int_equal(lapic_get_tpr(b->l[0]), 0x50);
 	apic_rig_free(b);
@@ -682,13 +682,13 @@ static bool expected_intr(struct apic_rig *a, unsigned n, bool lint0)
 	lapic_set_current(a->l[n]);
 	u64 page = base & ~PAGE_MASK;
 	bool x2 = base & BASE_X2;
-	ppr = x2 ? msr(a, n, MSR_X2(A_PPR)) : mem_phys_read(&a->r->mem, page + A_PPR, 4);
-	lvt = x2 ? msr(a, n, MSR_X2(A_LINT0)) : mem_phys_read(&a->r->mem, page + A_LINT0, 4);
+	ppr = x2 ? msr(a, n, MSR_X2(A_PPR)) : mem_phys_read(&a->b->mem, page + A_PPR, 4);
+	lvt = x2 ? msr(a, n, MSR_X2(A_LINT0)) : mem_phys_read(&a->b->mem, page + A_LINT0, 4);
 	if (lint0 && (lvt & 0x10700) == 0x700)
 		return true;
 	for (int i = 7; i >= 0; i--) {
 		irr = x2 ? msr(a, n, MSR_X2(A_IRR) + (u32)i)
-			 : mem_phys_read(&a->r->mem, page + A_IRR + (u64)i * 16, 4);
+			 : mem_phys_read(&a->b->mem, page + A_IRR + (u64)i * 16, 4);
 		if (irr)
 			return ((i * 32 + 31 - __builtin_clz((u32)irr)) & 0xf0) > (int)(ppr & 0xf0);
 	}
@@ -704,9 +704,9 @@ static void fuzz(void **state)
 
 	apic_enable_all(a);
 	for (int i = 0; i < 100000; i++) {
-		unsigned n = rig_random(&s) % RIG_CPUS, pick = rig_random(&s) % 64;
-		u64 val = rig_random_value(&s);
-		u32 reg = rig_random(&s) % 64;
+		unsigned n = next_random(&s) % RIG_CPUS, pick = next_random(&s) % 64;
+		u64 val = random_value(&s);
+		u32 reg = next_random(&s) % 64;
 
 		/* An INIT disables one; without this all would be silent before long. */
 		if (i % 4 == 0) {
@@ -717,12 +717,12 @@ static void fuzz(void **state)
 		if (pick < 24) {
 			u32 w = reg == 0x0f ? 0x1ff : (u32)val;
 
-			mem_phys_write(&a->r->mem, APIC + reg * 16, w, 4);
+			mem_phys_write(&a->b->mem, APIC + reg * 16, w, 4);
 		} else if (pick < 40) {
 			lapic_msr_write(a->l[n], 0x800 + reg, reg == 0x0f ? 0x1ff : val & 0xfffff);
 		} else if (pick < 44) {
 			lapic_msr_read(a->l[n], 0x800 + reg, &v);
-			mem_phys_read(&a->r->mem, APIC + (val & 0xfff), 1u << (reg & 3));
+			mem_phys_read(&a->b->mem, APIC + (val & 0xfff), 1u << (reg & 3));
 		} else if (pick < 46) {
 			static const u64 modes[] = { 0, BASE_EN, BASE_EN, BASE_EN | BASE_X2 };
 
@@ -736,14 +736,14 @@ static void fuzz(void **state)
 
 			locked_msi(a, APIC | (reg & 7) << 12 | (val & 4), data);
 		} else if (pick < 56) {
-			rig_advance(a->r, val & 0xffff);
+			board_advance(a->b, val & 0xffff);
 		} else if (pick < 57) {
-			lapic_msr_write(a->l[n], MSR_DEADLINE, clock_tsc(&a->r->clock) + (val & 0xfff));
+			lapic_msr_write(a->l[n], MSR_DEADLINE, clock_tsc(&a->b->clock) + (val & 0xfff));
 		} else if (a->cpu[n].intr) {
 			delivered += lapic_ack(a->l[n]) >= 16;
 		} else {
 			lapic_set_tpr(a->l[n], val & 0x30);
-			mem_phys_write(&a->r->mem, APIC + A_EOI, 0, 4);
+			mem_phys_write(&a->b->mem, APIC + A_EOI, 0, 4);
 			lapic_msr_write(a->l[n], MSR_X2(A_EOI), 0);
 		}
 		x2_seen += !!(msr(a, n, MSR_BASE) & BASE_X2);
@@ -755,7 +755,7 @@ static void fuzz(void **state)
 	assert_in_range(delivered, 500, 100000);
 	assert_in_range(x2_seen, 500, 100000);
 	for (unsigned c = 0; c < RIG_CPUS; c++)
-		rig_round_trip((struct device *)a->l[c]);
+		round_trip((struct device *)a->l[c]);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

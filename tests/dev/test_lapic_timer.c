@@ -1,5 +1,5 @@
 /* The local APIC's timer: exactly once, never early, in each mode. */
-#include "rig.h"
+#include "apic_rig.h"
 
 #define VECTOR 0x60
 #define PERIODIC 0x20000u
@@ -49,30 +49,30 @@ static void set_deadline(struct apic_rig *a, u64 v)
 static void one_shot(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 
-	rig_at(r, 12345);
+	board_at(b, 12345);
 	apic_set(a, 0, A_TICR, 1000);
 	assert_int_equal(apic_get(a, 0, A_TICR), 1000);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 1000);
-	rig_at(r, 12345 + 400);
+	board_at(b, 12345 + 400);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 600);
-	rig_at(r, 12345 + 999);
+	board_at(b, 12345 + 999);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 1);
-	rig_at(r, 12345 + 1000);
+	board_at(b, 12345 + 1000);
 	assert_int_equal(fired(a), 1);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
-	rig_advance(r, 1000000);
+	board_advance(b, 1000000);
 	assert_int_equal(fired(a), 0);
 	/* 0 stops it; a new count starts over. */
 	apic_set(a, 0, A_TICR, 1000);
-	rig_advance(r, 500);
+	board_advance(b, 500);
 	apic_set(a, 0, A_TICR, 1000);
-	rig_advance(r, 999);
+	board_advance(b, 999);
 	assert_int_equal(fired(a), 0);
 	apic_set(a, 0, A_TICR, 0);
-	rig_advance(r, 5000);
+	board_advance(b, 5000);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
 }
@@ -86,62 +86,62 @@ static void dividers(void **state)
 		apic_set(a, 0, A_TDCR, code[i] | 4); /* bit 2 is not there */
 		assert_int_equal(apic_get(a, 0, A_TDCR), code[i]);
 		apic_set(a, 0, A_TICR, 100);
-		rig_advance(a->r, (100ull << i) - 1);
+		board_advance(a->b, (100ull << i) - 1);
 		assert_int_equal(fired(a), 0);
 		assert_int_equal(apic_get(a, 0, A_TCCR), 1);
-		rig_advance(a->r, 1);
+		board_advance(a->b, 1);
 		assert_int_equal(fired(a), 1);
 	}
 	/* While it counts: the count stays, the rate changes. */
 	apic_set(a, 0, A_TDCR, 0xb);
 	apic_set(a, 0, A_TICR, 1000);
-	rig_advance(a->r, 600);
+	board_advance(a->b, 600);
 	apic_set(a, 0, A_TDCR, 0); /* by 2 */
 	assert_int_equal(apic_get(a, 0, A_TCCR), 400);
-	rig_advance(a->r, 799);
+	board_advance(a->b, 799);
 	assert_int_equal(fired(a), 0);
-	rig_advance(a->r, 1);
+	board_advance(a->b, 1);
 	assert_int_equal(fired(a), 1);
 }
 
 static void periodic(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
 	apic_set(a, 0, A_TICR, 100000);
 	for (int i = 1; i < 20; i++) {
-		rig_at(r, 100000ull * i - 1);
+		board_at(b, 100000ull * i - 1);
 		assert_int_equal(fired(a), 0);
-		rig_at(r, 100000ull * i);
+		board_at(b, 100000ull * i);
 		assert_int_equal(fired(a), 1);
 		assert_int_equal(apic_get(a, 0, A_TCCR), 100000);
 	}
 	/* Late by some periods: one interrupt, then in step again. */
-	rig_at(r, 2550000);
+	board_at(b, 2550000);
 	assert_int_equal(fired(a), 1);
-	assert_int_equal(r->clock.next_deadline, 2600000);
+	assert_int_equal(b->clock.next_deadline, 2600000);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 50000);
-	rig_at(r, 2599999);
+	board_at(b, 2599999);
 	assert_int_equal(fired(a), 0);
-	rig_at(r, 2600000);
+	board_at(b, 2600000);
 	assert_int_equal(fired(a), 1);
 	/* The count can be read before the late interrupt came. */
-	clock_advance_to(&r->clock, 2730000);
+	clock_advance_to(&b->clock, 2730000);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 70000);
 	/* Masked: nothing comes, the count goes on. */
 	apic_set(a, 0, A_TIMER, MASKED | PERIODIC | VECTOR);
-	rig_at(r, 2850000);
+	board_at(b, 2850000);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 50000);
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
-	rig_at(r, 2900000);
+	board_at(b, 2900000);
 	assert_int_equal(fired(a), 1);
 	/* Very late: not one call of the handler for each period. */
-	rig_at(r, 3600000050000);
+	board_at(b, 3600000050000);
 	assert_int_equal(fired(a), 1);
-	assert_int_equal(r->clock.next_deadline, 3600000100000);
+	assert_int_equal(b->clock.next_deadline, 3600000100000);
 }
 
 /* A period of a nanosecond must not keep the host from all else. */
@@ -153,7 +153,7 @@ static void shortest_period(void **state)
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
 	apic_set(a, 0, A_TICR, 1);
 	for (int i = 0; i < 100000; i++) {
-		rig_advance(a->r, 10);
+		board_advance(a->b, 10);
 		n += fired(a);
 	}
 	assert_in_range(n, 20, 60); /* 1 ms, at most one each 20 us */
@@ -165,30 +165,30 @@ static void mode_change(void **state)
 
 	/* One-shot to periodic in the middle: the count goes on, then wraps. */
 	apic_set(a, 0, A_TICR, 100000);
-	rig_advance(a->r, 60000);
+	board_advance(a->b, 60000);
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 40000);
 	assert_int_equal(apic_get(a, 0, A_TICR), 100000);
-	rig_advance(a->r, 40000);
+	board_advance(a->b, 40000);
 	assert_int_equal(fired(a), 1);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 100000);
 	/* And back: it ends, and stays at its end in whatever mode. */
 	apic_set(a, 0, A_TIMER, VECTOR);
-	rig_advance(a->r, 100000);
+	board_advance(a->b, 100000);
 	assert_int_equal(fired(a), 1);
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
-	rig_advance(a->r, 1000000);
+	board_advance(a->b, 1000000);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
 	/* Also where the host's timer is late: it has ended when the mode changes. */
 	apic_set(a, 0, A_TIMER, VECTOR);
 	apic_set(a, 0, A_TICR, 1000);
-	clock_advance_to(&a->r->clock, clock_ns(&a->r->clock) + 1000);
+	clock_advance_to(&a->b->clock, clock_ns(&a->b->clock) + 1000);
 	assert_int_equal(fired(a), 0);
 	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
 	assert_int_equal(fired(a), 1);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
-	rig_advance(a->r, 1000000);
+	board_advance(a->b, 1000000);
 	assert_int_equal(fired(a), 0);
 	/* TSC deadline shares nothing with the count. */
 	apic_set(a, 0, A_TICR, 100000);
@@ -196,63 +196,63 @@ static void mode_change(void **state)
 	assert_int_equal(apic_get(a, 0, A_TCCR), 0);
 	apic_set(a, 0, A_TICR, 5000);
 	assert_int_equal(apic_get(a, 0, A_TICR), 0);
-	set_deadline(a, clock_tsc(&a->r->clock) + 5000);
+	set_deadline(a, clock_tsc(&a->b->clock) + 5000);
 	apic_set(a, 0, A_TIMER, VECTOR);
 	assert_int_equal(deadline(a), 0);
-	rig_advance(a->r, 1000000);
+	board_advance(a->b, 1000000);
 	assert_int_equal(fired(a), 0);
 }
 
 static void tsc_deadline(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 
 	/* Outside its mode the MSR takes nothing. */
 	set_deadline(a, 100);
 	assert_int_equal(deadline(a), 0);
-	rig_advance(r, 200);
+	board_advance(b, 200);
 	assert_int_equal(fired(a), 0);
 	apic_set(a, 0, A_TIMER, DEADLINE | VECTOR);
-	u64 at = clock_tsc(&r->clock) + 1000;
+	u64 at = clock_tsc(&b->clock) + 1000;
 	set_deadline(a, at);
 	assert_int_equal(deadline(a), at);
-	assert_int_equal(r->clock.next_deadline, at); /* the host sleeps until then */
-	rig_at(r, at - 1);
+	assert_int_equal(b->clock.next_deadline, at); /* the host sleeps until then */
+	board_at(b, at - 1);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(deadline(a), at);
-	rig_at(r, at);
+	board_at(b, at);
 	assert_int_equal(fired(a), 1);
 	assert_int_equal(deadline(a), 0);
-	rig_advance(r, 100000);
+	board_advance(b, 100000);
 	lapic_set_tsc_adjust(a->l[0], 0);
 	assert_int_equal(fired(a), 0);
 	/* Now, and in the past: at once. 0: never. A later one replaces an earlier one. */
-	set_deadline(a, clock_tsc(&r->clock));
+	set_deadline(a, clock_tsc(&b->clock));
 	assert_int_equal(fired(a), 1);
 	assert_int_equal(deadline(a), 0);
 	set_deadline(a, 1);
 	assert_int_equal(fired(a), 1);
-	at = clock_tsc(&r->clock);
+	at = clock_tsc(&b->clock);
 	set_deadline(a, at + 1000);
 	set_deadline(a, 0);
-	rig_advance(r, 2000);
+	board_advance(b, 2000);
 	assert_int_equal(fired(a), 0);
-	at = clock_tsc(&r->clock);
+	at = clock_tsc(&b->clock);
 	set_deadline(a, at + 1000);
 	set_deadline(a, at + 3000);
-	rig_at(r, at + 2999);
+	board_at(b, at + 2999);
 	assert_int_equal(fired(a), 0);
-	rig_at(r, at + 3000);
+	board_at(b, at + 3000);
 	assert_int_equal(fired(a), 1);
 	set_deadline(a, UINT64_MAX);
-	rig_advance(r, 1ull << 40);
+	board_advance(b, 1ull << 40);
 	assert_int_equal(fired(a), 0);
 	assert_true(deadline(a) == UINT64_MAX);
 	/* Masked, the deadline passes without an interrupt. */
 	apic_set(a, 0, A_TIMER, MASKED | DEADLINE | VECTOR);
-	set_deadline(a, clock_tsc(&r->clock) + 10);
-	rig_advance(r, 10);
+	set_deadline(a, clock_tsc(&b->clock) + 10);
+	board_advance(b, 10);
 	assert_int_equal(deadline(a), 0);
 	apic_set(a, 0, A_TIMER, DEADLINE | VECTOR);
 	assert_int_equal(fired(a), 0);
@@ -261,28 +261,28 @@ static void tsc_deadline(void **state)
 static void tsc_adjusted(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 
 	apic_set(a, 0, A_TIMER, DEADLINE | VECTOR);
-	rig_at(r, 10000);
+	board_at(b, 10000);
 	lapic_set_tsc_adjust(a->l[0], 500000);
 	set_deadline(a, 511000);
-	rig_at(r, 10999);
+	board_at(b, 10999);
 	assert_int_equal(fired(a), 0);
-	rig_at(r, 11000);
+	board_at(b, 11000);
 	assert_int_equal(fired(a), 1);
 	/* While one is pending: backwards puts it off, forwards over it fires it. */
 	set_deadline(a, 512000);
 	lapic_set_tsc_adjust(a->l[0], 400000);
-	rig_at(r, 50000);
+	board_at(b, 50000);
 	assert_int_equal(fired(a), 0);
 	lapic_set_tsc_adjust(a->l[0], 500000);
 	assert_int_equal(fired(a), 1);
 	lapic_set_tsc_adjust(a->l[0], -40000ull); /* the guest's TSC is 10000 */
 	set_deadline(a, 10100);
-	rig_at(r, 50099);
+	board_at(b, 50099);
 	assert_int_equal(fired(a), 0);
-	rig_at(r, 50100);
+	board_at(b, 50100);
 	assert_int_equal(fired(a), 1);
 }
 
@@ -290,18 +290,18 @@ static void tsc_adjusted(void **state)
 static void never_early(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 
-	r->clock.tsc_hz = 3000000000; /* it is 1 GHz here */
+	b->clock.tsc_hz = 3000000000; /* it is 1 GHz here */
 	apic_set(a, 0, A_TIMER, DEADLINE | VECTOR);
 	set_deadline(a, 100000);
 	for (u64 ns = 0; ns < 100000; ns += 7) {
-		rig_at(r, ns);
+		board_at(b, ns);
 		assert_int_equal(fired(a), 0);
 	}
-	rig_at(r, 99999);
+	board_at(b, 99999);
 	assert_int_equal(fired(a), 0);
-	rig_at(r, 100001);
+	board_at(b, 100001);
 	assert_int_equal(fired(a), 1);
 }
 
@@ -309,13 +309,13 @@ static void never_early(void **state)
 static void random_one_shots(void **state)
 {
 	struct apic_rig *a = *state;
-	struct rig *r = a->r;
+	struct board *b = a->b;
 	u64 s = 42, due = UINT64_MAX;
 	int n = 0;
 	bool tsc = false;
 
 	for (int i = 0; i < 20000; i++) {
-		u64 v = rig_random(&s);
+		u64 v = next_random(&s);
 
 		switch (v & 7) {
 		case 0:
@@ -328,16 +328,16 @@ static void random_one_shots(void **state)
 			u32 count = v >> 8 & 0x3fff;
 
 			if (tsc)
-				set_deadline(a, clock_tsc(&r->clock) + count);
+				set_deadline(a, clock_tsc(&b->clock) + count);
 			else
 				apic_set(a, 0, A_TICR, count);
-			due = count || tsc ? clock_ns(&r->clock) + count : UINT64_MAX;
+			due = count || tsc ? clock_ns(&b->clock) + count : UINT64_MAX;
 			break;
 		}
 		default:
-			rig_advance(r, v >> 8 & 0xfff);
+			board_advance(b, v >> 8 & 0xfff);
 		}
-		bool is_due = clock_ns(&r->clock) >= due;
+		bool is_due = clock_ns(&b->clock) >= due;
 		assert_int_equal(fired(a), is_due);
 		if (is_due) {
 			due = UINT64_MAX;

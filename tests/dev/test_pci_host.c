@@ -1,7 +1,7 @@
 /* PCI configuration, PIRQ routing, the reset register. */
-#include "rig.h"
+#include "board.h"
 
-static struct rig *r;
+static struct board *b;
 static struct device *host;
 static struct pci_function nic, disk;
 static unsigned written_off, written_size;
@@ -14,8 +14,8 @@ static void nic_written(struct pci_function *f, unsigned off, unsigned size)
 
 static int setup(void **state)
 {
-	r = rig_new();
-	host = rig_device(r, &pci_host_class);
+	b = board_bare();
+	host = board_device(b, &pci_host_class);
 	memset(&nic, 0, sizeof(nic));
 	nic.dev = 3;
 	nic.written = nic_written;
@@ -38,12 +38,12 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	device_free(host);
-	rig_free(r);
+	board_free(b);
 	return 0;
 }
 
-static u32 in(u16 port, unsigned size) { return mem_port_read(&r->mem, port, size); }
-static void out(u16 port, u32 val, unsigned size) { mem_port_write(&r->mem, port, val, size); }
+static u32 in(u16 port, unsigned size) { return mem_port_read(&b->mem, port, size); }
+static void out(u16 port, u32 val, unsigned size) { mem_port_write(&b->mem, port, val, size); }
 
 static void address(unsigned bus, unsigned dev, unsigned fn, unsigned reg)
 {
@@ -146,9 +146,9 @@ static void pam(void **state)
 	assert_int_equal(n, 2);
 	wr8(0, 0, 0x72, 0x0a);
 	assert_int_equal(n, 2);
-	mem_lock(&r->mem);
+	mem_lock(&b->mem);
 	pci_host_class.reset(host);
-	mem_unlock(&r->mem);
+	mem_unlock(&b->mem);
 	assert_int_equal(n, 3);
 	assert_int_equal(pam_seen[6], 0);
 	assert_int_equal(rd(0, 0, 0x72) & 0xff, 2);
@@ -156,9 +156,9 @@ static void pam(void **state)
 
 static void intx(struct pci_function *f, bool level)
 {
-	mem_lock(&r->mem);
+	mem_lock(&b->mem);
 	pci_set_intx(host, f, level);
-	mem_unlock(&r->mem);
+	mem_unlock(&b->mem);
 }
 
 static void pirq(void **state)
@@ -166,53 +166,53 @@ static void pirq(void **state)
 	/* Slot 3, INTA: PIRQC. */
 	intx(&nic, true);
 	for (int i = 0; i < 24; i++)
-		assert_int_equal(r->irqs.level[i], 0);
+		assert_int_equal(b->irqs.level[i], 0);
 	wr8(1, 0, 0x62, 11);
-	assert_true(r->irqs.level[11]);
+	assert_true(b->irqs.level[11]);
 	/* Shared: high until both are low. */
 	intx(&disk, true);
 	intx(&nic, false);
-	assert_true(r->irqs.level[11]);
+	assert_true(b->irqs.level[11]);
 	intx(&disk, false);
-	assert_false(r->irqs.level[11]);
+	assert_false(b->irqs.level[11]);
 	/* Rerouted while high. */
 	intx(&disk, true);
 	wr8(1, 0, 0x62, 10);
-	assert_false(r->irqs.level[11]);
-	assert_true(r->irqs.level[10]);
+	assert_false(b->irqs.level[11]);
+	assert_true(b->irqs.level[10]);
 	/* Two PIRQs on one irq do not disturb each other. */
 	disk.config[0x3d] = 1;
 	nic.config[0x3d] = 2;
 	wr8(1, 0, 0x63, 10);
 	intx(&nic, true);
 	intx(&nic, false);
-	assert_true(r->irqs.level[10]);
+	assert_true(b->irqs.level[10]);
 	wr8(1, 0, 0x62, 0x80 | 10); /* off */
-	assert_false(r->irqs.level[10]);
+	assert_false(b->irqs.level[10]);
 	for (u8 irq = 0; irq < 3; irq++) { /* reserved routes */
 		wr8(1, 0, 0x62, irq);
-		assert_int_equal(r->irqs.level[irq], 0);
+		assert_int_equal(b->irqs.level[irq], 0);
 	}
 	wr8(1, 0, 0x62, 10);
-	rig_round_trip(host);
-	assert_true(r->irqs.level[10]);
+	round_trip(host);
+	assert_true(b->irqs.level[10]);
 }
 
 static void reset_register(void **state)
 {
 	out(0xcf9, 0x02, 1);
 	assert_int_equal(in(0xcf9, 1), 0x02);
-	assert_int_equal(r->resets, 0);
+	assert_int_equal(b->resets, 0);
 	out(0xcf9, 0x06, 1);
-	assert_int_equal(r->resets, 1);
+	assert_int_equal(b->resets, 1);
 	assert_int_equal(in(0xcf9, 1), 0x02);
-	assert_int_equal(r->cpu_inits, 0);
+	assert_int_equal(b->inits, 0);
 	out(0xcf9, 0x0e, 1);
-	assert_int_equal(r->resets, 2);
+	assert_int_equal(b->resets, 2);
 	out(0xcf9, 0x00, 1);
 	out(0xcf9, 0x04, 1);
-	assert_int_equal(r->resets, 2);
-	assert_int_equal(r->cpu_inits, 1);
+	assert_int_equal(b->resets, 2);
+	assert_int_equal(b->inits, 1);
 	assert_int_equal(in(0xcf8, 4), 0);
 }
 
@@ -222,7 +222,7 @@ static void fuzz(void **state)
 	u32 shadow = 0;
 
 	for (int i = 0; i < 100000; i++) {
-		u64 v = rig_random_value(&s), pick = rig_random(&s);
+		u64 v = random_value(&s), pick = next_random(&s);
 		static const u8 fns[] = { 0x00, 0x08, 0x0b, 0x18, 0x38, 0x09 };
 		unsigned lane = pick >> 8 & 3;
 
@@ -239,14 +239,14 @@ static void fuzz(void **state)
 		/* One function with an interrupt: its irq is the routed one, and only that. */
 		unsigned lines = 0;
 		for (int g = 0; g < 24; g++)
-			lines += r->irqs.level[g] != 0;
+			lines += b->irqs.level[g] != 0;
 		assert_in_range(lines, 0, 1);
 	}
 	assert_int_equal(rd(0, 0, 0), 0x12378086);
 	assert_int_equal(rd(1, 0, 0), 0x70008086);
 	assert_int_equal(ld32(nic.config), 0x12345678);
 	assert_int_equal(ld32(nic.config + 0x10) & 0xfff, 0);
-	rig_round_trip(host);
+	round_trip(host);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

@@ -93,6 +93,55 @@ static void pvh(void **state)
 	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x31));
 }
 
+/* A note that is not loaded: no memory, but its bytes are in the file. */
+static void pvh_note_without_memory(void **state)
+{
+	make_elf32();
+	st32(file + 0x40 + 32 + 20, 0);
+	struct vm_config cfg = config(sizeof(file));
+	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x31));
+	make_elf64();
+	st64(file + 0x40 + 56 + 40, 0);
+	rig_file(FILE_KERNEL, file, sizeof(file));
+	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x31));
+}
+
+/* What the loader puts into memory after the kernel must not land on it. */
+static void places(void **state)
+{
+	static const struct { u32 pvh; u32 at, size; const char *word; } t[] = {
+		{ 1, 0x500, 0x100, "the GDT" }, { 0, 0x51f, 0x100, "the GDT" },
+		{ 1, 0x637f, 0x100, "the start info" }, { 1, 0x5000, 0x1001, "the start info" },
+		{ 1, 0x5000, 0x1000, NULL }, { 1, 0x6380, 0x19c80, NULL }, { 1, 0x6380, 0x19c81, "the command line" },
+		{ 1, 0xf0020, 0x100, "the ACPI root pointer" }, { 1, 0xf0024, 0x100, NULL },
+		{ 1, (64 << 20) - 0x20000 - 0x1000, 0x1000, NULL }, { 1, (64 << 20) - 0x20000 - 0x1000, 0x1001, "the ACPI tables" },
+		{ 0, 0x3ff, 0x100, "the interrupt vectors" }, { 0, 0x400, 0x100, NULL },
+		{ 0, 0x6100, 0x100, "the multiboot information" }, { 0, 0x20000, 0x100, "the command line" },
+		{ 0, 0xf8000, 0x100, "the interrupt handlers" },
+	};
+	for (size_t k = 0; k < ARRAY_LEN(t); k++) {
+		for (u32 flags = 0; flags <= (t[k].pvh ? 0 : 0x10000); flags += 0x10000) {
+			if (t[k].pvh)
+				make_elf32();
+			else
+				make_multiboot(flags);
+			st32(file + 0x40 + 12, t[k].at);        /* p_paddr, p_memsz */
+			st32(file + 0x40 + 20, t[k].size);
+			if (flags) { /* header's and load address, load end, bss end */
+				st32(file + 0x10c, t[k].at + 0x10);
+				st32(file + 0x110, t[k].at);
+				st32(file + 0x114, t[k].at + 0x20);
+				st32(file + 0x118, t[k].at + t[k].size);
+			}
+			struct vm_config cfg = config(sizeof(file));
+			if (t[k].word)
+				rig_refuses(&cfg, t[k].word);
+			else
+				machine_free(rig_build(&cfg));
+		}
+	}
+}
+
 static void pvh_start_info(void **state)
 {
 	static char append[] = "a b";
@@ -178,6 +227,9 @@ static void malformed_elf(void **state)
 	st32(file + 0x40 + 16, 0x8000);       /* p_filesz above p_memsz */
 	refuses("malformed");
 	make_elf32();
+	st32(file + 0x40 + 20, 0);            /* the same: p_memsz 0 */
+	refuses("malformed");
+	make_elf32();
 	st32(file + 0x40 + 20, 0x7fffffff);   /* p_memsz */
 	refuses("-m");
 	make_elf32();
@@ -259,7 +311,7 @@ static void module_does_not_fit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pvh), cmocka_unit_test(pvh_start_info), cmocka_unit_test(multiboot),
+		cmocka_unit_test(pvh), cmocka_unit_test(pvh_note_without_memory), cmocka_unit_test(places), cmocka_unit_test(pvh_start_info), cmocka_unit_test(multiboot),
 		cmocka_unit_test(bss_is_zero_after_a_reset), cmocka_unit_test(malformed_elf), cmocka_unit_test(many_segments),
 		cmocka_unit_test(malformed_multiboot), cmocka_unit_test(module_does_not_fit),
 	};

@@ -81,6 +81,78 @@ static void firmware(void **state)
 	rig_refuses(&cfg, "multiple of 4 KiB");
 }
 
+static void set_pam(struct machine *m, unsigned reg, u8 val)
+{
+	mem_port_write(&m->mem, 0xcf8, 0x80000000 | (reg & ~3u), 4);
+	mem_port_write(&m->mem, (u16)(0xcfc + (reg & 3)), val, 1);
+}
+
+/* Each area: ROM or nothing; RAM to read; to write; both. */
+static void pam(void **state)
+{
+	static u8 rom[0x20000];
+	static const struct { u32 base, end, rom; u8 reg, shift; } t[] = {
+		{ 0xf0000, 0x100000, 0x10000, 0x59, 4 }, { 0xc0000, 0xc4000, 0, 0x5a, 0 }, { 0xc4000, 0xc8000, 0, 0x5a, 4 },
+		{ 0xdc000, 0xe0000, 0, 0x5d, 4 }, { 0xe0000, 0xe4000, 1, 0x5e, 0 }, { 0xec000, 0xf0000, 0xc000, 0x5f, 4 },
+	};
+	for (size_t k = 0; k < sizeof(rom); k++)
+		rom[k] = (u8)(k >> 8 ^ k);
+	struct vm_config cfg = rig_config();
+	cfg.firmware = rig_file(FILE_OTHER, rom, sizeof(rom));
+	struct machine *m = rig_build(&cfg);
+	struct mem *mem = &m->mem;
+	for (size_t k = 0; k < ARRAY_LEN(t); k++) {
+		u64 at = t[k].rom ? ld64(rom + (t[k].rom & ~1u)) : ~0ull, first = t[k].base, last = t[k].end - 8;
+		memset(mem->ram + first, 0, t[k].end - first);
+		assert_int_equal(mem_phys_read(mem, first, 8), at);
+		mem_phys_write(mem, first, 1, 8);
+		assert_int_equal(ld64(mem->ram + first), 0);
+		set_pam(m, t[k].reg, (u8)(2 << t[k].shift));
+		mem_phys_write(mem, first, 2, 8);
+		mem_phys_write(mem, last, 0x0102030405060708, 8);
+		assert_int_equal(mem_phys_read(mem, first, 8), at);
+		set_pam(m, t[k].reg, (u8)(1 << t[k].shift));
+		assert_int_equal(mem_phys_read(mem, first, 8), 2);
+		assert_int_equal(mem_phys_read(mem, last, 8), 0x0102030405060708);
+		mem_phys_write(mem, first, 3, 8);
+		assert_int_equal(mem_phys_read(mem, first, 8), 2);
+		set_pam(m, t[k].reg, (u8)(3 << t[k].shift));
+		mem_phys_write(mem, first, 3, 8);
+		assert_int_equal(mem_phys_read(mem, first, 8), 3);
+		assert_non_null(mem_ram(mem, last));
+		if (last + 8 < MEM_1M) /* the next one is as it was */
+			assert_null(mem_ram(mem, last + 8));
+		struct error e;
+		pc_reset(m);
+		assert_true(boot_load(m, &e));
+		assert_int_equal(mem_phys_read(mem, first, 8), at);
+		assert_int_equal(ld64(mem->ram + first), 3);
+	}
+	machine_free(m);
+}
+
+/* Firmware that copies itself into the RAM behind it and changes an instruction there. */
+static void firmware_in_shadow_ram(void **state)
+{
+	static u8 rom[65536];
+	static const u8 code[] = {
+		0x66, 0xb8, 0x58, 0x00, 0x00, 0x80, 0xba, 0xf8, 0x0c, 0x66, 0xef, /* CONFIG_ADDRESS: 58h of 00:00.0 */
+		0xba, 0xfd, 0x0c, 0xb0, 0x20, 0xee,                               /* PAM0: write RAM, read ROM */
+		0xb8, 0x00, 0xf0, 0x8e, 0xd8, 0x8e, 0xc0,                         /* DS = ES = F000 */
+		0x31, 0xf6, 0x31, 0xff, 0xb9, 0x00, 0x80, 0xfc, 0xf3, 0xa5,       /* all of it onto itself */
+		0xb0, 0x30, 0xee,                                                 /* PAM0: RAM */
+		0xc6, 0x06, 43, 0x00, 0x22,                                       /* the code that follows becomes 22h */
+		EXIT_CODE(0x11),
+	};
+	static const u8 reset[] = { 0xea, 0x00, 0x00, 0x00, 0xf0 };
+	memcpy(rom, code, sizeof(code));
+	memcpy(rom + 0xfff0, reset, sizeof(reset));
+	assert_int_equal(rom[43], 0x11);
+	struct vm_config cfg = rig_config();
+	cfg.firmware = rig_file(FILE_OTHER, rom, sizeof(rom));
+	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x22));
+}
+
 /* ---- tables -------------------------------------------------------------------------------------- */
 
 static const u8 stop[] = { EXIT_CODE(0) };
@@ -384,7 +456,7 @@ static void refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(flat_modes), cmocka_unit_test(flat_places), cmocka_unit_test(firmware), cmocka_unit_test(memory_map),
+		cmocka_unit_test(flat_modes), cmocka_unit_test(flat_places), cmocka_unit_test(firmware), cmocka_unit_test(pam), cmocka_unit_test(firmware_in_shadow_ram), cmocka_unit_test(memory_map),
 		cmocka_unit_test(acpi_tables), cmocka_unit_test(ends), cmocka_unit_test(many_resets), cmocka_unit_test(kernel_gone_at_reset),
 		cmocka_unit_test(quit), cmocka_unit_test(two_at_once), cmocka_unit_test(deterministic), cmocka_unit_test(refused),
 	};
