@@ -27,7 +27,7 @@
 
 #include "diff.h"
 
-enum { MAX_SLOTS = 112, MAX_POKES = 24, MAX_EDITS = 6, MAX_RUNS = 4, MAX_INSNS = 20000 };
+enum { MAX_SLOTS = 112, MAX_POKES = 24, MAX_EDITS = 6, MAX_RUNS = 4, MAX_INSNS = 10000 };
 enum { END_VECTOR = 0x21, IRET_VECTORS = 0x22, N_IRET_VECTORS = 6, INTR_VECTORS = 0x30 };
 
 /* ---- the linear address space (layout.c) ------------------------------------------------------

@@ -61,21 +61,31 @@ static void loop_close(struct gen *e, unsigned r, i16 head)
 		emit_fix(e, (u8[]){ 0x0f, 0x85, 0, 0, 0, 0 }, 6, 'r', 2, 4, head, 0);
 }
 
+static unsigned counter(struct gen *e)
+{
+	for (;;) {
+		unsigned r = pct(e, 40) ? (unsigned)R_CX : below(e, 16);
+		if (e->counters >> r & 1 && !kept(e, r))
+			return r;
+	}
+}
+
 static void loop(struct gen *e)
 {
-	unsigned r = pct(e, 40) && !kept(e, R_CX) ? (unsigned)R_CX : free_reg(e), how = below(e, 100);
 	if (e->depth >= 2 || e->n_loops == ARRAY_LEN(e->loop)) {
 		branch_ahead(e);
 		return;
 	}
+	unsigned r = counter(e), how = below(e, 100);
 	unit_begin(e);
 	unsigned first = e->n_units - 1, mine = e->n_loops++;
-	load(e, r, how < 70 ? 1 + below(e, 6) : how < 96 || e->depth ? 5 + below(e, 30) : 100 + below(e, 500));
+	load(e, r, how < 70 ? 1 + below(e, 6) : how < 96 || e->depth ? 5 + below(e, e->depth ? 15 : 30) : 100 + below(e, 500));
 	e->keep |= 1u << r;
-	e->depth++;
+	unsigned depth = e->depth;
+	e->depth = e->value[r] > 50 ? 2 : depth + 1; /* long ones are the innermost */
 	i16 head = (i16)(UNIT_LABEL + e->n_units);
 	body(e, 1 + below(e, 5));
-	e->depth--;
+	e->depth = depth;
 	e->keep &= ~(1u << r);
 	unit_begin(e);
 	loop_close(e, r, head);
@@ -180,7 +190,11 @@ static void table(struct gen *e)
 void function(struct gen *e, unsigned k)
 {
 	e->functions[k] = (i16)e->p->n_slots;
+	e->keep = e->counters;
+	e->depth = 2; /* no loops */
 	body(e, 1 + below(e, 3));
+	e->depth = 0;
+	e->keep = 0;
 	unit_begin(e);
 	switch (below(e, 8)) {
 	case 0: emit(e, (u8[]){ 0xc2, (u8)(8 * below(e, 3)), 0 }, 3); break; /* ret 8 */

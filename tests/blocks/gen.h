@@ -29,7 +29,8 @@ struct gen {
 	unsigned n_units;
 	bool known[16];
 	u64 value[16];
-	u32 keep;              /* registers that nothing writes: counters of loops */
+	u32 keep;              /* registers that nothing writes: counters of loops under way */
+	u32 counters;          /* registers that may become counters: functions leave them alone */
 	unsigned risk;         /* percent of memory operands that may fault or hit code */
 	unsigned depth;        /* of loops */
 	bool full;             /* no room for more */
@@ -37,6 +38,7 @@ struct gen {
 	const struct world *world;
 	struct { u16 from, to; } loop[12]; /* units: where the counter is loaded, the branch back */
 	unsigned n_loops;
+	u16 poke_unit[MAX_POKES]; /* the unit that goes through it */
 	i16 functions[4];      /* slots where functions begin */
 	unsigned n_functions;
 };

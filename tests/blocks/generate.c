@@ -99,6 +99,7 @@ void poke_label(struct gen *e, u64 lin, i16 label, i64 to)
 	poke_bytes(e, lin, &zero, 8);
 	if (e->p->n_pokes > n) {
 		e->p->poke[n].label = label;
+		e->poke_unit[n] = (u16)(e->n_units - 1);
 		e->p->poke[n].to = to;
 	}
 }
@@ -134,7 +135,7 @@ static void resolve(struct gen *e)
 		if (p->slot[k].fix)
 			p->slot[k].label = label_of(e, p->slot[k].label, unit_of_slot(e, k));
 	for (unsigned k = 0; k < p->n_pokes; k++)
-		p->poke[k].label = label_of(e, p->poke[k].label, 0);
+		p->poke[k].label = label_of(e, p->poke[k].label, e->poke_unit[k]);
 }
 
 /* A short branch that is too far becomes a long one, or a NOP where there is none (LOOP). */
@@ -287,6 +288,18 @@ static void edits(struct gen *e)
 	}
 }
 
+/* Where handlers go on: mostly late in the program, and not in a loop whose counter nobody set. */
+static void resume(struct gen *e)
+{
+	struct program *p = e->p;
+	unsigned main = p->n_slots - p->entry, skip = pct(e, 75) ? main / 2 : 0;
+	unsigned slot = p->entry + skip + below(e, main - skip + 1u), unit = unit_of_slot(e, slot);
+	for (unsigned k = 0; k < e->n_loops; k++)
+		if (slot < p->n_slots && unit > e->loop[k].from && unit <= e->loop[k].to)
+			slot = e->unit[unit = e->loop[k].from];
+	p->resume = (u8)slot;
+}
+
 void generate(struct program *p, struct rng *g, const struct pool *pool, const struct finder *f, const struct world *w)
 {
 	static struct gen e;
@@ -309,6 +322,9 @@ void generate(struct program *p, struct rng *g, const struct pool *pool, const s
 		e.known[k] = true;
 		e.value[k] = p->run[0].gpr[k];
 	}
+	e.counters = 1u << R_CX;
+	while (__builtin_popcount(e.counters) < 4)
+		e.counters |= 1u << rnd_below(g, 16) & ~(1u << R_SP);
 	unsigned functions = rnd_pct(g, 70) ? 0 : 1 + rnd_below(g, 2), how = rnd_below(g, 100);
 	for (unsigned k = 0; k < functions; k++)
 		function(&e, k);
@@ -316,7 +332,7 @@ void generate(struct program *p, struct rng *g, const struct pool *pool, const s
 	body(&e, how < 45 ? 1 + rnd_below(g, 6) : how < 85 ? 4 + rnd_below(g, 12) : 12 + rnd_below(g, 24));
 	resolve(&e);
 	lengthen(p);
-	p->resume = (u8)(p->entry + rnd_below(g, p->n_slots - p->entry + 1u));
+	resume(&e);
 	more_runs(&e);
 	edits(&e);
 	p->vec_seed = rnd(g) | 1;

@@ -30,7 +30,8 @@ struct comparer {
 	struct cells cells;
 	enum rig_end end[2];
 	unsigned failed_run;
-	u64 runs, endless, undefined, differ;
+	u64 runs, endless, undefined, differ, insns;
+	u64 at_end, by_vector[256], elsewhere; /* how runs ended */
 };
 
 enum verdict_block { EQUAL, ENDLESS, UNDEFINED, DIFFERENT };
@@ -49,14 +50,42 @@ static struct compare_rules rules(const struct comparer *c, const struct program
 	};
 }
 
+/* Where A stands. */
+static void tally(struct comparer *c)
+{
+	const struct cpu *cpu = rig_cpu(c->rig[0]);
+	u64 stub = cpu->rip - 1 - sys_lin(c->world, SYS_STUBS), go = stub - 4096;
+	if (stub < 4096)
+		c->by_vector[stub / STUB_STEP]++;
+	else if (go < 4096)
+		c->by_vector[go / STUB_STEP]++;
+	else if (cpu->rip - sys_lin(c->world, 0) < N_SYS * 4096)
+		c->elsewhere++;
+	else
+		c->at_end++;
+}
+
+static void show_tally(const struct comparer *c)
+{
+	printf("%llu instructions; runs ended: %llu at a HLT, %llu without fuel,", (unsigned long long)c->insns,
+	       (unsigned long long)c->at_end, (unsigned long long)c->elsewhere);
+	for (unsigned k = 0; k < 256; k++)
+		if (c->by_vector[k])
+			printf(" %llu by %u", (unsigned long long)c->by_vector[k], k);
+	putchar('\n');
+}
+
 static enum verdict_block run_program(struct comparer *c, const struct program *p, bool explain)
 {
 	world_program(c->world, p);
 	rig_load(c->rig[0], p);
 	rig_load(c->rig[1], p);
 	for (unsigned k = 0; k < p->n_runs; k++) {
+		u64 before = rig_cpu(c->rig[0])->icount;
 		c->runs++;
 		c->end[0] = rig_run(c->rig[0], p, k, MAX_INSNS);
+		c->insns += rig_cpu(c->rig[0])->icount - before;
+		tally(c);
 		if (c->end[0] == END_ENDLESS)
 			return ENDLESS;
 		c->end[1] = rig_run(c->rig[1], p, k, UINT64_MAX);
@@ -121,7 +150,11 @@ static void random_programs(struct comparer *c)
 		}
 		switch (run_program(c, &p, true)) {
 		case EQUAL: break;
-		case ENDLESS: c->endless++; break;
+		case ENDLESS:
+			c->endless++;
+			if (c->o.verbose)
+				printf("program %llu has no end\n", (unsigned long long)(k + 1));
+			break;
 		case UNDEFINED: c->undefined++; break;
 		case DIFFERENT:
 			c->differ++;
@@ -344,6 +377,8 @@ int main(int argc, char **argv)
 	       c.name[0], c.name[1], c.o.planted ? ", planted " : "", c.o.planted ? planted_name(c.o.planted) : "",
 	       (unsigned long long)c.o.count, (unsigned long long)c.runs, s, (unsigned long long)c.endless,
 	       (unsigned long long)c.undefined, (unsigned long long)c.differ);
+	if (c.o.verbose)
+		show_tally(&c);
 	failed += c.differ != 0;
 	passed += c.differ == 0;
 	printf("%u passed, %u failed\n", passed, failed);

@@ -121,7 +121,7 @@ void world_program(struct world *w, const struct program *p)
 	}
 	u8 *v = w->image + SYS + SYS_VARS * 4096;
 	st32(v + VAR_FUEL, p->fuel);
-	st32(v + VAR_STEPS, 2000);
+	st32(v + VAR_STEPS, 300);
 	st64(v + VAR_RESUME, label_address(p, off, p->resume, 0));
 }
 
