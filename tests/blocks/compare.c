@@ -30,8 +30,11 @@ static const struct field fields[] = {
 	{ "k", offsetof(struct cpu, k), 8, 8, 8 }, { "zmm", offsetof(struct cpu, zmm), 64, 32, 64 },
 };
 
-static bool is_pointer(const struct field *f) { return !strcmp(f->name, "fop") || !strcmp(f->name, "fip") || !strcmp(f->name, "fdp") ||
-						       !strcmp(f->name, "fcs") || !strcmp(f->name, "fds"); }
+/* FOP, FIP, FDP and their selectors, which are neighbours. */
+static bool is_pointer(const struct field *f)
+{
+	return f->offset >= offsetof(struct cpu, fop) && f->offset <= offsetof(struct cpu, fds);
+}
 
 bool cell_is_flags(u32 id)
 {

@@ -5,7 +5,7 @@
  * Going on: #PF of a page that can be made accessible: makes it so, INVLPG, IRET; #DB: RIP, flags
  * and DR6 go into a running sum, IRET; INT3, INTO, INT 22h..27h, interrupts: counted, IRET; whatever else: IRET
  * to the program's resume label. On the program's own stack, which it may read, #PF loses the flags, too.
- * Each takes fuel, and halts without. The end, INT 21h: HLT. */
+ * Each takes fuel, and halts without. #DF and the end, INT 21h: HLT. */
 #include <string.h>
 
 #include "world.h"
@@ -149,6 +149,8 @@ static void going_stubs(struct world *w, u32 mask)
 		struct code s = { sys_page(w, SYS_GO_STUBS) + v * STUB_STEP, sys_lin(w, SYS_GO_STUBS) + v * STUB_STEP };
 		bool back = v == V_BP || v == V_OF || v == V_NMI || v - IRET_VECTORS < N_IRET_VECTORS || v >= INTR_VECTORS;
 		if (v == END_VECTOR || v == V_DF) {
+			if (v == V_DF)
+				scrub(&s, FRAME_FLAGS + 8, mask);
 			put(&s, "f4");
 			continue;
 		}

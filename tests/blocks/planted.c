@@ -12,7 +12,7 @@ struct step {
 	struct cpu *c;
 	bool decoded;
 	struct decoded d;
-	u64 rip, next;
+	u64 rip, next, cr3;
 	u64 before[16];
 	u8 zmm[16][64];
 	bool done;            /* the instruction is complete, and went on or branched */
@@ -132,7 +132,7 @@ static void after_frame_flags(struct step *s)
 {
 	bool fixable = s->vector == V_PF && s->c->idtr.base != rig_world(s->r)->idt[IDT_HALT] &&
 		       s->c->idtr.base != rig_world(s->r)->idt[IDT_HALT_STACK];
-	bool error = s->vector == V_PF || s->vector == V_GP || s->vector == V_SS || s->vector == V_AC;
+	bool error = s->vector == V_DF || s->vector == V_TS || s->vector == V_NP || s->vector == V_PF || s->vector == V_GP || s->vector == V_SS || s->vector == V_AC;
 	if (s->vector < 0 || s->vector >= 32 || s->vector == V_BP || s->vector == V_OF || s->vector == V_DB || fixable)
 		return;
 	u8 *frame = peek(s->c, s->c->regs[R_SP] + 16 + 8 * error);
@@ -197,7 +197,7 @@ static void after_stale(struct step *s)
 /* Addresses 2^41 apart are one. */
 static void aliases(struct step *s, bool on)
 {
-	u8 *top = rig_ram(s->r) + (s->c->cr3 & TOP_MASK);
+	u8 *top = rig_ram(s->r) + (s->cr3 & TOP_MASK);
 	for (unsigned k = 4; k < 256; k += 4)
 		if (k != window_base(CODE64, WIN_HIGH) >> 39)
 			st64(top + 8 * k, on ? ld64(top) : 0);
@@ -263,7 +263,7 @@ enum run_exit planted_step(struct rig *r, const struct engine_spec *spec)
 	struct cpu *c = rig_cpu(r);
 	if (!spec->planted)
 		return spec->ops->step(c);
-	struct step s = { .r = r, .c = c, .rip = c->rip };
+	struct step s = { .r = r, .c = c, .rip = c->rip, .cr3 = c->cr3 };
 	bool mine = c->rip - sys_lin(rig_world(r), 0) >= N_SYS * 4096; /* not a handler's */
 	if (!mine)
 		return spec->ops->step(c);

@@ -173,6 +173,7 @@ static void plainer_program(struct shrinker *s)
 	if (p->fuel > 1)
 		number(s, &p->fuel, 1, p->fuel / 2);
 	number(s, &p->resume, 1, p->n_slots);
+	number(s, &p->resume, 1, 0);
 	number(s, &p->at, 2, 0x100);
 }
 
