@@ -160,10 +160,11 @@ const char *rig_end_name(enum rig_end e);
 
 enum { IGNORE_ACCESSED = 1, IGNORE_DIRTY = 2, IGNORE_FPU_POINTERS = 4 };
 /* cells.h has the rest. Whether what was found may come from flags that are undefined: A's own
- * outcome changes in all of it when they do. Runs third, which is an interpreter. */
+ * outcome changes in all of it when they do. Runs third, which is the engine of A. */
 struct cells;
 struct compare_rules;
-bool undefined_explains(struct world *w, const struct program *p, struct rig *a, struct rig *third,
-			const struct finder *f, unsigned run, const struct cells *found, const struct compare_rules *r);
+enum explanation { UNEXPLAINED, BY_UNDEFINED, UNSTEADY /* A itself is different each time */ };
+enum explanation undefined_explains(struct world *w, const struct program *p, struct rig *a, struct rig *third,
+				    const struct finder *f, unsigned run, const struct cells *found, const struct compare_rules *r);
 
 #endif

@@ -6,7 +6,7 @@
 #include "watch.h"
 #include "world.h"
 
-enum verdict_block { EQUAL, ENDLESS, UNDEFINED, DIFFERENT };
+enum verdict_block { EQUAL, ENDLESS, UNSTABLE, UNDEFINED, DIFFERENT };
 
 /* ---- one program ------------------------------------------------------------------------------------------ */
 
@@ -66,10 +66,9 @@ static enum verdict_block run_program(struct comparer *c, const struct program *
 		cells_compare(&c->cells, c->world, c->rig[0], c->rig[1], &r);
 		if (!c->cells.n && c->end[0] == c->end[1])
 			continue;
-		if (explain && c->end[1] != END_ENDLESS &&
-		    undefined_explains(c->world, p, c->rig[0], c->rig[2], &c->find, k, &c->cells, &r))
-			return UNDEFINED;
-		return DIFFERENT;
+		enum explanation x = !explain || c->end[1] == END_ENDLESS ? UNEXPLAINED :
+			undefined_explains(c->world, p, c->rig[0], c->rig[2], &c->find, k, &c->cells, &r);
+		return x == UNSTEADY ? UNSTABLE : x == BY_UNDEFINED && !c->o.strict ? UNDEFINED : DIFFERENT;
 	}
 	return EQUAL;
 }
@@ -127,7 +126,12 @@ void comparer_random(struct comparer *c)
 			if (c->o.verbose)
 				printf("program %llu has no end\n", (unsigned long long)(k + 1));
 			break;
-		case UNDEFINED: c->undefined++; break;
+		case UNSTABLE: c->unsteady++; break;
+		case UNDEFINED:
+			c->undefined++;
+			if (c->o.verbose)
+				printf("program %llu differs in what is undefined\n", (unsigned long long)(k + 1));
+			break;
 		case DIFFERENT:
 			c->differ++;
 			if (c->o.quiet)
@@ -152,7 +156,7 @@ bool comparer_text(struct comparer *c, const char *text, bool loud, struct error
 	if (p.mode != c->world->mode)
 		return error_set(e, "a program of %u bits under --mode %u", 16u << p.mode, mode_bits(c));
 	enum verdict_block v = run_program(c, &p, true);
-	static const char *const names[] = { "equal", "it does not end", "differs in what is undefined", "DIFFERS" };
+	static const char *const names[] = { "equal", "it does not end", "different each time", "differs in what is undefined", "DIFFERS" };
 	if (v == UNDEFINED && loud)
 		run_program(c, &p, false);
 	if (loud)

@@ -8,7 +8,7 @@ struct options {
 	const char *engines, *model, *repro, *cases;
 	unsigned mode, planted, ignore, stop_after;
 	u64 count, seed, only;
-	bool exact, verbose, list, self_test, quiet;
+	bool exact, verbose, list, self_test, quiet, strict;
 };
 
 struct comparer {
@@ -23,7 +23,7 @@ struct comparer {
 	struct cells cells;
 	enum rig_end end[2];
 	unsigned failed_run;
-	u64 runs, endless, undefined, differ, insns;
+	u64 runs, endless, unsteady, undefined, differ, insns;
 	u64 at_end, by_vector[256], elsewhere; /* how runs ended */
 };
 

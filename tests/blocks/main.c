@@ -16,10 +16,11 @@ static const char usage[] =
 	"  --only K         only program K of the seed\n"
 	"  --engines A,B    names of --list-engines; NAME/step: one step() at a time (interp and the first other one)\n"
 	"  --mode 64|32|16  (64)\n"
-	"  --cpu MODEL      max\n"
+	"  --cpu MODEL      max,-rdrand,-rdseed\n"
 	"  --cases FILE     first the programs in it, one a line\n"
 	"  --repro TEXT     only this program; shows what differs\n"
 	"  --exact-flags    status flags in the frame of a fault count, dead or not\n"
+	"  --strict         what follows from undefined flags counts\n"
 	"  --ignore LIST    of accessed, dirty (bits in page tables), fpu-pointers\n"
 	"  --break N        a planted fault in B; --list-breaks names them\n"
 	"  --self-test      every planted fault must be found\n"
@@ -53,9 +54,9 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{ "cpu", 1, NULL, 'C' }, { "repro", 1, NULL, 'p' }, { "cases", 1, NULL, 'c' }, { "exact-flags", 0, NULL, 'x' },
 		{ "ignore", 1, NULL, 'i' }, { "break", 1, NULL, 'b' }, { "list-engines", 0, NULL, 'E' },
 		{ "list-breaks", 0, NULL, 'B' }, { "list", 0, NULL, 'l' }, { "failures", 1, NULL, 'f' },
-		{ "self-test", 0, NULL, 'S' }, { NULL, 0, NULL, 0 },
+		{ "self-test", 0, NULL, 'S' }, { "strict", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
 	};
-	*o = (struct options){ .model = "max", .mode = 64, .count = 1000, .seed = 1, .stop_after = 10 };
+	*o = (struct options){ .model = "max,-rdrand,-rdseed", .mode = 64, .count = 1000, .seed = 1, .stop_after = 10 };
 	for (int c; (c = getopt_long(argc, argv, "n:v", longs, NULL)) != -1;) {
 		switch (c) {
 		case 'n': o->count = strtoull(optarg, NULL, 0); break;
@@ -70,6 +71,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		case 'i': o->ignore = parse_ignore(optarg); break;
 		case 'b': o->planted = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'f': o->stop_after = (unsigned)strtoul(optarg, NULL, 0); break;
+		case 'u': o->strict = true; break;
 		case 'S': o->self_test = true; break;
 		case 'l': o->list = true; break;
 		case 'v': o->verbose = true; break;
@@ -113,11 +115,11 @@ static bool parse_engines(struct comparer *c, struct error *e)
 	comma = strchr(text, ',');
 	if (!comma)
 		return error_set(e, "--engines wants two, as in interp,interp/step");
-	c->spec[2].ops = engine_find("interp");
 	if (!parse_engine(&c->spec[0], c->name[0], sizeof(c->name[0]), text, (size_t)(comma - text), e) ||
 	    !parse_engine(&c->spec[1], c->name[1], sizeof(c->name[1]), comma + 1, strlen(comma + 1), e))
 		return false;
 	c->spec[1].planted = c->o.planted;
+	c->spec[2] = c->spec[0];
 	return true;
 }
 
@@ -153,9 +155,9 @@ int main(int argc, char **argv)
 	comparer_random(&c);
 	clock_gettime(CLOCK_MONOTONIC, &b);
 	double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-	printf("%s, %s%s%s: %llu programs, %llu runs in %.1f s; %llu without end, %llu differ in what is undefined, %llu differ\n",
+	printf("%s, %s%s%s: %llu programs, %llu runs in %.1f s; %llu without end, %llu different each time, %llu differ in what is undefined, %llu differ\n",
 	       c.name[0], c.name[1], c.o.planted ? ", planted " : "", c.o.planted ? planted_name(c.o.planted) : "",
-	       (unsigned long long)c.o.count, (unsigned long long)c.runs, s, (unsigned long long)c.endless,
+	       (unsigned long long)c.o.count, (unsigned long long)c.runs, s, (unsigned long long)c.endless, (unsigned long long)c.unsteady,
 	       (unsigned long long)c.undefined, (unsigned long long)c.differ);
 	if (c.o.verbose)
 		comparer_tally(&c);

@@ -5,6 +5,7 @@
 
 #include "blocks.h"
 
+enum { PLANTED_VEX = 13 /* needs AVX */ };
 unsigned planted_count(void);              /* they count from 1 */
 const char *planted_name(unsigned n);
 void planted_loaded(struct rig *r, const struct engine_spec *s); /* memory is fresh */

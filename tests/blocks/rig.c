@@ -202,13 +202,19 @@ static enum rig_end how(struct rig *r, enum run_exit why)
 	return why == RUN_LIMIT || (atomic_load(&c->events) & EV_EXIT) ? END_ENDLESS : END_LOST;
 }
 
+/* HLT with an interrupt pending is no end. */
+static bool goes_on(struct cpu *c, enum run_exit why)
+{
+	return why == RUN_LIMIT || (why == RUN_HALT && atomic_load(&c->events) & c->event_mask);
+}
+
 enum rig_end rig_run(struct rig *r, const struct program *p, unsigned run, u64 max_insns)
 {
 	struct cpu *c = r->c;
 	enum run_exit why = RUN_LIMIT;
 	start(r, p, run);
 	if (r->spec.step || r->spec.planted) {
-		for (u64 k = 0; k < MIN(max_insns, 4 * MAX_INSNS) && why == RUN_LIMIT; k++)
+		for (u64 k = 0; k < MIN(max_insns, 4 * MAX_INSNS) && goes_on(c, why); k++)
 			why = planted_step(r, &r->spec);
 		return how(r, why);
 	}
@@ -226,7 +232,7 @@ enum rig_end rig_walk(struct rig *r, const struct program *p, unsigned run, u64 
 {
 	enum run_exit why = RUN_LIMIT;
 	start(r, p, run);
-	for (u64 k = 0; k < max_insns && why == RUN_LIMIT; k++) {
+	for (u64 k = 0; k < max_insns && goes_on(r->c, why); k++) {
 		before(arg, r->c);
 		why = r->spec.ops->step(r->c);
 		after(arg, r->c);

@@ -28,6 +28,8 @@ unsigned comparer_self_test(struct comparer *c, unsigned *passed)
 	unsigned failed = 0, last = planted_count();
 	for (unsigned n = 1; n <= last + 1; n++) {
 		bool exact = n > last, must = n != last;
+		if (n == PLANTED_VEX && vector_bytes(rig_cpu(c->rig[0])) < 32)
+			continue;
 		unsigned fault = MIN(n, last);
 		bool ok = found(c, fault, exact, must ? ENOUGH : QUIET) == must;
 		printf("%s %s%s: %s\n", ok ? "ok  " : "FAIL", planted_name(fault), exact ? ", exact" : "", must ? "found" : "not held against it");
