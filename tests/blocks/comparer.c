@@ -208,7 +208,7 @@ bool comparer_open(struct comparer *c, struct error *e)
 	const struct cpu *cpu = rig_cpu(c->rig[0]);
 	c->find = (struct finder){ &c->index, cpu, cpu_isa_quirks(cpu) };
 	vector_bytes_set(cpu);
-	if (!c->pool)
+	if (!c->pool && !c->o.repro)
 		c->pool = pool_new(&c->find, mode);
 	return true;
 }

@@ -179,9 +179,9 @@ void body(struct gen *e, unsigned units)
 			plain(e);
 		else if (how < 90)
 			flow(e);
-		else if (how < 94)
+		else if (how < 95)
 			self_modify(e);
-		else if (how < 97 || e->p->cpl == 0)
+		else if (how < 98 || e->p->cpl == 0)
 			system_unit(e);
 		else
 			plain(e);

@@ -123,12 +123,31 @@ static bool parse_engines(struct comparer *c, struct error *e)
 	return true;
 }
 
+/* Random programs, then the sums. Returns how many failed. */
+static unsigned compare_random(struct comparer *c, unsigned *passed)
+{
+	struct timespec a, b;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	c->runs = 0;
+	comparer_random(c);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
+	printf("%s, %s%s%s: %llu programs, %llu runs in %.1f s; %llu without end, %llu different each time, "
+	       "%llu differ in what is undefined, %llu differ\n",
+	       c->name[0], c->name[1], c->o.planted ? ", planted " : "", c->o.planted ? planted_name(c->o.planted) : "",
+	       (unsigned long long)c->o.count, (unsigned long long)c->runs, s, (unsigned long long)c->endless,
+	       (unsigned long long)c->unsteady, (unsigned long long)c->undefined, (unsigned long long)c->differ);
+	if (c->o.verbose)
+		comparer_tally(c);
+	*passed += c->differ == 0;
+	return c->differ != 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct comparer c;
 	struct error e;
-	struct timespec a, b;
-	unsigned passed = 0;
+	unsigned passed = 0, failed = 0;
 	if (!parse_options(argc, argv, &c.o)) {
 		fputs(usage, stderr);
 		return 2;
@@ -139,30 +158,15 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	if (c.o.repro) {
-		bool ok = comparer_text(&c, c.o.repro, true, &e);
-		if (!ok)
+		failed = !comparer_text(&c, c.o.repro, true, &e);
+		if (failed)
 			printf("%s\n", e.msg);
-		return ok ? 0 : 1;
-	}
-	unsigned failed = comparer_cases(&c, &passed);
-	if (c.o.self_test) {
-		failed += comparer_self_test(&c, &passed);
+	} else {
+		failed = comparer_cases(&c, &passed);
+		failed += c.o.self_test ? comparer_self_test(&c, &passed) : compare_random(&c, &passed);
 		printf("%u passed, %u failed\n", passed, failed);
-		return failed ? 1 : 0;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &a);
-	c.runs = 0;
-	comparer_random(&c);
-	clock_gettime(CLOCK_MONOTONIC, &b);
-	double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-	printf("%s, %s%s%s: %llu programs, %llu runs in %.1f s; %llu without end, %llu different each time, %llu differ in what is undefined, %llu differ\n",
-	       c.name[0], c.name[1], c.o.planted ? ", planted " : "", c.o.planted ? planted_name(c.o.planted) : "",
-	       (unsigned long long)c.o.count, (unsigned long long)c.runs, s, (unsigned long long)c.endless, (unsigned long long)c.unsteady,
-	       (unsigned long long)c.undefined, (unsigned long long)c.differ);
-	if (c.o.verbose)
-		comparer_tally(&c);
-	failed += c.differ != 0;
-	passed += c.differ == 0;
-	printf("%u passed, %u failed\n", passed, failed);
+	comparer_close(&c);
+	pool_free(c.pool);
 	return failed ? 1 : 0;
 }

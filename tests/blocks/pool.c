@@ -90,11 +90,11 @@ static void rows_add(struct rows *r, unsigned row, unsigned times)
 static unsigned times(const struct op *o)
 {
 	switch (o->mnemonic) {
-	case ZYDIS_MNEMONIC_MOV: return 8;
+	case ZYDIS_MNEMONIC_MOV: return 16;
 	case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST:
 	case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_LEA:
 	case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP:
-		return 3;
+		return 5;
 	case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR:
 	case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_MOVSXD: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
 		return 2;

@@ -54,16 +54,13 @@ static void data_page(u8 *out, u32 variant, unsigned page)
 enum { N_VARIANTS = 12 };
 static const u8 *data_pages(u32 variant)
 {
-	static u8 *made[N_VARIANTS];
+	static u8 pages[N_VARIANTS][N_DATA_PHYS * 4096];
+	static bool made[N_VARIANTS];
 	variant %= N_VARIANTS;
-	if (!made[variant]) {
-		made[variant] = malloc(N_DATA_PHYS * 4096);
-		if (!made[variant])
-			bug("out of memory");
-		for (unsigned k = 0; k < N_DATA_PHYS; k++)
-			data_page(made[variant] + k * 4096, variant, k);
-	}
-	return made[variant];
+	for (unsigned k = 0; !made[variant] && k < N_DATA_PHYS; k++)
+		data_page(pages[variant] + k * 4096, variant, k);
+	made[variant] = true;
+	return pages[variant];
 }
 
 /* ---- a program in memory ---------------------------------------------------------------------------- */
