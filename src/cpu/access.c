@@ -183,7 +183,7 @@ void sys_st(struct cpu *c, u64 lin, u64 val, unsigned size)
 void mem_code_hit(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
 	if (mem_code_written(p, off, len) && c->on_code_written)
-		c->on_code_written(c);
+		c->on_code_written(c, p, off, len);
 }
 
 /* ---- any number of bytes ------------------------------------------------------------------- */

@@ -170,7 +170,8 @@ struct cpu {
 	/* The engine forgets what it keyed by the linear addresses that differ from lin only in bits of
 	 * mask, whatever the epoch. Not called where a new epoch does it: keys contain the epoch. */
 	void (*on_tlb_flush)(struct cpu *c, u64 lin, u64 mask);
-	void (*on_code_written)(struct cpu *c); /* own store hit decoded code: the current block may be stale */
+	/* Own store of len bytes at off hit decoded code of this page: the current block may be stale. */
+	void (*on_code_written)(struct cpu *c, struct page_code *p, unsigned off, unsigned len);
 	void (*on_device)(struct cpu *c); /* icount mode: this instruction reached a device: look at events right after it */
 	struct tlb_large tlb_large;
 	u8 *alias;              /* two pages of address space: locked accesses that cross a page */

@@ -2,10 +2,12 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "bt/bt.h"
 #include "interp/interp.h"
 
 const struct engine_ops *const engines[] = {
 	&interp_engine,
+	&bt_engine,
 	NULL,
 };
 

@@ -1,7 +1,7 @@
 /* Decimal adjustment, not in 64-bit mode: DAA DAS AAA AAS AAM AAD. The host cannot run them in
  * 64-bit mode, so results and flags are written out; flags that the manual leaves undefined
  * follow current processors (checked by tests/diff in a compatibility-mode segment). SDM vol. 2. */
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 static u64 flags_szp(u8 v)
 {

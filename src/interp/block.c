@@ -59,8 +59,9 @@ static void leave_block(struct cpu *c)
 }
 
 /* Our own store hit decoded code: maybe the block under way. */
-static void code_written(struct cpu *c)
+static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
+	(void)p, (void)off, (void)len;
 	if (!block_valid(interp_of(c)->blocks->current))
 		leave_block(c);
 }

@@ -19,7 +19,7 @@
 #ifndef RING3_INTERP_BLOCK_H
 #define RING3_INTERP_BLOCK_H
 
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 #define BLOCK_MAX 48u /* instructions */
 

@@ -2,7 +2,7 @@
 #ifndef RING3_INTERP_COND_H
 #define RING3_INTERP_COND_H
 
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 #define CONDITIONS(X) X(O, 0) X(NO, 1) X(B, 2) X(NB, 3) X(Z, 4) X(NZ, 5) X(BE, 6) X(NBE, 7) \
 	X(S, 8) X(NS, 9) X(P, 10) X(NP, 11) X(L, 12) X(NL, 13) X(LE, 14) X(NLE, 15)

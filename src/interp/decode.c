@@ -1,5 +1,5 @@
 /* From Zydis's operands to struct insn: form, handler, registers, address parts. */
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 /* Register operands: 8-bit ones as byte offsets in cpu->regs. */
 static u8 reg_code(ZydisRegister r)

@@ -2,7 +2,7 @@
 #ifndef RING3_INTERP_FLAGS_H
 #define RING3_INTERP_FLAGS_H
 
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 /* After an instruction in inline assembly: rax = flags as flags_put wants them. */
 #define GRAB "lahf\n\tseto %%al"

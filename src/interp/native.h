@@ -14,7 +14,7 @@
 #ifndef RING3_INTERP_NATIVE_H
 #define RING3_INTERP_NATIVE_H
 
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 typedef void stub_fn(struct cpu *c, void *mem);
 
@@ -25,6 +25,7 @@ struct native {
 	u8 *rw, *rx;        /* the arena, twice: where it is written, where it runs */
 	u32 used;           /* bytes */
 	u32 n_stubs;
+	u64 resets;         /* how often it was emptied: stubs of before are gone */
 	u32 *table;         /* by hash: offset + 1; open addressing */
 	bool zmm;           /* the host has AVX-512: whole registers are stored */
 	bool opmask64;      /* and AVX512BW: KMOVQ */

@@ -87,4 +87,7 @@ void native_reset(struct cpu *c)
 	memset(n->table, 0, TABLE_SIZE * sizeof(u32));
 	n->used = 0;
 	n->n_stubs = 0;
+	n->resets++;
 }
+
+u64 native_resets(const struct cpu *c) { return interp_of(c)->native->resets; }

@@ -1,5 +1,5 @@
 /* The instruction table: isa/ops.def with the interpreter's handlers, and the way into it. */
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 #define OPS(M, f, k, fl, h) op_fn h##_8, h##_16, h##_32, h##_64;
 #define OPW(M, f, k, fl, h) op_fn h##_16, h##_32, h##_64;

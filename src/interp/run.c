@@ -8,7 +8,7 @@
 
 /* The exception that brought us here by longjmp: state is that of the faulting instruction's
  * start, unless the raiser placed RIP itself. */
-static void caught(struct cpu *c)
+void interp_caught(struct cpu *c)
 {
 	struct block_cache *bc = interp_of(c)->blocks;
 	if (!c->keep_rip)
@@ -21,7 +21,7 @@ static void caught(struct cpu *c)
 }
 
 /* Between two instructions: a fault from here on belongs to what stands at RIP. */
-static inline void at_boundary(struct cpu *c)
+void interp_boundary(struct cpu *c)
 {
 	struct block_cache *bc = interp_of(c)->blocks;
 	bc->current = &bc->none;
@@ -30,10 +30,10 @@ static inline void at_boundary(struct cpu *c)
 	c->regs[R_BLOCK] = c->rip;
 }
 
-static void run_single(struct cpu *c)
+void interp_single(struct cpu *c)
 {
 	bool tf = c->rflags & FL_TF;
-	at_boundary(c);
+	interp_boundary(c);
 	if (c->slow & SLOW_DR7)
 		cpu_code_breakpoint(c);
 	const struct insn *i = block_single(c);
@@ -46,9 +46,22 @@ static void run_single(struct cpu *c)
 	c->first = i;
 	i->fn(c, i);
 	c->icount++;
-	at_boundary(c);
+	interp_boundary(c);
 	cpu_update_events(c);
 	cpu_after_insn(c, tf);
+}
+
+void interp_exec(struct cpu *c, const struct insn *i)
+{
+	struct block_cache *bc = interp_of(c)->blocks;
+	bc->one[0] = *i;
+	bc->one[1] = (struct insn){ .fn = op_end, .off = i->len };
+	interp_boundary(c);
+	c->cur = c->first = bc->one;
+	i->fn(c, bc->one);
+	c->icount++;
+	c->first = NULL;
+	c->cur = NULL;
 }
 
 static inline bool events_due(const struct cpu *c)
@@ -66,15 +79,15 @@ static enum run_exit why_left(const struct cpu *c)
 }
 
 /* The frame that exceptions come back to. */
-static enum run_exit run(struct cpu *c)
+enum run_exit interp_run(struct cpu *c)
 {
 	struct block_cache *bc = interp_of(c)->blocks;
 	fpu_load(c);
 	if (_setjmp(c->jb))
-		caught(c);
+		interp_caught(c);
 	for (;;) {
 		if (unlikely(events_due(c) || c->activity != ACT_RUN)) {
-			at_boundary(c);
+			interp_boundary(c);
 			if (!cpu_service_events(c))
 				break;
 		}
@@ -83,7 +96,7 @@ static enum run_exit run(struct cpu *c)
 				fpu_save(c);
 				return RUN_LIMIT;
 			}
-			run_single(c);
+			interp_single(c);
 			continue;
 		}
 		struct block *b = block_find(c, bc, jump_tag(c, bc));
@@ -95,26 +108,23 @@ static enum run_exit run(struct cpu *c)
 	return why_left(c);
 }
 
-static enum run_exit step(struct cpu *c)
+enum run_exit interp_step(struct cpu *c)
 {
 	fpu_load(c);
 	volatile bool done = false;
 	if (_setjmp(c->jb)) {
-		caught(c);
+		interp_caught(c);
 		done = true;
 	}
-	at_boundary(c);
+	interp_boundary(c);
 	if (!done && (!(events_due(c) || c->activity != ACT_RUN) || cpu_service_events(c)))
-		run_single(c);
+		interp_single(c);
 	fpu_save(c);
 	return c->stopped || c->activity != ACT_RUN ? why_left(c) : RUN_LIMIT;
 }
 
-static bool vcpu_init(struct cpu *c, struct error *e)
+bool interp_init(struct cpu *c, struct interp *in, struct error *e)
 {
-	struct interp *in = calloc(1, sizeof(*in));
-	if (!in)
-		return error_set(e, "interp: out of memory");
 	c->engine = in;
 	op_index_build(&in->ops);
 	in->quirks = cpu_isa_quirks(c);
@@ -123,17 +133,33 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 			return true;
 		native_destroy(c);
 	}
-	free(in);
 	c->engine = NULL;
+	return false;
+}
+
+void interp_destroy(struct cpu *c)
+{
+	block_cache_destroy(c);
+	native_destroy(c);
+	c->engine = NULL;
+}
+
+static bool vcpu_init(struct cpu *c, struct error *e)
+{
+	struct interp *in = calloc(1, sizeof(*in));
+	if (!in)
+		return error_set(e, "interp: out of memory");
+	if (interp_init(c, in, e))
+		return true;
+	free(in);
 	return false;
 }
 
 static void vcpu_destroy(struct cpu *c)
 {
-	block_cache_destroy(c);
-	native_destroy(c);
-	free(c->engine);
-	c->engine = NULL;
+	struct interp *in = c->engine;
+	interp_destroy(c);
+	free(in);
 }
 
 /* Events are looked at after every block: nothing to do. */
@@ -147,7 +173,7 @@ const struct engine_ops interp_engine = {
 	.usable = usable,
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,
-	.run = run,
-	.step = step,
+	.run = interp_run,
+	.step = interp_step,
 	.kick = kick,
 };

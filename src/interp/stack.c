@@ -1,6 +1,6 @@
 /* PUSH POP PUSHA POPA ENTER LEAVE. The stack's address size is SS.B's (64 bits in 64-bit mode),
  * whatever the instruction's. PUSHF and POPF are in system.c. SDM vol. 2. */
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 #define X(bits) \
 OP(op_push_r_##bits) { push(c, reg_ld##bits(c, i->r), bits / 8); } \

@@ -2,7 +2,7 @@
 #ifndef RING3_INTERP_SYSTEM_H
 #define RING3_INTERP_SYSTEM_H
 
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 static inline void need_cpl0(struct cpu *c)
 {

@@ -45,12 +45,22 @@ u32 mem_code_mark(struct page_code *p, unsigned off, unsigned len)
 	if (unlikely(len == 0 || off + len > PAGE_SIZE))
 		bug("code mark of %u bytes at %#x of a page", len, off);
 	u64 mask = (b - a == 63 ? ~0ull : (1ull << (b - a + 1)) - 1) << a;
-	if ((atomic_load(&p->lines) & mask) == mask && !atomic_load(&p->marking))
-		return atomic_load(&p->gen);
-	atomic_fetch_add(&p->marking, 1);
-	atomic_fetch_or(&p->lines, mask);
-	if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) < 0)
-		barrier_by_unmapping();
-	atomic_fetch_sub(&p->marking, 1);
-	return atomic_load(&p->gen);
+	for (;;) {
+		if ((atomic_load(&p->lines) & mask) != mask || atomic_load(&p->marking)) {
+			atomic_fetch_add(&p->marking, 1);
+			atomic_fetch_or(&p->lines, mask);
+			if (membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) < 0)
+				barrier_by_unmapping();
+			atomic_fetch_sub(&p->marking, 1);
+		}
+		u32 gen = atomic_load(&p->gen);
+		if ((atomic_load(&p->lines) & mask) == mask)
+			return gen; /* cleared after this, gen changes */
+	}
+}
+
+void mem_code_clear(struct page_code *p)
+{
+	atomic_store(&p->lines, 0);
+	atomic_fetch_add(&p->gen, 1);
 }

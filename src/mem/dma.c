@@ -60,7 +60,8 @@ static void write_ram(struct mem *m, u8 *host, const u8 *from, u64 len)
 		unsigned off = (unsigned)((size_t)(host - m->ram) & PAGE_MASK);
 		unsigned n = (unsigned)MIN(len, PAGE_SIZE - off);
 		copy(host, from, n);
-		mem_code_written(code_of(m, host), off, n);
+		if (mem_code_written(code_of(m, host), off, n) && m->code_hit)
+			m->code_hit(m, code_of(m, host), off, n);
 		host += n;
 		from += n;
 		len -= n;

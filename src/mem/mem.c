@@ -37,6 +37,54 @@ static bool check_size(u64 size, struct error *e)
 	return true;
 }
 
+/* The places at multiples of MEM_ALIAS_STEP from p: all taken (true), or none. */
+#define USER_END (1ull << 47)
+static bool take_aliases(u8 *p, u64 size)
+{
+	u64 first = (u64)p % MEM_ALIAS_STEP;
+	for (u64 at = first; at + size < USER_END; at += MEM_ALIAS_STEP) {
+		if (at == (u64)p || at < 65536)
+			continue;
+		void *q = mmap((void *)at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+		if (q == (void *)at)
+			continue;
+		if (q != MAP_FAILED) /* a kernel that does not know NOREPLACE */
+			munmap(q, size);
+		while (at >= MEM_ALIAS_STEP) {
+			at -= MEM_ALIAS_STEP;
+			if (at != (u64)p && at >= 65536)
+				munmap((void *)at, size);
+		}
+		return false;
+	}
+	return true;
+}
+
+static void free_aliases(const struct mem *m)
+{
+	for (u64 at = (u64)m->ram % MEM_ALIAS_STEP; at + m->ram_size < USER_END; at += MEM_ALIAS_STEP)
+		if (at != (u64)m->ram && at >= 65536)
+			munmap((void *)at, m->ram_size);
+}
+
+/* A place for RAM with nothing at its aliases, and those kept free. NULL: there is none. */
+static void *place_ram(struct mem *m)
+{
+	enum { TRIES = 24 };
+	void *tried[TRIES];
+	int n = 0;
+	for (; n < TRIES && !m->apart && m->ram_size <= MEM_ALIAS_STEP / 2; n++) {
+		tried[n] = mmap(NULL, m->ram_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (tried[n] == MAP_FAILED)
+			break;
+		m->apart = take_aliases(tried[n], m->ram_size);
+	}
+	void *found = m->apart ? tried[n - 1] : NULL;
+	for (int k = 0; k < n - m->apart; k++)
+		munmap(tried[k], m->ram_size);
+	return found;
+}
+
 static bool map_ram(struct mem *m, struct error *e)
 {
 	unsigned long long mib = m->ram_size >> 20;
@@ -48,7 +96,8 @@ static bool map_ram(struct mem *m, struct error *e)
 		return error_set(e, "memory of %lluM: the host refuses the size: %s", mib, strerror(errno));
 	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return error_set(e, "memory: sealing the size: %s", strerror(errno));
-	void *p = mmap(NULL, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	void *place = place_ram(m);
+	void *p = mmap(place, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (place ? MAP_FIXED : 0), m->fd, 0);
 	if (p == MAP_FAILED)
 		return error_set(e, "memory of %lluM: the host refuses to map it: %s (is an address-space limit set? ulimit -v)",
 				 mib, strerror(errno));
@@ -96,6 +145,8 @@ void mem_destroy(struct mem *m)
 {
 	if (m->code)
 		munmap(m->code, m->ram_size / PAGE_SIZE * sizeof(struct page_code));
+	if (m->ram && m->apart)
+		free_aliases(m);
 	if (m->ram)
 		munmap(m->ram, m->ram_size);
 	if (m->fd >= 0)

@@ -32,6 +32,9 @@
 struct page_code {
 	_Atomic u64 lines;
 	_Atomic u32 gen, marking;
+	/* vCPUs (modulo 32) that may store here without looking at lines; that have translated code of it
+	 * and must be told of writes. Theirs to keep. */
+	_Atomic u32 writers, translators;
 };
 
 struct mmio_ops {
@@ -72,6 +75,7 @@ struct mem {
 	int fd;                   /* memfd of RAM */
 	u8 *ram;                  /* host mapping of RAM, ram_size bytes */
 	u64 ram_size;             /* bytes */
+	bool apart;               /* nothing else is mapped at any multiple of MEM_ALIAS_STEP from RAM */
 	u64 low_size;             /* bytes of RAM below the 32-bit hole */
 	struct page_code *code;   /* one a RAM page, indexed by offset in ram >> 12 */
 	struct region *regions;   /* flattened, sorted, without overlap */
@@ -84,6 +88,9 @@ struct mem {
 	pthread_mutex_t lock;     /* the machine lock: devices, interrupt controllers, timers */
 	void (*map_changed)(void *arg);
 	void *map_changed_arg;
+	/* DMA has hit code (gen has changed): an engine that does not look at gen. Machine lock held. */
+	void (*code_hit)(struct mem *m, struct page_code *p, unsigned off, unsigned len);
+	void *engine;             /* that engine's own */
 	/* Bytes from 1 MiB and from 4 GiB on that are RAM with nothing over it: of all there, or 0. */
 	_Atomic u64 plain_low, plain_high;
 	struct map_table *_Atomic map; /* private to map.c: what regions points into */
@@ -94,6 +101,7 @@ struct mem {
 #define MEM_HOLE_START 0xc0000000ull /* RAM above this goes to 4 GiB and up */
 #define MEM_1M 0x100000ull
 #define MEM_4G 0x100000000ull
+#define MEM_ALIAS_STEP (1ull << 40)  /* see bt/space.c, which needs it */
 #define MEM_MAX_RAM (1ull << 40)     /* bytes; what mem_init takes at most */
 
 /* ram_size: bytes, multiple of 4 KiB, at least 1 MiB. Reserves, does not touch. */
@@ -160,6 +168,9 @@ static inline bool mem_code_written(struct page_code *p, unsigned off, unsigned 
 /* The decoder's half of the protocol: bytes off..off+len-1 (within the page) become code;
  * returns gen. Read the bytes after this call; any thread, no lock needed. */
 u32 mem_code_mark(struct page_code *p, unsigned off, unsigned len);
+/* Nothing of the page is code any more: for whoever knows that no block of it is in use. Blocks made
+ * meanwhile see gen change. */
+void mem_code_clear(struct page_code *p);
 
 static inline void mem_lock(struct mem *m) { pthread_mutex_lock(&m->lock); }
 static inline void mem_unlock(struct mem *m) { pthread_mutex_unlock(&m->lock); }

@@ -478,7 +478,7 @@ static void breakpoint(void **state)
 }
 
 static unsigned code_hits;
-static void on_hit(struct cpu *c) { code_hits++; }
+static void on_hit(struct cpu *c, struct page_code *p, unsigned off, unsigned len) { code_hits++; }
 
 static void code_written(void **state)
 {

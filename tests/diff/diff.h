@@ -26,7 +26,7 @@
 
 #include "base/base.h"
 #include "cpu/engine_api.h"
-#include "interp/op.h"
+#include "interp/op_api.h"
 
 /* ---- random numbers: a stream from a seed, the same on every host (values.c) ---------------- */
 

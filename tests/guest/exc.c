@@ -442,6 +442,68 @@ static void breakpoints(void)
 }
 __asm__(".text\n.globl bp_user,user_f1\nbp_user: nop; int $0x80\nuser_f1: .byte 0xf1; int $0x80\n");
 
+/* A data breakpoint of MOV SS is put off for one instruction; where that is an INT it waits for the
+ * gate to be entered, and comes before the handler's first instruction (CVE-2018-8897). INT1 is
+ * a #DB itself, and takes it along. */
+static volatile u32 n_seen;
+static struct { u32 vec, ip, cs, dr6; } seen[8];
+static bool on_seen(struct frame *f)
+{
+	if (n_seen < ARRAY_LEN(seen)) {
+		seen[n_seen].vec = f->vec;
+		seen[n_seen].ip = f->ip;
+		seen[n_seen].cs = f->cs;
+		seen[n_seen].dr6 = read_dr6() & 0x600f;
+	}
+	CLEAN();
+	n_seen++;
+	return f->vec != DONE;
+}
+
+extern const u8 stubs[], mov_ss_int3[], mov_ss_int1[], mov_ss_int[], mov_ss_intdb[];
+__asm__(".text\nmov_ss_int3: mov (%ebx),%ss; int3; int $0x80\nmov_ss_int1: mov (%ebx),%ss; .byte 0xf1; int $0x80\n"
+	"mov_ss_int: mov (%ebx),%ss; int $0x51; int $0x80\nmov_ss_intdb: mov (%ebx),%ss; int $1; int $0x80\n");
+
+static void mov_ss_watched(void)
+{
+	static const struct { const u8 *code; u8 vec, len; const char *name; } ints[] = {
+		{ mov_ss_int3, BP, 1, "INT3" }, { mov_ss_int, 0x51, 2, "INT 51" }, { mov_ss_intdb, DB, 2, "INT 1" } };
+	set_idt(0x51, A_INT32 | A_DPL3);
+	set_idt(DB, A_INT32 | A_DPL3);
+	write_dr0((uptr)buf + 16);
+	write_dr7(0x401 | 3 << 16 | 1 << 18);
+	trap_hook = on_seen;
+	for (unsigned cpl3 = 0; cpl3 < 2; cpl3++) {
+		struct regs r = user_regs(NULL);
+		r.cs = cpl3 ? UCODE : CODE1;
+		r.ss = cpl3 ? UDATA : DATA1;
+		if (!cpl3)
+			r.ds = r.es = DATA1;
+		*(u16 *)(buf + 16) = (u16)r.ss;
+		r.bx = (uptr)buf + 16;
+		for (unsigned k = 0; k < ARRAY_LEN(ints); k++) {
+			set_idt(0x51, A_INT32 | A_DPL3);
+			r.ip = (uptr)ints[k].code;
+			CLEAN();
+			n_seen = 0;
+			go(&r);
+			const char *name = fmt("watched MOV SS, then %s at CPL %u", ints[k].name, cpl3 ? 3 : 1);
+			check(fmt("%s: #DB at the handler's first instruction", name),
+			      seen[0].vec == DB && seen[0].ip == (uptr)stubs + 16 * ints[k].vec && seen[0].cs == CODE && seen[0].dr6 == 1);
+			check(fmt("%s: then the handler", name),
+			      n_seen == 3 && seen[1].vec == ints[k].vec && seen[1].ip == r.ip + 2 + ints[k].len && seen[1].cs == r.cs && !seen[1].dr6);
+		}
+		r.ip = (uptr)mov_ss_int1;
+		n_seen = 0;
+		go(&r);
+		check(fmt("watched MOV SS, then INT1 at CPL %u: one #DB", cpl3 ? 3 : 1),
+		      n_seen == 2 && seen[0].vec == DB && seen[0].ip == r.ip + 3 && seen[0].cs == r.cs && seen[0].dr6 == 1);
+	}
+	trap_hook = NULL;
+	write_dr7(0x400);
+	set_idt(DB, A_INT32);
+}
+
 int main(void)
 {
 	vectors();
@@ -449,5 +511,6 @@ int main(void)
 	doubles();
 	stepping();
 	breakpoints();
+	mov_ss_watched();
 	return 0;
 }

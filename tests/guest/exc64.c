@@ -196,10 +196,66 @@ static void alignment(void)
 }
 __asm__(".text\n.globl a8,a16,a_lock\na8: mov (%rbx),%rax; int $0x80\na16: movaps (%rbx),%xmm0; int $0x80\na_lock: lock addl $1,(%rbx); int $0x80\n");
 
+/* CVE-2018-8897 in 64-bit mode: the #DB of a watched MOV SS at CPL 3 comes when the gate, or SYSCALL, has
+ * been entered: at CPL 0, on the stack that the handler has by then, before its first instruction. */
+static volatile u32 n_seen;
+static struct { u64 vec, ip, cs, sp, flags, dr6; } seen[8];
+static bool on_seen(struct frame *f)
+{
+	if (n_seen < ARRAY_LEN(seen)) {
+		seen[n_seen].vec = f->vec;
+		seen[n_seen].ip = f->ip;
+		seen[n_seen].cs = f->cs;
+		seen[n_seen].sp = f->sp;
+		seen[n_seen].flags = f->flags;
+		seen[n_seen].dr6 = read_dr6() & 0x600f;
+	}
+	CLEAN();
+	n_seen++;
+	return f->vec != DONE;
+}
+
+extern const u8 stubs[], ss_int3[], ss_int1[], ss_syscall[], syscall_in[];
+__asm__(".text\n.globl ss_int3,ss_int1,ss_syscall,syscall_in\nss_int3: mov (%rbx),%ss; int3; int $0x80\nss_int1: mov (%rbx),%ss; .byte 0xf1; int $0x80\n"
+	"ss_syscall: mov (%rbx),%ss; syscall; int $0x81\nsyscall_in: int $0x80\n");
+
+static void mov_ss_watched(void)
+{
+	struct regs r = user_regs(ss_int3);
+	*(u16 *)(buf + 16) = UDATA;
+	r.bx = (uptr)buf + 16;
+	write_dr0((uptr)buf + 16);
+	write_dr7(0x401 | 3 << 16 | 1 << 18);
+	CLEAN();
+	trap_hook = on_seen;
+	n_seen = 0;
+	r.flags = 2 | FL_IF | FL_CF;
+	go(&r);
+	check("watched MOV SS, INT3: #DB at the handler's first instruction", seen[0].vec == DB && seen[0].ip == (uptr)stubs + 16 * BP && seen[0].dr6 == 1);
+	check("at CPL 0, on its stack", seen[0].cs == CODE && seen[0].sp == (uptr)trap_stack_end - 40);
+	check_eq("with the handler's flags", seen[0].flags & (FL_IF | FL_CF | FL_RF), FL_CF);
+	check("then the handler of INT3", n_seen == 3 && seen[1].vec == BP && seen[1].ip == (uptr)ss_int3 + 3 && seen[1].cs == UCODE && !seen[1].dr6);
+	r.ip = (uptr)ss_int1;
+	n_seen = 0;
+	go(&r);
+	check("watched MOV SS, INT1: one #DB", n_seen == 2 && seen[0].vec == DB && seen[0].ip == (uptr)ss_int1 + 3 && seen[0].cs == UCODE && seen[0].dr6 == 1);
+	wrmsr(STAR, (u64)(UCODE32 & ~3u) << 48 | (u64)CODE << 32);
+	wrmsr(LSTAR, (uptr)syscall_in);
+	wrmsr(FMASK, FL_IF);
+	r.ip = (uptr)ss_syscall;
+	n_seen = 0;
+	go(&r);
+	check("watched MOV SS, SYSCALL: #DB at its first instruction", n_seen == 2 && seen[0].vec == DB && seen[0].ip == (uptr)syscall_in && seen[0].dr6 == 1);
+	check("at CPL 0, still on the user's stack", seen[0].cs == CODE && seen[0].sp == (uptr)user_stack_end);
+	trap_hook = NULL;
+	write_dr7(0x400);
+}
+
 int main(void)
 {
 	doubles();
 	breakpoints();
+	mov_ss_watched();
 	shadows();
 	alignment();
 	return 0;

@@ -346,6 +346,48 @@ __asm__(".text\n.globl user_sysret,user_sysexit\nuser_sysret: sysretq\nuser_syse
 extern const u8 user_swapgs[], user_rdfs[];
 __asm__(".text\n.globl user_swapgs,user_rdfs\nuser_swapgs: swapgs; int $0x80\nuser_rdfs: rdfsbase %rax; int $0x80\n");
 
+/* IRET to CPL 3 makes GS null where CPL 3 may not have it, and loads nothing: the base, which is
+ * an MSR to 64-bit code, stays. Every system with a null GS and SWAPGS on its way out needs that. */
+extern const u8 user_gs[], user_null_gs[], iret_swapgs[];
+__asm__(".text\n.globl user_gs,user_null_gs,iret_swapgs\nuser_gs: mov %gs,%eax; mov %gs:8,%rbx; int $0x80\n"
+	"user_null_gs: xor %eax,%eax; mov %eax,%gs; mov %gs,%eax; int $0x80\niret_swapgs: swapgs; iretq\n");
+
+static void gs_over_iret(void)
+{
+	static const struct { u16 in, out; const char *name; } sels[] = {
+		{ 0, 0, "null" }, { UDATA, UDATA, "of DPL 3" }, { DATA, 0, "of DPL 0" } };
+	static u64 of_user[2] = { 0, 0x1111 }, of_kernel[2] = { 0, 0x2222 };
+	for (unsigned k = 0; k < ARRAY_LEN(sels); k++) {
+		__asm__ volatile("mov %0,%%gs" : : "r"((u32)sels[k].in));
+		wrmsr(GS_BASE, (uptr)of_user);
+		wrmsr(KERNEL_GS_BASE, (uptr)of_kernel);
+		user(user_gs);
+		check_eq(fmt("iretq to CPL 3 with a GS %s: selector", sels[k].name), (u32)trap.f.ax, sels[k].out);
+		if (sels[k].out == sels[k].in) {
+			check_eq(fmt("iretq to CPL 3 with a GS %s: base", sels[k].name), trap.f.bx, 0x1111);
+			check_eq(fmt("and back, GS %s: the MSR", sels[k].name), rdmsr(GS_BASE), (uptr)of_user);
+		}
+	}
+	/* Out with SWAPGS and in again, as kernels do. */
+	__asm__ volatile("mov %0,%%gs" : : "r"(0));
+	wrmsr(GS_BASE, (uptr)of_kernel);
+	wrmsr(KERNEL_GS_BASE, (uptr)of_user);
+	for (unsigned k = 0; k < 3; k++) {
+		u64 v = 0;
+		volatile u64 f[5] = { (uptr)user_gs, UCODE, 2, (uptr)user_stack_end, UDATA };
+		TRY(__asm__ volatile("push 32(%0); push 24(%0); push 16(%0); push 8(%0); push (%0); jmp iret_swapgs" : : "a"(f) : "memory"));
+		check(fmt("swapgs, iretq, %u: CPL 3 has its base", k), trap.vec == DONE && trap.f.bx == 0x1111);
+		__asm__ volatile("swapgs; mov %%gs:8,%0" : "=r"(v));
+		check_eq(fmt("INT, swapgs, %u: the kernel's base is back", k), v, 0x2222);
+	}
+	wrmsr(GS_BASE, (uptr)of_user);
+	wrmsr(KERNEL_GS_BASE, (uptr)of_kernel);
+	user(user_null_gs);
+	check_eq(is_amd() ? "a null GS loaded at CPL 3 keeps the base (AMD)" : "a null GS loaded at CPL 3 clears the base (Intel)", rdmsr(GS_BASE),
+		 is_amd() && !has(0x80000021, 0, 6) ? (uptr)of_user : 0);
+	check_eq("and leaves KERNEL_GS_BASE", rdmsr(KERNEL_GS_BASE), (uptr)of_kernel);
+}
+
 static void bases(void)
 {
 	u64 v = 0;
@@ -389,6 +431,7 @@ static void bases(void)
 		check("rdfsbase at CPL 3", trap.vec == DONE && trap.f.ax == 0x87654321);
 		write_cr4(read_cr4() & ~0x10000ul);
 	}
+	gs_over_iret();
 	wrmsr(FS_BASE, 0);
 	wrmsr(GS_BASE, 0);
 }

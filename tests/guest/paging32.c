@@ -230,8 +230,37 @@ static void crossing(void)
 	write_cr0(read_cr0() & ~0x10000ul);
 	flush();
 	check("accessed bit into a read-only GDT: #PF, a supervisor write", vec == PF && err == (EC_P | EC_W) && (cr2 & ~7ul) == (uptr)&gdt[FREE]);
+	/* ARPL writes only when it raises the RPL. At CPL 0 with WP and at CPL 3. */
+	extern const u8 u_arpl[];
+	map32(false);
+	for (unsigned cpl3 = 0; cpl3 < 2; cpl3++)
+		for (unsigned rpl = 0; rpl < 4; rpl++) {
+			table[1] = (uptr)page[0] | P | U;
+			*(u16 *)(page[0] + 0x20) = 0x79;
+			write_cr0(read_cr0() | 0x10000);
+			flush();
+			r = user_regs(u_arpl);
+			r.ip += ALIAS;
+			r.sp += ALIAS;
+			if (!cpl3) {
+				r.cs = CODE;
+				r.ds = r.es = r.fs = r.gs = DATA;
+			}
+			r.di = VA + 0x20;
+			r.ax = rpl;
+			r.flags = 2 | FL_ZF;
+			go(&r);
+			write_cr0(read_cr0() & ~0x10000ul);
+			const char *name = fmt("arpl in a read-only page at CPL %u, RPL %u over 1", 3 * cpl3, rpl);
+			if (rpl > 1)
+				check(fmt("%s: #PF, a write", name), trap.vec == PF && trap.err == (EC_P | EC_W | (cpl3 ? EC_U : 0)) && trap.cr2 == VA + 0x20 && (trap.f.flags & FL_ZF));
+			else
+				check(fmt("%s: only read", name), trap.vec == DONE && !(trap.f.flags & FL_ZF));
+			check(fmt("%s: unchanged, not dirty", name), *(u16 *)(page[0] + 0x20) == 0x79 && !(table[1] & D));
+		}
 	paging_off();
 }
+__asm__(".text\nu_arpl: arpl %ax,(%edi)\nint $0x80\n");
 
 static void pae(void)
 {

@@ -413,6 +413,37 @@ static void system(void)
 	check("and back to real mode", trap.f.di == SNIP_SEG && (u8)(trap.f.dx >> 8) == 0xa5 && trap.vec == DONE);
 }
 
+/* ---- HLT ---------------------------------------------------------------------------------------- */
+
+#define SLEEP_PIT(mode) "mov $0x30+2*" #mode ",%al; outb %al,$0x43; mov $0xa9,%al; outb %al,$0x40; mov $4,%al; outb %al,$0x40\n"
+CODE16_SNIPPET(s_hlt, "cli\n" SLEEP_PIT(0) "sti; hlt; cli");
+CODE16_SNIPPET(s_hlt3, "cli; xor %bx,%bx; mov %bx,%es; movw $2f-s_hlt3,%es:0x1c0; movw %cs,%es:0x1c2\n" SLEEP_PIT(2)
+	"mov $3,%cx; 1: sti; hlt; cli; inc %dx; loop 1b; jmp 3f\n"
+	"2: inc %bx; mov $0x20,%al; outb %al,$0x20; iretw; 3:");
+
+/* Woken by the i8254 through the i8259, whose INTR comes by LINT0. */
+static void halts(void)
+{
+	*(volatile u32 *)0xfee000f0 = 0x1ff;
+	*(volatile u32 *)0xfee00350 = 0x700;
+	outb(0x20, 0x11); outb(0x21, 0x70); outb(0x21, 4); outb(0x21, 1);
+	outb(0x21, 0xfe);
+	START();
+	REAL(s_hlt, &r);
+	outb(0x20, 0x20);
+	check_eq("STI HLT in real mode: woken by IRQ 0", trap.vec, 0x70);
+	const u8 *ip = at(SNIP_LIN + (u16)trap.f.ip);
+	check("its return IP is behind HLT, IF set", ip[-1] == 0xf4 && ip[0] == 0xfa && (trap.f.flags & FL_IF));
+	START();
+	r.dx = 0;
+	REAL(s_hlt3, &r);
+	outb(0x21, 0xff);
+	check("three times with a handler of 16-bit code", trap.vec == DONE && trap.f.dx == 3 && trap.f.bx == 3 && (u16)trap.f.cx == 0);
+	outb(0x20, 0x11); outb(0x21, 0x20); outb(0x21, 4); outb(0x21, 1);
+	outb(0x21, 0xff);
+	*(volatile u32 *)0xfee00350 = 0x10000;
+}
+
 /* ---- unreal mode --------------------------------------------------------------------------------------- */
 
 CODE16_SNIPPET(s_big, "addr32 movb (%ebx),%al; mov %ds,%cx; mov %cx,%ds; addr32 movb (%ebx),%ah");
@@ -455,6 +486,7 @@ int main(void)
 	undefined();
 	limits();
 	system();
+	halts();
 	unreal();
 	return 0;
 }

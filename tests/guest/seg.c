@@ -287,6 +287,23 @@ static bool query(unsigned kind, unsigned cpl, unsigned rpl, u8 a)
 	return (code && (a & 4)) || (cpl <= dpl && rpl <= dpl);
 }
 
+/* Memory is written only when the RPL is raised: otherwise the segment may be read-only. */
+static void arpl_read_only(void)
+{
+	u16 s = sel(7, 1);
+	gdt[T] = desc((uptr)&s, 1, A_DATA, F_B);
+	for (unsigned rpl = 0; rpl < 4; rpl++) {
+		u8 z = 9;
+		TRY(__asm__ volatile("mov %1,%%es; cmp %%eax,%%eax; arpl %w2,%%es:0; setz %0" : "+m"(z) : "r"(sel(T, 0)), "r"(rpl) : "cc", "memory"));
+		__asm__ volatile("mov %0,%%es" : : "r"(DATA));
+		if (rpl > 1)
+			check_trap(fmt("arpl in a read-only segment, RPL %u over 1: #GP(0)", rpl), GP, 0);
+		else
+			check(fmt("arpl in a read-only segment, RPL %u over 1: only read", rpl), trap.vec == NONE && z == 0);
+		check(fmt("arpl in a read-only segment, RPL %u over 1: unchanged", rpl), s == sel(7, 1));
+	}
+}
+
 static void queries(void)
 {
 	static const struct { const u8 *code; const char *name; } q[] = { { q_lar, "lar" }, { q_lsl, "lsl" }, { q_verr, "verr" }, { q_verw, "verw" } };
@@ -337,6 +354,7 @@ static void queries(void)
 			bad += d != (0x11110000 | (a > b ? a : b)) || z != (b < a);
 		}
 	check_eq("arpl: all pairs of RPL", bad, 0);
+	arpl_read_only();
 }
 
 /* ---- LDT, LTR, LGDT privileges -------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 const char guest_name[] = "smp";
 
 static volatile u32 count[256];
+extern const u8 before_sleep[], at_hlt[], after_hlt[];
 
 static bool on_irq(struct frame *f)
 {
@@ -13,9 +14,16 @@ static bool on_irq(struct frame *f)
 	if (f->vec == DONE)
 		return false;
 	__atomic_fetch_add(&count[f->vec], 1, __ATOMIC_SEQ_CST);
+	if (f->vec == NMI && f->ip > (uptr)before_sleep && f->ip <= (uptr)at_hlt)
+		f->ip = (uptr)after_hlt;
 	if (f->vec != NMI)
 		apic_write(0xb0, 0);
 	return true;
+}
+static void ipi(u32 to, u32 icr)
+{
+	apic_write(0x310, to << 24);
+	apic_write(0x300, icr);
 }
 static void reset_counts(void) { memset((void *)count, 0, sizeof(count)); }
 static void window(void)
@@ -60,6 +68,34 @@ static void compete(unsigned me)
 	}
 }
 
+/* STI; HLT ended by an NMI from the other processor, which may come at any point of it: none is
+ * lost. The handler of one that came before HLT goes on behind it (a processor may hold off NMIs
+ * after STI, or not). */
+enum { SLEEPS = 300 };
+static volatile u32 slept, ready, bad_wakes;
+static void sleep_by_nmi(void)
+{
+	for (u32 k = 1; k <= SLEEPS; k++) {
+		u32 before = count[NMI];
+		__asm__ volatile(".globl before_sleep,at_hlt,after_hlt\nbefore_sleep: movl %1,%0; sti; at_hlt: hlt; after_hlt: cli"
+			: "=m"(ready) : "r"(k) : "memory");
+		bad_wakes += count[NMI] != before + 1;
+		slept = k;
+	}
+}
+static void wake_by_nmi(u32 to)
+{
+	for (u32 k = 1; k <= SLEEPS; k++) {
+		while (ready != k)
+			;
+		for (volatile u32 spin = 0; spin < k % 64; spin++)
+			;
+		ipi(to, 0x4400);
+		while (slept != k)
+			;
+	}
+}
+
 void ap_entry(void)
 {
 	apic_write(0xf0, 0x1ff);
@@ -69,8 +105,16 @@ void ap_entry(void)
 		compete(1);
 		work_done = 1;
 	}
-	for (;;)
+	for (;;) {
 		__asm__ volatile("sti; hlt; cli" : : : "memory");
+		if (work == 2)
+			sleep_by_nmi();
+		else if (work == 3)
+			wake_by_nmi(0);
+		if (work)
+			work_done = 1;
+		work = 0;
+	}
 }
 static bool wait_for(volatile u32 *p, u32 want)
 {
@@ -78,10 +122,24 @@ static bool wait_for(volatile u32 *p, u32 want)
 		delay_us(1000);
 	return *p == want;
 }
-static void ipi(u32 to, u32 icr)
+
+static void nmi_sleeps(void)
 {
-	apic_write(0x310, to << 24);
-	apic_write(0x300, icr);
+	reset_counts();
+	work_done = 0;
+	work = 2;
+	ipi(1, 0x4070);
+	wake_by_nmi(1);
+	check("300 times STI HLT there, ended by an NMI from here", wait_for(&work_done, 1) && slept == SLEEPS);
+	check_eq("each by one NMI", count[NMI], SLEEPS);
+	reset_counts();
+	slept = ready = work_done = 0;
+	work = 3;
+	ipi(1, 0x4070);
+	sleep_by_nmi();
+	check("300 times STI HLT here, ended by an NMI from there", wait_for(&work_done, 1) && slept == SLEEPS);
+	check_eq("each by one NMI, too", count[NMI], SLEEPS);
+	check_eq("none woke without", bad_wakes, 0);
 }
 
 static void second(void)
@@ -143,6 +201,7 @@ static void second(void)
 	check_eq("lock xadd", shared[2], 2 * ROUNDS);
 	check_eq("lock add across a page", *(u32 *)(odd + 4094), 2 * ROUNDS);
 	check_eq("stores before XCHG are seen: nobody clashes", clashes, 0);
+	nmi_sleeps();
 }
 
 

@@ -1,4 +1,4 @@
-/* What handlers are written with: operands, results, chaining. Private to interp/.
+/* What handlers are written with: operands, results, chaining. For interp/ and, as what it leaves to it, bt/.
  *
  * A handler is OP(name) { body }: the body may return early; afterwards the next instruction
  * of the block is called in tail position. OP_END(name) ends its block: c->rip already holds
@@ -165,6 +165,7 @@ void x87_nothing_pending(struct cpu *c);
 /* True when the stub arena must be emptied: the engine drops all blocks and calls native_reset. */
 bool native_full(const struct cpu *c);
 void native_reset(struct cpu *c);
+u64 native_resets(const struct cpu *c); /* how often: decoded instructions of before are no more */
 
 /* isa_ops by mnemonic (ops.c). */
 #define MAX_OPS 4096

@@ -1,0 +1,308 @@
+/* The engine: its run loop and the life of a vCPU. See bt.h for how the parts lie together. */
+#define LOG_TOPIC "bt"
+#include <stdlib.h>
+#include <string.h>
+
+#include "bt/host.h"
+#include "bt/tr.h"
+
+#define CACHE_BYTES (64u << 20)
+
+/* ---- cpu's hooks -------------------------------------------------------------------------------- */
+
+static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
+{
+	space_flush_page(bt_of(c), lin, mask);
+}
+
+static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
+{
+	shoot_code(bt_of(c), p, off, len);
+}
+
+/* ---- flags ---------------------------------------------------------------------------------------- */
+
+static u16 flags_pack(u64 rflags)
+{
+	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
+}
+static u64 flags_unpack(u64 rflags, u16 f)
+{
+	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
+}
+
+/* ---- one instruction by the interpreter --------------------------------------------------------------- */
+
+/* The decoded instruction n of a block; NULL: its bytes are no longer what the block was made from. */
+static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
+{
+	struct cpu *c = b->cpu;
+	if (!k->valid || atomic_load(&k->page->code->gen) != k->page->gen ||
+	    (k->page2 && atomic_load(&k->page2->code->gen) != k->page2->gen))
+		return NULL;
+	if (native_full(c))
+		native_reset(c);
+	if (k->decoded && k->decoded_gen != native_resets(c))
+		memset(k->decoded, 0, k->n * sizeof(*k->decoded));
+	else if (!k->decoded && !(k->decoded = calloc(k->n, sizeof(*k->decoded))))
+		return NULL;
+	k->decoded_gen = native_resets(c);
+	struct insn *i = &k->decoded[n];
+	if (i->len)
+		return i;
+	u8 bytes[15];
+	unsigned off = (unsigned)(k->lin & PAGE_MASK) + k->map[n].guest, len = (unsigned)(k->map[n + 1].guest - k->map[n].guest);
+	unsigned first = MIN(len, 4096 - off);
+	memcpy(bytes, k->page->host + off, first);
+	if (first < len)
+		memcpy(bytes + first, k->page2->host, len - first);
+	if (interp_decode(c, k->page->mode, bytes, len, i) != ISA_OK) {
+		i->len = 0;
+		return NULL;
+	}
+	return i;
+}
+
+/* Enters what the instruction's accesses have brought into the interpreter's TLB. */
+struct touched { u64 lin[3]; unsigned n; };
+static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
+{
+	t->n = 0;
+	if (i->flags & IF_MEM)
+		t->lin[t->n++] = insn_ea(c, i) + c->ebase[i->seg];
+	if (i->flags & IF_STACK) {
+		t->lin[t->n++] = c->regs[R_SP] - 8;
+		t->lin[t->n++] = c->regs[R_SP];
+	}
+}
+
+/* True: the block may go on after it. */
+static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
+{
+	struct cpu *c = b->cpu;
+	c->rip = k->lin + k->map[n].guest;
+	const struct insn *i = decoded(b, k, n);
+	if (!i)
+		return false;
+	bool last = n + 1 == k->n;
+	b->stats.interp_by_op[i->op]++;
+	struct touched t;
+	c->regs[R_BLOCK] = c->rip;
+	touches(c, i, &t);
+	bool ends = i->flags & IF_LAST;
+	interp_exec(c, i);
+	for (unsigned m = 0; m < t.n; m++)
+		space_fill(b, t.lin[m], true);
+	return !ends && !last && k->valid;
+}
+
+/* ---- the run loop ------------------------------------------------------------------------------------------ */
+
+static bool events_due(const struct cpu *c)
+{
+	return atomic_load(&((struct cpu *)(uintptr_t)c)->events) & c->event_mask;
+}
+
+static bool units_usable(const struct cpu *c, const struct block *k)
+{
+	for (unsigned f = 0; f <= FC_AVX512; f++)
+		if (k->classes >> f & 1 && c->nofpu[f])
+			return false;
+	return true;
+}
+
+/* Runs translated code from `at` until it exits. */
+static u32 enter(struct bt *b, const struct block *k, const u8 *at)
+{
+	struct cpu *c = b->cpu;
+	struct ctx *x = b->ctx;
+	x->enter_at = (u64)at;
+	x->restore = k->units && x->units_off;
+	x->flags = flags_pack(c->rflags);
+	x->fs_base = c->ebase[S_FS];
+	x->gs_base = c->ebase[S_GS];
+	atomic_store(&b->inside, true);
+	if (events_due(c) || shoot_pending(b)) { /* whoever posted it may not have seen us inside */
+		atomic_store(&b->inside, false);
+		return X_NOTHING;
+	}
+	b->stats.enters++;
+	u32 id = b->enter(b);
+	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
+	if (id != X_NOTHING)
+		c->rflags = flags_unpack(c->rflags, x->flags);
+	return id;
+}
+
+/* What an exit asks for. Returns where to go on in the same block, or NULL: by RIP. */
+static const u8 *handle(struct bt *b, u32 id, struct block **in)
+{
+	struct cpu *c = b->cpu;
+	enum exit_kind kind = id & 15;
+	unsigned n = id >> 4 & 63;
+	struct block *k = b->block_list[id >> 10];
+	b->stats.exits[kind]++;
+	switch (kind) {
+	case X_GOTO: case X_KICK:
+		c->rip = k->lin + k->map[n].guest;
+		return NULL;
+	case X_LINK0: case X_LINK1:
+		b->want = &k->link[kind - X_LINK0];
+		c->rip = b->want->target;
+		return NULL;
+	case X_INDIRECT:
+		if (likely(cpu_canonical(c, b->ctx->target))) {
+			c->rip = b->ctx->target;
+			return NULL;
+		}
+		c->regs[R_SP] += (u64)(i64)k->sp_back; /* as if it had not begun: it raises #GP */
+		insn_by_interp(b, k, n);
+		return NULL;
+	case X_INSN: case X_FAULT:
+		if (!insn_by_interp(b, k, n))
+			return NULL;
+		*in = k;
+		return k->checked + k->map[n + 1].host;
+	default:
+		return NULL;
+	}
+}
+
+static enum run_exit why_left(const struct cpu *c)
+{
+	if (c->stopped)
+		return RUN_STOPPED;
+	if (atomic_load(&((struct cpu *)(uintptr_t)c)->events) & EV_EXIT)
+		return RUN_EVENT;
+	return c->activity == ACT_RUN ? RUN_EVENT : RUN_HALT;
+}
+
+/* Goes on from RIP once. */
+static void turn(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	space_select(b);
+	struct link *want = b->want;
+	b->want = NULL;
+	struct block *k = cache_find(b);
+	if (!k) {
+		b->stats.single++;
+		interp_single(c);
+		return;
+	}
+	if (want && k->lin == want->target && want->from->valid)
+		cache_link(b, want, k);
+	if (k->units && !units_usable(c, k)) {
+		for (unsigned n = 0; n < k->n && !c->slow && !events_due(c); n++)
+			interp_single(c);
+		return;
+	}
+	const u8 *at = k->host;
+	while (at) {
+		u32 id = enter(b, k, at);
+		if (id == X_NOTHING)
+			return;
+		at = handle(b, id, &k);
+		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
+			return;
+	}
+}
+
+static enum run_exit run(struct cpu *c)
+{
+	struct bt *b = bt_of(c);
+	if (c->clock->icount_mode || c->icount_limit != UINT64_MAX)
+		return interp_run(c);
+	fault_enter(b);
+	b->space = NULL; /* the thread's gs may be another's */
+	fpu_load(c);
+	if (_setjmp(c->jb)) {
+		b->want = NULL;
+		interp_caught(c);
+	}
+	for (;;) {
+		b->ctx->kicked = 0;
+		if (events_due(c) || c->activity != ACT_RUN) {
+			b->want = NULL;
+			interp_boundary(c);
+			if (!cpu_service_events(c))
+				break;
+		}
+		if (shoot_pending(b))
+			shoot_serve(b);
+		if (c->slow) {
+			b->want = NULL;
+			interp_single(c);
+			continue;
+		}
+		turn(b);
+	}
+	fpu_save(c);
+	return why_left(c);
+}
+
+static void kick(struct cpu *c)
+{
+	if (c->engine)
+		fault_kick(bt_of(c));
+}
+
+/* ---- life --------------------------------------------------------------------------------------------------- */
+
+static bool usable(struct error *why_not)
+{
+	if (!__builtin_cpu_supports("bmi2"))
+		return error_set(why_not, "the host's processor has no BMI2");
+	if (!host_has_fsgsbase())
+		return error_set(why_not, "the host's kernel does not let programs write the gs base (FSGSBASE)");
+	return true;
+}
+
+static void vcpu_destroy(struct cpu *c)
+{
+	struct bt *b = bt_of(c);
+	shoot_destroy(b);
+	fault_destroy(b);
+	cache_destroy(b);
+	space_destroy(b);
+	interp_destroy(c);
+	free(b->scratch);
+	free(b);
+}
+
+static bool vcpu_init(struct cpu *c, struct error *e)
+{
+	struct bt *b = calloc(1, sizeof(*b));
+	if (!b)
+		return error_set(e, "bt: out of memory");
+	b->ctx_fd = -1;
+	b->cpu = c;
+	b->cache_bytes = CACHE_BYTES;
+	if (!interp_init(c, &b->in, e)) {
+		free(b);
+		return false;
+	}
+	b->scratch = calloc(1, sizeof(*b->scratch));
+	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e)) {
+		vcpu_destroy(c);
+		return false;
+	}
+	b->ctx->cpu = c;
+	b->ctx->zmm = &c->zmm[0][0];
+	b->ctx->k = c->k;
+	b->ctx->units_off = 1;
+	c->on_tlb_flush = tlb_flushed;
+	c->on_code_written = code_written;
+	return true;
+}
+
+const struct engine_ops bt_engine = {
+	.name = "bt",
+	.help = "binary translation: runs anywhere, at near the processor's own speed",
+	.usable = usable,
+	.vcpu_init = vcpu_init,
+	.vcpu_destroy = vcpu_destroy,
+	.run = run,
+	.step = interp_step,
+	.kick = kick,
+};

@@ -1,0 +1,274 @@
+/* bt: the translating engine. Guest code, whatever its privilege, becomes host code that runs in
+ * ring 3, one vCPU thread with its own code cache.
+ *
+ * Where things are while translated code runs
+ *   general registers   in the host's of the same number, but: guest RSP is in r15; guest R11 and
+ *                       R15 are at home in struct ctx; r11 ("T") is the translator's own
+ *   rsp                 the return stack: host return addresses of guest calls
+ *   status flags        in the host's; the rest of RFLAGS in cpu->rflags. DF and AC are never set
+ *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
+ *   x87, MXCSR          in the host's, as while the interpreter runs
+ *   gs                  the current space: struct ctx below it, its page table above
+ *
+ * Invariants
+ *  1. An instruction's translation changes guest state only with its last host instructions
+ *     (insn_map.commit), so that before that it can be left and begun again.
+ *  2. What is not translated, and every access that the memory path does not settle, is done by
+ *     the reference interpreter: state is exact at each such exit, but for status flags that are
+ *     dead (written before they are read on every way from there).
+ *  3. A block is entered only where the space says that its page is mapped at its address
+ *     (ok slots): by the dispatcher, or at `checked`, or from a block of the same page.
+ *  4. Guest memory is named only through a page-table entry of the space (mempath.c).
+ *  5. Code of a page is translated only while no vCPU has a store entry for it. */
+#ifndef RING3_BT_BT_H
+#define RING3_BT_BT_H
+
+#include <pthread.h>
+
+#include "bt/emit.h"
+#include "cpu/cpu.h"
+#include "interp/interp.h"
+#include "interp/op_api.h"
+
+extern const struct engine_ops bt_engine; /* listed in engine/engines.c */
+
+/* ---- host registers -------------------------------------------------------------------- */
+enum { T = R11, HOST_SP = R15, N_HOMELESS = 2 };
+static inline bool is_homeless(unsigned guest) { return guest == R_11 || guest == R_15; }
+
+/* ---- the context: what translated code keeps in memory, one page below gs ---------------- */
+struct ctx {
+	u64 home11, home15;
+	u64 save_rax, save_rcx, save_v;  /* spilled by the instruction under way */
+	u64 save_t;
+	u64 target;                      /* of an indirect branch that is not in the jump cache */
+	u64 fs_base, gs_base;            /* cpu->ebase; of GS this one counts while inside */
+	u64 kernel_gs_base;              /* cpu->msr's; likewise */
+	u64 gs_ac[2];                    /* host gs base of the space for AC clear, set; 0: not known */
+	u64 tsc_offset;                  /* guest's TSC - host's */
+	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
+	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
+	u64 enter_at;
+	struct cpu *cpu;
+	u8 *zmm;
+	u64 *k;
+	u32 exit;                        /* enum exit_kind | insn << 4 | block << 10 */
+	u32 units_off;                   /* 0: vectors are live and their units may be used */
+	u32 restore;                     /* enter: load the vectors */
+	u32 kicked;                      /* a kick came while outside */
+	u16 flags;                       /* AH and AL as LAHF and SETO left them */
+	bool zmm_high;                   /* zmm16-31 and opmasks have been translated */
+};
+enum {
+	CTX_AT = -4096,                  /* from gs */
+	N_OK = 4096, OK_AT = CTX_AT - N_OK * 4,
+	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
+	LOW_BYTES = -JUMP_TAG_AT,
+};
+#define CTX(field) (CTX_AT + (int)offsetof(struct ctx, field))
+#define M_CTX(field) M_ABS(CTX(field))
+/* The table: an entry for loads at page * 8 mod 4 GiB, for stores the same plus STORE_HALF.
+ * 0: none; else host address - guest address + 1 (odd). */
+#define TABLE_BYTES (1ull << 32)
+#define STORE_HALF (1ull << 31)
+static inline u32 table_at(u64 lin, bool store) { return (u32)((lin >> 12) * 8 + (store ? STORE_HALF : 0)); }
+/* Guest addresses that share an entry (a load's and a store's too) differ in multiples of 2^40,
+ * MEM_ALIAS_STEP. */
+
+/* ---- spaces (space.c): page tables by address space and privilege --------------------------- */
+struct log { u32 *at; u32 n, cap; };
+struct space {
+	u64 epoch;            /* cpu->epoch; 0: not in use */
+	u8 mmu;               /* enum mmu_index */
+	bool user;            /* CPL 3 */
+	u16 pcid;
+	u64 used;             /* when last chosen */
+	u8 *gs;               /* value of the host's gs base */
+	u64 *touched;         /* a bit for each page of the table that was ever written */
+	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
+};
+#define N_SPACES 16
+#define LOG_MAX (1u << 16)
+
+struct bt;
+bool space_init(struct bt *b, struct error *e);
+void space_destroy(struct bt *b);
+void space_select(struct bt *b);                /* by cpu->epoch, mmu, cpl; sets the gs base */
+void space_ac_changed(struct bt *b);
+void space_flush_page(struct bt *b, u64 lin, u64 mask); /* INVLPG, in every space */
+void space_flush_all(struct bt *b);
+/* After the interpreter accessed lin: enters what its TLB has. */
+void space_fill(struct bt *b, u64 lin, bool store);
+/* Takes back every store entry of a page that comes to hold code. */
+void space_protect(struct bt *b, struct page_code *p);
+void space_ok(struct bt *b, u32 slot, u32 id);
+static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 *)(void *)(s->gs + OK_AT + slot * 4); }
+
+/* ---- the cache (cache.c): blocks, pages of code, links ---------------------------------------- */
+
+#define BLOCK_INSNS 48u
+/* Where each guest instruction is. Offsets in bytes: host from the block's start, guest likewise. */
+struct insn_map {
+	u16 host, guest;
+	u16 commit;      /* up to this many bytes from its start it may be begun again */
+	u8 held;         /* in the shadow of the one before: no stop at its start */
+	u16 victim_from; /* from there on ... */
+	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
+};
+
+struct block;
+struct link {
+	struct block *from, *to;  /* to NULL: it goes to its stub */
+	struct link *next, *prev; /* of those that go to `to` */
+	u8 *site;                 /* its rel32, in the writable mapping; NULL: no such exit */
+	u8 *stub;                 /* its exit stub, a running address */
+	bool checked;             /* must go to `checked` */
+	u64 target;               /* RIP */
+};
+/* A page of code at one linear address in one mode. */
+struct code_page {
+	struct code_page *hash_next;
+	u64 lin;                  /* of its first byte */
+	const u8 *host;
+	struct page_code *code;
+	u32 gen;                  /* of code, when its blocks were made */
+	u32 id, slot;             /* in ok slots */
+	u8 mode, cpl;
+	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
+};
+struct block {
+	struct block *hash_next, *page_next;
+	u64 lin;
+	struct block *page2_next;
+	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
+	u64 ahead;                /* lines of the page that were looked at beyond the block */
+	u8 *host;                 /* running address: entry */
+	u8 *checked;              /* entry that looks at the ok slots; first of its code */
+	u8 *stale;                /* leaves for the dispatcher, which begins the block anew */
+	u32 bytes;                /* of host code */
+	u16 guest_bytes;
+	u16 n;                    /* instructions */
+	u32 index;                /* in bt->block_list */
+	bool valid;
+	bool units;               /* has vector instructions */
+	u8 classes;               /* bits by enum fpu_class that must be usable */
+	i16 sp_back;              /* what undoes the last instruction's change of RSP (indirect branches) */
+	struct link link[2], *incoming;
+	struct insn_map *map;     /* n + 1 */
+	struct insn *decoded;     /* by the interpreter, when first needed; len 0: not yet */
+	u64 decoded_gen;
+};
+
+enum exit_kind {
+	X_GOTO,      /* go on at an instruction of the block, by the dispatcher */
+	X_LINK0, X_LINK1,
+	X_INSN,      /* this instruction by the interpreter, then the next */
+	X_INDIRECT,  /* to ctx.target */
+	X_KICK,
+	X_FAULT,     /* the host's instruction faulted: as X_INSN */
+	X_NOTHING,   /* not entered at all */
+	X_KINDS
+};
+static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return block << 10 | insn << 4 | k; }
+
+#define SEGMENTS 8u
+#define BLOCKS_MAX (1u << 20)
+#define BLOCK_HASH (1u << 16)
+#define PAGE_HASH (1u << 14)
+
+struct stats {
+	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated;
+	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links;
+};
+
+struct request { struct page_code *page; u16 off, len; /* len 0: give back store entries */ };
+struct requests {
+	pthread_mutex_t lock;
+	struct request *at;
+	u32 n, cap;
+	_Atomic u32 pending;      /* n, to look at without the lock */
+	_Atomic u64 served;       /* rounds */
+};
+
+struct bt {
+	struct interp in;         /* first: handlers find it by cpu->engine */
+	struct cpu *cpu;
+	struct ctx *ctx;
+	u64 *jump_tag;            /* N_JUMP: minus the linear address; in the pages below every space's gs */
+	u8 **jump_host;
+	int ctx_fd;
+	struct space spaces[N_SPACES], *space;
+	u64 space_clock;
+
+	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
+	u64 cache_bytes;
+	u32 used, segment;        /* next free byte; segment being filled */
+	struct { u32 start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	struct block **block_hash, **block_list;
+	u32 n_indices;            /* of block_list ever given out */
+	u32 *free_index, n_free;
+	struct code_page **page_hash;
+	u32 next_id;
+	u8 *glue_end;
+	u32 (*enter)(struct bt *b);
+	u8 *exit_common;          /* running addresses */
+	u8 *lookup, *lookup_spilled, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *return_stack;         /* its mapping, with a guard page below */
+	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
+
+	struct link *want;        /* by which it exited last: to be linked */
+	void *altstack;
+	_Atomic bool inside;      /* may be in translated code */
+	pthread_t self;
+	struct requests requests; /* of other threads (shoot.c) */
+	struct bt *next_peer;
+	bool listed;
+	bool exact_flags;
+	u64 tsd;                  /* CR4.TSD that RDTSC was translated for */
+	struct translation *scratch;
+	struct stats stats;
+};
+static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
+
+static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }
+bool cache_init(struct bt *b, struct error *e);
+void cache_destroy(struct bt *b);
+/* The block at cpu->rip, translated if need be, its page(s) entered as ok. Raises what the fetch
+ * raises. NULL: this instruction cannot be in a block (a device's, not decodable): step over it. */
+struct block *cache_find(struct bt *b);
+void cache_link(struct bt *b, struct link *l, struct block *to);
+void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump cache */
+/* Bytes of a page have changed: what was made of them goes. */
+void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
+struct block *cache_block_at(struct bt *b, const u8 *pc);
+void cache_flush(struct bt *b);
+/* For translate.c: a block of n instructions, room for so many bytes of code (may evict); its entering. */
+struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *e);
+void block_finish(struct bt *b, struct block *k, const struct emit *e);
+/* From here on a write to these bytes of the page changes its gen. */
+void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
+
+/* ---- translation (translate.c, mempath.c, branch.c) ------------------------------------------- */
+/* The block at lin, in `page`, of which `host` is the start; not yet entered anywhere. NULL: the first
+ * instruction cannot be decoded. May raise, where it crosses into another page. */
+struct block *translate(struct bt *b, struct code_page *page, u64 lin);
+/* For translate.c, of the second page. */
+struct code_page *cache_page(struct bt *b, u64 lin);
+
+bool glue_init(struct bt *b, struct error *e);
+bool fault_init(struct bt *b, struct error *e);
+void fault_enter(struct bt *b); /* this thread runs b now */
+void fault_destroy(struct bt *b);
+/* ---- what vCPUs ask of each other (shoot.c) ---------------------------------------------------- */
+bool shoot_init(struct bt *b, struct error *e);
+void shoot_destroy(struct bt *b);
+/* Takes every vCPU's store entries of a page back. */
+void shoot_stores(struct bt *b, struct page_code *p);
+/* Own store of code: all vCPUs' translations of it go. */
+void shoot_code(struct bt *b, struct page_code *p, unsigned off, unsigned len);
+void shoot_serve(struct bt *b); /* what others have asked of this one */
+static inline bool shoot_pending(const struct bt *b) { return atomic_load(&((struct bt *)(uintptr_t)b)->requests.pending); }
+
+void fault_kick(struct bt *b); /* any thread */
+
+#endif

@@ -1,0 +1,410 @@
+/* The code cache: where blocks live, how they are found, linked, invalidated and evicted.
+ *
+ * The memory is one memfd, mapped once to write and once to run. It is filled segment by segment,
+ * round and round: entering a segment again evicts all that is in it, the oldest first.
+ *
+ * Invariants
+ *  1. One vCPU's cache is touched by its thread alone, outside of translated code.
+ *  2. A block that is not valid can no longer be found, linked or entered: its entries lead to its
+ *     `stale` exit. Its memory stays until its segment is evicted, since the return stack and the
+ *     signal handler may still name it.
+ *  3. A code_page's blocks were made from what the page held at `gen`; when page_code.gen moves
+ *     on, they all go (cache_page_written at once by the writer, cache_find at the latest). */
+#define LOG_TOPIC "bt"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bt/bt.h"
+
+#define RETURN_STACK (1u << 20)
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+static bool map_cache(struct bt *b, struct error *e)
+{
+	int fd = memfd_create("ring3-code", MFD_CLOEXEC);
+	if (fd < 0)
+		return error_set(e, "bt: memory for translated code: %m");
+	b->rw = b->rx = MAP_FAILED;
+	bool ok = ftruncate(fd, (off_t)b->cache_bytes) == 0;
+	if (ok) {
+		b->rw = mmap(NULL, b->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		b->rx = mmap(NULL, b->cache_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+		ok = b->rw != MAP_FAILED && b->rx != MAP_FAILED;
+	}
+	if (!ok)
+		error_set(e, "bt: memory for translated code: %m");
+	close(fd);
+	return ok;
+}
+
+static bool map_return_stack(struct bt *b, struct error *e)
+{
+	u8 *p = mmap(NULL, RETURN_STACK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED || mprotect(p + 4096, RETURN_STACK - 4096, PROT_READ | PROT_WRITE))
+		return error_set(e, "bt: memory for the return stack: %m");
+	b->return_stack = p;
+	b->return_top = (u64)(p + RETURN_STACK - 64);
+	*(u64 *)(void *)b->return_top = (u64)b->return_miss;
+	b->ctx->return_sp = b->return_top;
+	return true;
+}
+
+bool cache_init(struct bt *b, struct error *e)
+{
+	b->block_hash = calloc(BLOCK_HASH, sizeof(*b->block_hash));
+	b->page_hash = calloc(PAGE_HASH, sizeof(*b->page_hash));
+	b->block_list = calloc(BLOCKS_MAX, sizeof(*b->block_list));
+	b->free_index = calloc(BLOCKS_MAX, sizeof(*b->free_index));
+	if (!b->block_hash || !b->page_hash || !b->block_list || !b->free_index)
+		return error_set(e, "bt: out of memory");
+	if (!map_cache(b, e) || !glue_init(b, e) || !map_return_stack(b, e))
+		return false;
+	u32 size = (u32)(b->cache_bytes / SEGMENTS);
+	for (u32 k = 0; k < SEGMENTS; k++) {
+		if (k)
+			b->seg[k].start = k * size;
+		b->seg[k].end = (k + 1) * size;
+	}
+	b->jump_tag[0] = 1; /* 0 would stand for linear address 0 */
+	return true;
+}
+
+static void pages_free(struct bt *b)
+{
+	for (unsigned k = 0; k < PAGE_HASH; k++) {
+		for (struct code_page *p = b->page_hash[k], *next; p; p = next) {
+			next = p->hash_next;
+			free(p);
+		}
+		b->page_hash[k] = NULL;
+	}
+}
+
+static void segment_evict(struct bt *b, u32 k);
+
+void cache_destroy(struct bt *b)
+{
+	if (b->block_list && b->page_hash && b->rw && b->rw != MAP_FAILED)
+		for (u32 k = 0; k < SEGMENTS; k++)
+			segment_evict(b, k);
+	for (u32 k = 0; k < SEGMENTS; k++)
+		free(b->seg[k].blocks);
+	if (b->page_hash)
+		pages_free(b);
+	free(b->block_hash);
+	free(b->page_hash);
+	free(b->block_list);
+	free(b->free_index);
+	if (b->rw && b->rw != MAP_FAILED)
+		munmap(b->rw, b->cache_bytes);
+	if (b->rx && b->rx != MAP_FAILED)
+		munmap(b->rx, b->cache_bytes);
+	if (b->return_stack)
+		munmap(b->return_stack, RETURN_STACK);
+}
+
+/* ---- links ---------------------------------------------------------------------------------------- */
+
+static void set_site(struct bt *b, u8 *site, const u8 *to)
+{
+	st32(site, (u32)(to - (site + 4 + (b->rx - b->rw))));
+}
+
+static void link_cut(struct bt *b, struct link *l)
+{
+	if (!l->to)
+		return;
+	if (l->prev)
+		l->prev->next = l->next;
+	else
+		l->to->incoming = l->next;
+	if (l->next)
+		l->next->prev = l->prev;
+	l->to = NULL;
+	set_site(b, l->site, l->stub);
+}
+
+void cache_link(struct bt *b, struct link *l, struct block *to)
+{
+	if (!l->from->valid || !to->valid || l->to)
+		return;
+	l->to = to;
+	l->prev = NULL;
+	l->next = to->incoming;
+	if (l->next)
+		l->next->prev = l;
+	to->incoming = l;
+	set_site(b, l->site, l->checked ? to->checked : to->host);
+	b->stats.links++;
+}
+
+void cache_jump(struct bt *b, struct block *to)
+{
+	u32 n = (u32)(to->lin >> 2) & (N_JUMP - 1);
+	b->jump_tag[n] = -to->lin;
+	b->jump_host[n] = to->checked;
+}
+
+/* ---- invalidation ------------------------------------------------------------------------------------ */
+
+static u32 block_hash_of(u64 lin) { return (u32)(lin ^ lin >> 16) & (BLOCK_HASH - 1); }
+
+static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
+{
+	u8 *p = b->rw + (run - b->rx);
+	*p = 0xe9;
+	set_site(b, p + 1, to);
+}
+
+static void list_remove(struct block **at, struct block *k, struct code_page *p)
+{
+	for (; *at; at = (*at)->page == p ? &(*at)->page_next : &(*at)->page2_next) {
+		if (*at == k) {
+			*at = k->page == p ? k->page_next : k->page2_next;
+			return;
+		}
+	}
+}
+
+static void block_drop(struct bt *b, struct block *k)
+{
+	if (!k->valid)
+		return;
+	k->valid = false;
+	b->stats.invalidated++;
+	struct block **at = &b->block_hash[block_hash_of(k->lin)];
+	while (*at && *at != k)
+		at = &(*at)->hash_next;
+	if (*at)
+		*at = k->hash_next;
+	list_remove(&k->page->blocks, k, k->page);
+	if (k->page2)
+		list_remove(&k->page2->blocks, k, k->page2);
+	while (k->incoming)
+		link_cut(b, k->incoming);
+	link_cut(b, &k->link[0]);
+	link_cut(b, &k->link[1]);
+	entry_divert(b, k->checked, k->stale);
+	if (k->host != k->checked)
+		entry_divert(b, k->host, k->stale);
+}
+
+/* Nothing is known of what has changed: all blocks of the page go. */
+static void page_drop(struct bt *b, struct code_page *p)
+{
+	while (p->blocks)
+		block_drop(b, p->blocks);
+	p->gen = atomic_load(&p->code->gen);
+}
+
+/* Whether the block was made of bytes off..off+len-1 of its page p. */
+static bool block_covers(const struct block *k, const struct code_page *p, unsigned off, unsigned len)
+{
+	unsigned start = (unsigned)(k->lin & PAGE_MASK), end = start + k->guest_bytes;
+	if (p == k->page2) {
+		start = 0;
+		end -= 4096;
+	}
+	if (off < end && start < off + len)
+		return true;
+	u64 lines = 0;
+	for (unsigned n = off >> 6; n <= (off + len - 1) >> 6; n++)
+		lines |= 1ull << n;
+	return p == k->page && (k->ahead & lines);
+}
+
+static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
+
+void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigned len)
+{
+	u32 gen = atomic_load(&c->gen); /* what changes after this asks again */
+	bool left = false;
+	for (struct code_page *p = b->page_hash[page_hash_of(c)]; p; p = p->hash_next) {
+		if (p->code != c)
+			continue;
+		for (struct block *k = p->blocks, *next; k; k = next) {
+			next = k->page == p ? k->page_next : k->page2_next;
+			if (block_covers(k, p, off, len))
+				block_drop(b, k);
+		}
+		p->gen = gen;
+		left |= p->blocks != NULL;
+	}
+	if (!left)
+		atomic_fetch_and(&c->translators, ~(1u << (b->cpu->index & 31)));
+}
+
+/* ---- eviction ------------------------------------------------------------------------------------------ */
+
+static void block_free(struct bt *b, struct block *k)
+{
+	block_drop(b, k);
+	b->block_list[k->index] = NULL;
+	b->free_index[b->n_free++] = k->index;
+	free(k->decoded);
+	free(k);
+}
+
+static void segment_evict(struct bt *b, u32 k)
+{
+	if (!b->seg[k].n)
+		return;
+	b->stats.evictions += b->seg[k].n;
+	for (u32 n = 0; n < b->seg[k].n; n++)
+		block_free(b, b->seg[k].blocks[n]);
+	b->seg[k].n = 0;
+	/* Nothing may lead there any more. */
+	for (u32 n = 0; n < N_JUMP; n++) {
+		u64 at = (u64)(b->jump_host[n] - b->rx);
+		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
+			b->jump_tag[n] = n == 0;
+			b->jump_host[n] = NULL;
+		}
+	}
+	b->ctx->return_sp = b->return_top;
+	b->want = NULL;
+}
+
+void cache_flush(struct bt *b)
+{
+	for (u32 k = 0; k < SEGMENTS; k++)
+		segment_evict(b, k);
+	b->segment = 0;
+	b->used = b->seg[0].start;
+}
+
+/* ---- new blocks -------------------------------------------------------------------------------------------- */
+
+struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *e)
+{
+	b->used = (b->used + 15) & ~15u;
+	if (b->used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
+		b->segment = (b->segment + 1) % SEGMENTS;
+		segment_evict(b, b->segment);
+		b->used = b->seg[b->segment].start;
+	}
+	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
+	if (!k)
+		return NULL;
+	k->n = (u16)n;
+	k->map = (struct insn_map *)(void *)(k + 1);
+	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
+	*e = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
+	return k;
+}
+
+void block_finish(struct bt *b, struct block *k, const struct emit *e)
+{
+	u32 s = b->segment;
+	if (b->seg[s].n == b->seg[s].cap) {
+		u32 cap = b->seg[s].cap ? b->seg[s].cap * 2 : 1024;
+		struct block **p = realloc(b->seg[s].blocks, cap * sizeof(*p));
+		if (!p)
+			bug("no memory for the list of blocks");
+		b->seg[s].blocks = p;
+		b->seg[s].cap = cap;
+	}
+	b->seg[s].blocks[b->seg[s].n++] = k;
+	b->block_list[k->index] = k;
+	b->used = (u32)(e->p - b->rw);
+	k->valid = true;
+	struct block **head = &b->block_hash[block_hash_of(k->lin)];
+	k->hash_next = *head;
+	*head = k;
+	k->page_next = k->page->blocks;
+	k->page->blocks = k;
+	if (k->page2) {
+		k->page2_next = k->page2->blocks;
+		k->page2->blocks = k;
+	}
+	b->stats.translated++;
+	b->stats.translated_insns += k->n;
+	b->stats.translated_bytes += k->guest_bytes;
+	b->stats.host_bytes += k->bytes;
+}
+
+struct block *cache_block_at(struct bt *b, const u8 *pc)
+{
+	u64 at = (u64)(pc - b->rx);
+	u32 s = 0;
+	while (s < SEGMENTS && (at < b->seg[s].start || at >= b->seg[s].end))
+		s++;
+	if (s == SEGMENTS)
+		return NULL;
+	u32 lo = 0, hi = b->seg[s].n; /* the last that begins at or before pc */
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+		if (b->seg[s].blocks[mid]->checked <= pc)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (!lo)
+		return NULL;
+	struct block *k = b->seg[s].blocks[lo - 1];
+	return pc < k->checked + k->bytes ? k : NULL;
+}
+
+/* ---- finding -------------------------------------------------------------------------------------------------- */
+
+void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len)
+{
+	atomic_fetch_or(&p->code->translators, 1u << (b->cpu->index & 31));
+	if (atomic_load(&p->code->writers))
+		shoot_stores(b, p->code);
+	mem_code_mark(p->code, off, len);
+	if (atomic_load(&p->code->writers)) /* entered between */
+		shoot_stores(b, p->code);
+}
+
+struct code_page *cache_page(struct bt *b, u64 lin)
+{
+	struct cpu *c = b->cpu;
+	struct code_tlb_entry t = *mmu_fetch_page(c, lin);
+	lin &= ~PAGE_MASK;
+	if (!t.code || !t.host)
+		return NULL;
+	struct code_page **head = &b->page_hash[page_hash_of(t.code)], *p;
+	for (p = *head; p; p = p->hash_next)
+		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
+			break;
+	if (!p) {
+		if (!(p = calloc(1, sizeof(*p))))
+			return NULL;
+		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
+					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
+		*head = p;
+	}
+	if (unlikely(atomic_load(&p->code->gen) != p->gen))
+		page_drop(b, p);
+	space_ok(b, p->slot, p->id);
+	return p;
+}
+
+struct block *cache_find(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	if (c->code_mode != CODE64)
+		return NULL;
+	u64 lin = c->rip;
+	c->regs[R_BLOCK] = c->rip;
+	c->cur = NULL;
+	struct code_page *page = cache_page(b, lin);
+	if (!page)
+		return NULL;
+	struct block *k;
+	for (k = b->block_hash[block_hash_of(lin)]; k; k = k->hash_next)
+		if (k->lin == lin && k->page == page &&
+		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
+			break;
+	if (k && !k->valid) /* its second page was written */
+		k = NULL;
+	if (!k)
+		k = translate(b, page, lin);
+	if (k)
+		cache_jump(b, k);
+	return k;
+}

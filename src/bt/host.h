@@ -1,0 +1,9 @@
+#ifndef RING3_BT_HOST_H
+#define RING3_BT_HOST_H
+
+#include <stdbool.h>
+
+/* WRGSBASE may be executed (CR4.FSGSBASE; Linux 5.9 and later say so). */
+bool host_has_fsgsbase(void);
+
+#endif

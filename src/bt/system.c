@@ -1,0 +1,180 @@
+/* System instructions that kernels use so often that leaving translated code for them would cost
+ * more than all else: what they do is done here, in 64-bit mode at CPL 0 (or where CPL does not
+ * matter). SDM vol. 2. */
+#include "bt/tr.h"
+
+static bool is_gpr64_or_32(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->size >= 32 && !is_homeless((unsigned)ZydisRegisterGetId(o->reg.value));
+}
+
+bool system_possible(const struct translation *t, const struct tins *i)
+{
+	bool cpl0 = t->page->cpl == 0;
+	if (t->page->mode != CODE64)
+		return false;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
+		return cpl0;
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		return i->zi.operand_width == 64;
+	case ZYDIS_MNEMONIC_RDTSC:
+		return !(t->b->cpu->cr4 & CR4_TSD) || cpl0;
+	case ZYDIS_MNEMONIC_MOV:
+		return i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(i->zo[1].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
+		       is_gpr64_or_32(&i->zo[0]);
+	default:
+		return false;
+	}
+}
+
+#define AT_CPU(field) M_BASE(T, offsetof(struct cpu, field))
+
+static void emit_cli(struct emit *e)
+{
+	e_ctx_load(e, T, M_CTX(cpu));
+	e_mem(e, 0x81, 4, AT_CPU(rflags));       /* and dword */
+	e32(e, ~(u32)FL_IF);
+	e_mem(e, 0x81, 4, AT_CPU(event_mask));
+	e32(e, ~(u32)EV_INTR);
+}
+
+/* Only where nothing is pending: else the interpreter, which knows the shadow. What comes in the
+ * shadow finds the next instruction `held`. */
+static void emit_sti(struct translation *t, unsigned k, bool save)
+{
+	struct emit *e = &t->e;
+	e_ctx_load(e, T, M_CTX(cpu));
+	e_mem(e, 0x83, 7, AT_CPU(events));       /* cmp dword, 0 */
+	e8(e, 0);
+	cold_add(t, e_jcc(e, CC_NZ), k, save);
+	e_mem(e, 0x81, 1, AT_CPU(rflags));       /* or dword */
+	e32(e, FL_IF);
+	e_mem(e, 0x81, 1, AT_CPU(event_mask));
+	e32(e, EV_INTR);
+}
+
+/* wrgsbase r11 */
+static void emit_wrgsbase(struct emit *e)
+{
+	static const u8 code[] = { 0xf3, 0x49, 0x0f, 0xae, 0xdb };
+	ebytes(e, code, sizeof(code));
+}
+
+/* AC chooses the space. */
+static void emit_ac(struct translation *t, unsigned k, bool set, bool save)
+{
+	struct emit *e = &t->e;
+	if (set)
+		e_ctx_load(e, T, M_ABS(CTX(gs_ac[1])));
+	else
+		e_ctx_load(e, T, M_ABS(CTX(gs_ac[0])));
+	e_reg(e, E_W | 0x85, T, T);
+	cold_add(t, e_jcc(e, CC_Z), k, save);
+	e_ctx_imm(e, M_CTX(ac), set ? FL_AC : 0);
+	emit_wrgsbase(e);
+}
+
+static void emit_swapgs(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	mark_commit(t, k);
+	e_ctx_store(e, RBX, M_CTX(save_v));
+	e_ctx_load(e, T, M_CTX(gs_base));
+	e_ctx_load(e, RBX, M_CTX(kernel_gs_base));
+	e_ctx_store(e, T, M_CTX(kernel_gs_base));
+	e_ctx_store(e, RBX, M_CTX(gs_base));
+	e_ctx_load(e, RBX, M_CTX(save_v));
+}
+
+static void emit_rdtsc(struct emit *e, bool save)
+{
+	if (save) {
+		e8(e, 0x9f);                            /* lahf */
+		e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
+		e_ctx_store(e, RAX, M_CTX(save_t));
+	}
+	e8(e, 0x0f); e8(e, 0x31);                       /* rdtsc */
+	e_reg(e, E_W | 0xc1, 4, RDX); e8(e, 32);        /* shl rdx, 32 */
+	e_reg(e, E_W | 0x09, RDX, RAX);                 /* or rax, rdx */
+	e_mem(e, E_W | E_GS | 0x03, RAX, M_CTX(tsc_offset));
+	e_mov(e, RDX, RAX);
+	e_reg(e, E_W | 0xc1, 5, RDX); e8(e, 32);        /* shr rdx, 32 */
+	e_reg(e, 0x89, RAX, RAX);                       /* mov eax, eax */
+	if (save) {
+		e_mov(e, T, RAX);
+		e_ctx_load(e, RAX, M_CTX(save_t));
+		e8(e, 0x04); e8(e, 0x7f);
+		e8(e, 0x9e);
+		e_mov(e, RAX, T);
+	}
+}
+
+static void emit_pushf(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	t->map[k].commit = 0;
+	flags_save(e);
+	e_reg(e, 0x89, RAX, T);                         /* mov r11d, eax */
+	e_reg(e, 0x83, 4, T); e8(e, 1);                 /* and r11d, 1 */
+	e_reg(e, 0xc1, 4, T); e8(e, 11);                /* shl r11d, 11: OF */
+	e_ctx_store(e, T, M_CTX(target));
+	e_reg(e, 0x89, RAX, T);
+	e_reg(e, 0xc1, 5, T); e8(e, 8);                 /* shr r11d, 8 */
+	e_reg(e, 0x81, 4, T); e32(e, FL_STATUS & 0xff); /* and: the others */
+	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));  /* or */
+	e_ctx_load(e, T, M_CTX(cpu));
+	e_load(e, T, AT_CPU(rflags));
+	e_reg(e, E_W | 0x81, 4, T);
+	e32(e, ~(u32)(FL_STATUS | FL_VM | FL_RF | FL_AC));
+	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
+	e_mem(e, E_GS | 0x8b, T, M_CTX(ac));
+	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
+	flags_restore(e);
+	push_target(t, k);
+}
+
+bool system_emit(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	bool save = t->ins[k].live;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		emit_pushf(t, k);
+		return true;
+	case ZYDIS_MNEMONIC_SWAPGS:
+		emit_swapgs(t, k);
+		return true;
+	case ZYDIS_MNEMONIC_MOV:
+		e_ctx_load(e, T, M_CTX(cpu));
+		e_mem(e, 0x0fb7, host_of((unsigned)ZydisRegisterGetId(i->zo[0].reg.value)),
+		      M_BASE(T, offsetof(struct cpu, seg) + (unsigned)ZydisRegisterGetId(i->zo[1].reg.value) * sizeof(struct segment) +
+				offsetof(struct segment, sel)));
+		return true;
+	case ZYDIS_MNEMONIC_RDTSC:
+		t->map[k].commit = 0;
+		emit_rdtsc(e, save);
+		return true;
+	case ZYDIS_MNEMONIC_STI:
+		if (k + 1 == t->n)
+			return false;
+		break;
+	default:
+		break;
+	}
+	if (save) {
+		t->map[k].commit = 0;
+		flags_save(e);
+	}
+	if (i->zi.mnemonic == ZYDIS_MNEMONIC_CLI)
+		emit_cli(e);
+	else if (i->zi.mnemonic == ZYDIS_MNEMONIC_STI)
+		emit_sti(t, k, save);
+	else
+		emit_ac(t, k, i->zi.mnemonic == ZYDIS_MNEMONIC_STAC, save);
+	if (save)
+		flags_restore(e);
+	return true;
+}

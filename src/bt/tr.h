@@ -1,0 +1,113 @@
+/* What translate.c, mempath.c and branch.c share: a block in the making. Private to them. */
+#ifndef RING3_BT_TR_H
+#define RING3_BT_TR_H
+
+#include "bt/bt.h"
+
+enum kind {
+	K_COPY,     /* registers only: the instruction itself */
+	K_MEM,      /* the same, its memory operand replaced */
+	K_LEA, K_NOP,
+	K_PUSH, K_POP, K_LEAVE,
+	K_SYSTEM,   /* system.c has a translation */
+	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
+	K_INTERP,   /* by the interpreter */
+	K_INTERP_LAST, /* which ends the block */
+};
+struct tins {
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+	const u8 *bytes;
+	const struct op *op;
+	u16 off;
+	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
+};
+/* A jump out of line. */
+struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; };
+
+struct translation {
+	struct bt *b;
+	struct emit e;
+	u64 lin;             /* of the block */
+	struct code_page *page, *page2;
+	u8 *start;           /* of the block's code, writable */
+	struct block *block;
+	u32 index;
+	unsigned n;
+	u16 guest_bytes;
+	struct tins ins[BLOCK_INSNS];
+	struct insn_map map[BLOCK_INSNS + 1];
+	struct cold cold[BLOCK_INSNS * 4];
+	unsigned n_cold;
+	bool units;
+	u64 ahead;
+	u8 classes;
+	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
+};
+
+/* A guest register as an operand of host code: a host register, or a home in memory. */
+enum { HOME11 = 32, HOME15 = 33 };
+static inline unsigned host_of(unsigned guest)
+{
+	return guest == R_SP ? HOST_SP : guest == R_11 ? HOME11 : guest == R_15 ? HOME15 : guest;
+}
+static inline bool at_home(unsigned r) { return r == HOME11 || r == HOME15; }
+static inline struct marg home_of(unsigned r) { return r == HOME11 ? M_CTX(home11) : M_CTX(home15); }
+#define E_CTX (E_GS)
+static inline void e_ctx_load(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x8b, r, m); }
+static inline void e_ctx_store(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x89, r, m); }
+static inline void e_ctx_imm(struct emit *e, struct marg m, u32 v) { e_mem(e, E_GS | 0xc7, 0, m); e32(e, v); }
+
+/* An operand's address: parts are host_of() numbers or ENC_NONE. */
+struct ea {
+	bool konst;          /* lin is all (RIP-relative, absolute); with seg: an offset */
+	u64 lin;
+	unsigned base, index, scale;
+	i32 disp;
+	unsigned seg;        /* S_FS, S_GS or 0 */
+};
+enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_ALIGNMENT, BY_TEST };
+/* Host code that makes the operand reachable: x->mem and the rest of it, to be encoded; T is then in
+ * use. Status flags that are live before the instruction are kept. spare: a register that the
+ * instruction does not name. */
+void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
+		 unsigned spare, struct enc *x);
+bool mem_possible(const struct ea *a);
+/* Status flags in RAX (AH as by LAHF, AL = OF), RAX in the context; and back. */
+void flags_save(struct emit *e);
+void flags_restore(struct emit *e);
+/* Jumps out of line to leave for the interpreter. */
+void cold_add(struct translation *t, u8 *site, unsigned k, bool saved);
+void cold_emit(struct translation *t);
+void emit_exit(struct translation *t, unsigned k, enum exit_kind kind);
+
+/* system.c */
+bool system_possible(const struct translation *t, const struct tins *i);
+bool system_emit(struct translation *t, unsigned k);
+
+/* branch.c */
+void branch_emit(struct translation *t, unsigned k);
+void branch_fall(struct translation *t);   /* after a last instruction that is no branch */
+void branch_stubs(struct translation *t);
+
+/* translate.c */
+void push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
+unsigned unused_register(const struct tins *i);
+static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }
+static inline u64 next_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off + t->ins[k].zi.length; }
+static inline void mark_commit(struct translation *t, unsigned k)
+{
+	if (t->map[k].commit)
+		t->map[k].commit = (u16)(t->e.p - (t->start + t->map[k].host));
+}
+/* From here to the end of the instruction, register r is in the context. */
+static inline void mark_victim(struct translation *t, unsigned k, unsigned r)
+{
+	t->map[k].victim = (u8)r;
+	t->map[k].victim_from = (u16)(t->e.p - (t->start + t->map[k].host));
+}
+/* May be begun again wherever it is left. */
+#define COMMIT_NEVER 0xffff
+
+#endif

@@ -1,0 +1,804 @@
+/* Translation of one block: decoding, what to do with each instruction, which status flags are
+ * live, and the host code of everything that is no branch.
+ *
+ * Register-only instructions are copied, with RSP named r15; a memory operand is replaced by what
+ * mempath.c makes; R11 and R15 are moved between T or a borrowed register and their homes. Where
+ * none of that fits, the instruction is left to the interpreter: always a correct answer.
+ * SDM vol. 2; flags by Zydis, amended where it says more than the processor does. */
+#define LOG_TOPIC "bt"
+#include <string.h>
+
+#include "bt/tr.h"
+
+/* ---- flags ------------------------------------------------------------------------------------ */
+
+enum { LIVE_ALL = FL_STATUS & 0xff }; /* OF is kept with them: as LIVE_OF */
+#define LIVE_OF 2u /* bit 1 of RFLAGS is no flag */
+static u8 live_bits(u32 flags) { return (u8)((flags & LIVE_ALL) | (flags & FL_OF ? LIVE_OF : 0)); }
+#define EVERY_FLAG ((u8)(LIVE_ALL | LIVE_OF))
+
+static bool is_shift(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Flags that are certainly written. */
+static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+	if (!f)
+		return 0;
+	u8 sure = live_bits(f->modified | f->set_0 | f->set_1);
+	if (is_shift(zi->mnemonic)) {
+		const ZydisDecodedOperand *count = &zo[zi->operand_count_visible - 1];
+		bool some = count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
+		if (!some || zi->mnemonic == ZYDIS_MNEMONIC_RCL || zi->mnemonic == ZYDIS_MNEMONIC_RCR)
+			return 0;
+		if (zi->mnemonic == ZYDIS_MNEMONIC_ROL || zi->mnemonic == ZYDIS_MNEMONIC_ROR)
+			return FL_CF;
+		return zi->mnemonic == ZYDIS_MNEMONIC_SHLD || zi->mnemonic == ZYDIS_MNEMONIC_SHRD ? FL_CF | FL_ZF | FL_SF | FL_PF : EVERY_FLAG;
+	}
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_TEST:
+		return EVERY_FLAG; /* AF too, with whatever value */
+	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR:
+		return FL_ZF;
+	case ZYDIS_MNEMONIC_CMPXCHG8B: case ZYDIS_MNEMONIC_CMPXCHG16B:
+		return FL_ZF;
+	default:
+		return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? 0 : sure;
+	}
+}
+static u8 flags_read(const ZydisDecodedInstruction *zi)
+{
+	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
+}
+
+/* Flags live at `lin`, by looking at a few instructions there: in the page that the block depends
+ * on anyway. */
+static u8 live_at(struct translation *t, u64 lin)
+{
+	if ((lin & ~PAGE_MASK) != t->page->lin || t->b->exact_flags)
+		return EVERY_FLAG;
+	u8 live = EVERY_FLAG, sure = 0;
+	unsigned off = lin & PAGE_MASK;
+	for (unsigned k = 0; k < 8; k++) {
+		ZydisDecodedInstruction zi;
+		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+		u8 bytes[15];
+		unsigned have = MIN(15u, 4096 - off);
+		if (!have)
+			break;
+		cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		memcpy(bytes, t->page->host + off, have);
+		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
+			break;
+		u8 reads = flags_read(&zi) & ~sure;
+		if (reads || (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+			break;
+		/* What goes to the interpreter shows them. */
+		const struct op *o = op_of_insn(&t->b->in.ops, &zi, zo);
+		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
+			break;
+		sure |= flags_written(&zi, zo);
+		if (sure == EVERY_FLAG)
+			return 0;
+		off += zi.length;
+	}
+	return live & ~sure;
+}
+
+static void liveness(struct translation *t)
+{
+	struct tins *last = &t->ins[t->n - 1];
+	u8 live = EVERY_FLAG;
+	if (last->kind == K_JMP || last->kind == K_CALL)
+		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u);
+	else if (last->kind == K_JCC || last->kind == K_LOOP)
+		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u) | live_at(t, next_lin_of(t, t->n - 1));
+	for (unsigned k = t->n; k-- > 0;) {
+		struct tins *i = &t->ins[k];
+		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
+			live = EVERY_FLAG;
+		else if (i->kind != K_NOP)
+			live = (u8)((live & ~flags_written(&i->zi, i->zo)) | flags_read(&i->zi));
+		i->live = live;
+	}
+}
+
+/* ---- what an instruction is ---------------------------------------------------------------------- */
+
+static bool is_gpr_class(ZydisRegister r)
+{
+	ZydisRegisterClass k = ZydisRegisterGetClass(r);
+	return k >= ZYDIS_REGCLASS_GPR8 && k <= ZYDIS_REGCLASS_GPR64;
+}
+static bool is_high8(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+static unsigned gpr_of(ZydisRegister r)
+{
+	int id = ZydisRegisterGetId(r);
+	if (ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_GPR8 && id >= 4)
+		return (unsigned)id - 4;
+	return (unsigned)id;
+}
+static bool gpr_operand(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr_class(o->reg.value); }
+static bool is_explicit(const ZydisDecodedOperand *o)
+{
+	return o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG || o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+	       o->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD || o->encoding == ZYDIS_OPERAND_ENCODING_OPCODE;
+}
+
+/* General registers that the instruction names or uses, addresses included. */
+static u32 registers_used(const struct tins *i)
+{
+	u32 used = 0;
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &i->zo[k];
+		if (gpr_operand(o))
+			used |= 1u << gpr_of(o->reg.value);
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			if (is_gpr_class(o->mem.base))
+				used |= 1u << gpr_of(o->mem.base);
+			if (is_gpr_class(o->mem.index))
+				used |= 1u << gpr_of(o->mem.index);
+		}
+	}
+	return used;
+}
+unsigned unused_register(const struct tins *i)
+{
+	static const u8 order[] = { RBX, RDX, RSI, RDI, RBP, R8, R9, R10, R12, R13 };
+	u32 used = registers_used(i);
+	for (unsigned k = 0; k < sizeof(order); k++)
+		if (!(used >> order[k] & 1))
+			return order[k];
+	bug("an instruction that uses ten registers");
+}
+
+static const ZydisDecodedOperand *memory_of(const struct tins *i)
+{
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return &i->zo[k];
+	return NULL;
+}
+
+bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a)
+{
+	*a = (struct ea){ .base = ENC_NONE, .index = ENC_NONE };
+	if (i->zi.address_width != 64)
+		return false;
+	if (o->mem.segment == ZYDIS_REGISTER_FS)
+		a->seg = S_FS;
+	else if (o->mem.segment == ZYDIS_REGISTER_GS)
+		a->seg = S_GS;
+	if (o->mem.base == ZYDIS_REGISTER_RIP) {
+		a->konst = true;
+		a->lin = t->lin + i->off + i->zi.length + (u64)o->mem.disp.value;
+		return true;
+	}
+	if (o->mem.base == ZYDIS_REGISTER_NONE && o->mem.index == ZYDIS_REGISTER_NONE) {
+		a->konst = true;
+		a->lin = (u64)o->mem.disp.value;
+		return true;
+	}
+	if (o->mem.base != ZYDIS_REGISTER_NONE)
+		a->base = host_of(gpr_of(o->mem.base));
+	if (o->mem.index != ZYDIS_REGISTER_NONE) {
+		if (!is_gpr_class(o->mem.index))
+			return false; /* VSIB */
+		a->index = host_of(gpr_of(o->mem.index));
+		a->scale = o->mem.scale == 8 ? 3 : o->mem.scale == 4 ? 2 : o->mem.scale == 2 ? 1 : 0;
+	}
+	a->disp = (i32)o->mem.disp.value;
+	return true;
+}
+
+/* Faults by itself where it is not aligned: SSE's operands of 16 bytes, but for the moves that
+ * say otherwise; the aligned moves of every width; CMPXCHG16B. */
+static bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+	case ZYDIS_MNEMONIC_MOVAPS: case ZYDIS_MNEMONIC_MOVAPD: case ZYDIS_MNEMONIC_MOVDQA:
+	case ZYDIS_MNEMONIC_VMOVAPS: case ZYDIS_MNEMONIC_VMOVAPD: case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVDQA32: case ZYDIS_MNEMONIC_VMOVDQA64:
+	case ZYDIS_MNEMONIC_MOVNTPS: case ZYDIS_MNEMONIC_MOVNTPD: case ZYDIS_MNEMONIC_MOVNTDQ: case ZYDIS_MNEMONIC_MOVNTDQA:
+	case ZYDIS_MNEMONIC_VMOVNTPS: case ZYDIS_MNEMONIC_VMOVNTPD: case ZYDIS_MNEMONIC_VMOVNTDQ: case ZYDIS_MNEMONIC_VMOVNTDQA:
+		return size >= 16;
+	default:
+		return false; /* MXCSR.MM may let the others be */
+	}
+}
+
+/* Memory operands that the path cannot take: none in ModRM, hidden ones, bit strings, several. */
+static bool plain_memory(const struct translation *t, const struct tins *i)
+{
+	unsigned n = 0;
+	const ZydisDecodedOperand *m = NULL;
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		if (i->zo[k].type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		m = &i->zo[k];
+		n++;
+	}
+	if (n != 1 || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || m->mem.type != ZYDIS_MEMOP_TYPE_MEM)
+		return false;
+	unsigned size = m->size / 8u;
+	if (!size || size > 64 || (size & (size - 1)))
+		return false;
+	switch (i->zi.mnemonic) { /* a register counts bits beyond the operand */
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		if (i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
+			return false;
+		break;
+	default:
+		break;
+	}
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high8(i->zo[k].reg.value))
+			return false; /* T needs REX */
+	struct ea a;
+	if (!operand_ea(t, i, m, &a) || !mem_possible(&a))
+		return false;
+	if (a.konst && !a.seg && (a.lin & PAGE_MASK) + size > 4096)
+		return false;
+	return true;
+}
+
+/* Units of vector code; -1: none. -2: one whose state is not kept here. */
+static int unit_of(const struct tins *i)
+{
+	bool vector = false, opmask = false;
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		if (i->zo[k].type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		switch (ZydisRegisterGetClass(i->zo[k].reg.value)) {
+		case ZYDIS_REGCLASS_MMX: case ZYDIS_REGCLASS_X87: return -2;
+		case ZYDIS_REGCLASS_XMM: case ZYDIS_REGCLASS_YMM: case ZYDIS_REGCLASS_ZMM: vector = true; break;
+		case ZYDIS_REGCLASS_MASK: opmask = true; break;
+		default: break;
+		}
+	}
+	switch (i->zi.encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return -2;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX: return FC_AVX512;
+	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
+		if (i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->zi.opcode >= 0xd8 && i->zi.opcode <= 0xdf)
+			return -2;
+		return vector ? FC_SSE : -1;
+	default: return opmask ? FC_AVX512 : vector ? FC_AVX : -1;
+	}
+}
+
+static enum kind interp_kind(const struct tins *i)
+{
+	bool rep = (i->op->flags & OF_STRING) && (i->zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
+	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++)
+		rep |= (i->op->flags & OF_STRING) && (i->zi.raw.prefixes[k].value == 0xf3 || i->zi.raw.prefixes[k].value == 0xf2);
+	return (i->op->flags & OF_ENDS) || rep ? K_INTERP_LAST : K_INTERP;
+}
+
+static bool eight_bytes_possible(const struct translation *t, const struct tins *i)
+{
+	struct ea a;
+	return operand_ea(t, i, &i->zo[0], &a) && mem_possible(&a) && !(a.konst && !a.seg && (a.lin & PAGE_MASK) > 4088);
+}
+
+static enum kind stack_kind(const struct translation *t, const struct tins *i)
+{
+	if (i->zi.operand_width != 64)
+		return K_INTERP;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return eight_bytes_possible(t, i) ? K_PUSH : K_INTERP;
+		return (gpr_operand(&i->zo[0]) || i->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) ? K_PUSH : K_INTERP;
+	case ZYDIS_MNEMONIC_POP: return gpr_operand(&i->zo[0]) ? K_POP : K_INTERP;
+	default: return K_LEAVE;
+	}
+}
+
+static enum kind branch_kind(const struct translation *t, const struct tins *i)
+{
+	if (i->zi.operand_width == 16)
+		return K_INTERP_LAST;
+	const ZydisDecodedOperand *o = &i->zo[0];
+	bool direct = o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	bool memory = o->type == ZYDIS_OPERAND_TYPE_MEMORY;
+	if (memory && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !eight_bytes_possible(t, i))
+		return K_INTERP_LAST;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_JMP: return direct ? K_JMP : K_JMP_IND;
+	case ZYDIS_MNEMONIC_CALL: return direct ? K_CALL : K_CALL_IND;
+	case ZYDIS_MNEMONIC_RET: return K_RET;
+	case ZYDIS_MNEMONIC_LOOP: case ZYDIS_MNEMONIC_LOOPE: case ZYDIS_MNEMONIC_LOOPNE:
+	case ZYDIS_MNEMONIC_JRCXZ: case ZYDIS_MNEMONIC_JECXZ:
+		return K_LOOP;
+	default: return K_JCC;
+	}
+}
+
+static bool is_hint(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_NOP: case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCHNTA: case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_ENDBR64: case ZYDIS_MNEMONIC_ENDBR32:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static enum kind classify(struct translation *t, struct tins *i)
+{
+	struct cpu *c = t->b->cpu;
+	const struct op *o = i->op;
+	if (!cpu_offers_isa(c, i->zi.meta.isa_set) || ((i->zi.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !(o->flags & OF_LOCK)))
+		return interp_kind(i);
+	if (o->op_class == OC_BRANCH)
+		return branch_kind(t, i);
+	if (is_hint(&i->zi))
+		return K_NOP;
+	if (system_possible(t, i))
+		return K_SYSTEM;
+	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
+		return interp_kind(i);
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_LEA: return i->zi.address_width == 64 ? K_LEA : K_INTERP;
+	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
+	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
+		return K_INTERP;
+	default: break;
+	}
+	int unit = unit_of(i);
+	if (unit == -2)
+		return K_INTERP;
+	const ZydisDecodedOperand *m = memory_of(i);
+	if (m && !plain_memory(t, i))
+		return K_INTERP;
+	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
+		return K_INTERP;
+	if (unit >= 0) {
+		t->units = true;
+		t->classes |= (u8)(1u << unit);
+		if (unit == FC_AVX512)
+			t->b->ctx->zmm_high = true;
+	}
+	return m ? K_MEM : K_COPY;
+}
+
+/* ---- host code ---------------------------------------------------------------------------------- */
+
+struct data { u8 n; struct { u8 guest; bool read, write; } r[2]; bool too_many; };
+
+/* Homeless registers among the explicit register operands. */
+static void data_registers(const struct tins *i, struct data *d)
+{
+	*d = (struct data){ 0 };
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &i->zo[k];
+		if (!gpr_operand(o) || is_high8(o->reg.value) || !is_homeless(gpr_of(o->reg.value)))
+			continue;
+		u8 g = (u8)gpr_of(o->reg.value);
+		bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+		bool read = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32;
+		unsigned n = 0;
+		while (n < d->n && d->r[n].guest != g)
+			n++;
+		if (n == 2) {
+			d->too_many = true;
+			return;
+		}
+		if (n == d->n)
+			d->n++;
+		d->r[n].guest = g;
+		d->r[n].read |= read;
+		d->r[n].write |= write;
+	}
+}
+
+/* Puts host registers for guest ones into the fields of x. */
+static void rename_fields(const struct tins *i, struct enc *x, const struct data *d, const u8 *stand_in)
+{
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &i->zo[k];
+		if (!gpr_operand(o) || is_high8(o->reg.value) || !is_explicit(o))
+			continue;
+		unsigned g = gpr_of(o->reg.value), h = host_of(g);
+		for (unsigned n = 0; n < d->n; n++)
+			if (d->r[n].guest == g)
+				h = stand_in[n];
+		if (o->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+			x->reg = (u8)h;
+		else if (o->encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+			x->vvvv = (u8)h;
+		else
+			x->rm = (u8)h;
+	}
+}
+
+static bool put_insn(struct translation *t, const struct tins *i, const struct enc *x)
+{
+	u8 code[ENC_MAX + 8];
+	unsigned n = enc_put(&i->zi, i->zo, i->bytes, x, code);
+	ebytes(&t->e, code, n);
+	return n != 0;
+}
+
+/* The instruction with stand-ins for homeless registers, around it their loads and stores. busy: T
+ * is in use for the address. */
+static bool with_data(struct translation *t, unsigned k, struct enc *x, bool busy)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	struct data d;
+	data_registers(i, &d);
+	u8 stand_in[2] = { T, T };
+	unsigned spare = d.n ? unused_register(i) : 0;
+	bool victim = false;
+	for (unsigned n = 0; n < d.n; n++) {
+		bool loads_only = busy && d.n == 1 && !d.r[0].read;
+		if (n == 0 && (!busy || loads_only))
+			continue;
+		stand_in[n] = (u8)spare;
+		victim = true;
+	}
+	if (busy && d.n == 2) /* one borrowed register only */
+		return false;
+	if (d.n)
+		mark_commit(t, k);
+	if (victim) {
+		e_ctx_store(e, spare, M_CTX(save_v));
+		mark_victim(t, k, spare);
+	}
+	for (unsigned n = 0; n < d.n; n++)
+		if (d.r[n].read)
+			e_ctx_load(e, stand_in[n], home_of(host_of(d.r[n].guest)));
+	rename_fields(i, x, &d, stand_in);
+	if (!put_insn(t, i, x))
+		return false;
+	for (unsigned n = 0; n < d.n; n++)
+		if (d.r[n].write)
+			e_ctx_store(e, stand_in[n], home_of(host_of(d.r[n].guest)));
+	if (victim)
+		e_ctx_load(e, spare, M_CTX(save_v));
+	return true;
+}
+
+static bool emit_copy(struct translation *t, unsigned k)
+{
+	struct enc x;
+	const struct tins *i = &t->ins[k];
+	if (i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE || !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
+		/* Named in the opcode, or nothing at all. */
+		u32 used = registers_used(i);
+		if (!(used & (1u << R_SP | 1u << R_11 | 1u << R_15))) {
+			ebytes(&t->e, i->bytes, i->zi.length);
+			return true;
+		}
+	}
+	enc_of(&i->zi, i->zo, &x);
+	return with_data(t, k, &x, false);
+}
+
+static bool emit_memory(struct translation *t, unsigned k)
+{
+	const struct tins *i = &t->ins[k];
+	const ZydisDecodedOperand *m = memory_of(i);
+	struct enc x;
+	struct ea a;
+	struct data d;
+	data_registers(i, &d);
+	if (d.n > 1)
+		return false;
+	enc_of(&i->zi, i->zo, &x);
+	unsigned size = m->size / 8u;
+	bool store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
+	operand_ea(t, i, m, &a);
+	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
+	return with_data(t, k, &x, true);
+}
+
+static bool emit_lea(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	struct ea a;
+	unsigned guest = gpr_of(i->zo[0].reg.value), to = host_of(guest), size = i->zi.operand_width;
+	if (!operand_ea(t, i, &i->zo[1], &a) || size == 16)
+		return false;
+	unsigned r = at_home(to) ? T : to;
+	u32 op = (size == 64 ? E_W : 0) | 0x8d;
+	if (a.konst) {
+		e_const(e, r, size == 64 ? a.lin : (u32)a.lin);
+	} else {
+		if (a.base != ENC_NONE && at_home(a.base) && a.index != ENC_NONE && at_home(a.index))
+			return false;
+		if (a.base != ENC_NONE && at_home(a.base)) {
+			e_ctx_load(e, T, home_of(a.base));
+			a.base = T;
+		}
+		if (a.index != ENC_NONE && at_home(a.index)) {
+			e_ctx_load(e, T, home_of(a.index));
+			a.index = T;
+		}
+		e_mem(e, op, r, (struct marg){ (u8)a.base, (u8)a.index, (u8)a.scale, a.disp });
+	}
+	if (at_home(to))
+		e_ctx_store(e, T, home_of(to));
+	return true;
+}
+
+/* ---- the stack ------------------------------------------------------------------------------------ */
+
+/* The value is in ctx.target. */
+void push_target(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mark_commit(t, k);
+	e_ctx_store(e, RBX, M_CTX(save_v));
+	mark_victim(t, k, RBX);
+	e_ctx_load(e, RBX, M_CTX(target));
+	e_store(e, RBX, (struct marg){ x.base, x.index, x.scale, x.disp });
+	e_ctx_load(e, RBX, M_CTX(save_v));
+	e_lea(e, HOST_SP, M_BASE(HOST_SP, -8));
+}
+
+static bool emit_push_memory(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	struct ea a;
+	struct enc x = { 0 };
+	operand_ea(t, i, &i->zo[0], &a);
+	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	e_ctx_store(e, T, M_CTX(target));
+	push_target(t, k);
+	return true;
+}
+
+static bool emit_push(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+		return emit_push_memory(t, k);
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	struct marg m = { x.base, x.index, x.scale, x.disp };
+	if (gpr_operand(&i->zo[0])) {
+		unsigned r = host_of(gpr_of(i->zo[0].reg.value));
+		if (at_home(r)) {
+			mark_commit(t, k);
+			e_ctx_store(e, RBX, M_CTX(save_v));
+			mark_victim(t, k, RBX);
+			e_ctx_load(e, RBX, home_of(r));
+			e_store(e, RBX, m);
+			e_ctx_load(e, RBX, M_CTX(save_v));
+		} else {
+			e_store(e, r, m);
+		}
+	} else {
+		e_mem(e, E_W | 0xc7, 0, m);
+		e32(e, (u32)i->zo[0].imm.value.u);
+	}
+	e_lea(e, HOST_SP, M_BASE(HOST_SP, -8));
+	return true;
+}
+
+static bool emit_pop(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	unsigned r = host_of(gpr_of(t->ins[k].zo[0].reg.value));
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	struct marg m = { x.base, x.index, x.scale, x.disp };
+	unsigned to = at_home(r) ? T : r;
+	e_load(e, to, m);
+	if (at_home(r))
+		e_ctx_store(e, T, home_of(r));
+	if (r != HOST_SP)
+		e_lea(e, HOST_SP, M_BASE(HOST_SP, 8));
+	return true;
+}
+
+static bool emit_leave(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	struct enc x = { 0 };
+	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	e_lea(e, HOST_SP, M_BASE(RBP, 8));
+	e_mov(e, RBP, T);
+	return true;
+}
+
+static bool emit_insn(struct translation *t, unsigned k)
+{
+	switch (t->ins[k].kind) {
+	case K_COPY: return emit_copy(t, k);
+	case K_MEM: return emit_memory(t, k);
+	case K_LEA: return emit_lea(t, k);
+	case K_PUSH: return emit_push(t, k);
+	case K_POP: return emit_pop(t, k);
+	case K_LEAVE: return emit_leave(t, k);
+	case K_SYSTEM: return system_emit(t, k);
+	case K_NOP: return true;
+	case K_INTERP: case K_INTERP_LAST: return false;
+	default: branch_emit(t, k); return true;
+	}
+}
+
+static bool ends(enum kind k)
+{
+	return k == K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
+}
+
+/* ---- the block --------------------------------------------------------------------------------------- */
+
+/* Decodes from t->bytes, which hold `have` bytes; those beyond `in_page` are of the second page. False: the
+ * first instruction is not valid. */
+static void decode_block(struct translation *t, unsigned have, unsigned in_page)
+{
+	unsigned off = 0;
+	t->n = 0;
+	t->units = false;
+	t->classes = 0;
+	while (t->n < BLOCK_INSNS && off < in_page) {
+		struct tins *i = &t->ins[t->n];
+		i->bytes = t->bytes + off;
+		i->off = (u16)off;
+		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
+			break;
+		if (off + i->zi.length > in_page && t->n)
+			break; /* it crosses: a block of its own */
+		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
+		if (!i->op)
+			break;
+		i->kind = classify(t, i);
+		off += i->zi.length;
+		t->n++;
+		if (ends(i->kind))
+			break;
+	}
+	t->guest_bytes = (u16)off;
+}
+
+/* A check at the entry: the context's word at m has the value, or the block is not entered. */
+static void entry_check(struct translation *t, struct marg m, u32 value, u8 **fail)
+{
+	struct emit *e = &t->e;
+	if (!t->ins[0].live) {
+		e_mem(e, E_GS | 0x81, 7, m); /* cmp */
+		e32(e, value);
+		*fail = e_jcc(e, CC_NZ);
+		return;
+	}
+	e_ctx_store(e, RCX, M_CTX(save_rcx));
+	e_mem(e, E_GS | 0x8b, RCX, m);
+	if (value)
+		e_mem(e, 0x8d, RCX, M_BASE(RCX, -(i32)value));
+	u8 *good = e_jrcxz(e);
+	e_ctx_load(e, RCX, M_CTX(save_rcx));
+	*fail = e_jmp(e);
+	e_here8(e, good);
+	e_ctx_load(e, RCX, M_CTX(save_rcx));
+}
+
+static struct marg ok_slot(const struct code_page *p) { return M_ABS(OK_AT + (i32)p->slot * 4); }
+
+static bool emit_block(struct translation *t)
+{
+	struct emit *e = &t->e;
+	struct block *b = t->block;
+	u8 *fail[3] = { NULL };
+	t->n_cold = 0;
+	b->checked = emit_here(e);
+	entry_check(t, ok_slot(t->page), t->page->id, &fail[0]);
+	if (t->page2)
+		entry_check(t, ok_slot(t->page2), t->page2->id, &fail[1]);
+	else
+		b->host = emit_here(e);
+	if (t->page2)
+		b->host = b->checked;
+	if (t->units)
+		entry_check(t, M_CTX(units_off), 0, &fail[2]);
+	for (unsigned k = 0; k < t->n; k++) {
+		u8 *before = e->p;
+		unsigned n_cold = t->n_cold;
+		bool held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
+		t->map[k] = (struct insn_map){ .held = held, .host = (u16)(e->p - t->start), .guest = t->ins[k].off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
+		if (emit_insn(t, k))
+			continue;
+		/* Not so: begin again, without. */
+		e->p = before;
+		t->n_cold = n_cold;
+		t->map[k].victim = ENC_NONE;
+		t->map[k].commit = COMMIT_NEVER;
+		emit_exit(t, k, X_INSN);
+	}
+	if (!ends(t->ins[t->n - 1].kind))
+		branch_fall(t);
+	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .commit = 0, .victim = ENC_NONE };
+	cold_emit(t);
+	branch_stubs(t);
+	/* Also where the entry leads once the block is no longer valid. */
+	b->stale = emit_here(e);
+	for (unsigned k = 0; k < 3; k++)
+		if (fail[k])
+			e_here32(e, fail[k]);
+	emit_exit(t, 0, X_GOTO);
+	b->bytes = (u32)(e->p - t->start);
+	return !e->full && b->bytes < 65000;
+}
+
+struct block *translate(struct bt *b, struct code_page *page, u64 lin)
+{
+	struct translation *t = b->scratch;
+	unsigned off = lin & PAGE_MASK, in_page = 4096 - off, have = in_page;
+	t->b = b;
+	t->lin = lin;
+	t->page = page;
+	t->page2 = NULL;
+	t->ahead = 0;
+	memcpy(t->bytes, page->host + off, in_page);
+	decode_block(t, in_page, in_page);
+	if (!t->n || t->guest_bytes > in_page) {
+		/* Does the first one go on in the next page? */
+		ZydisDecodedInstruction zi;
+		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+		if (in_page >= 15 || isa_decode(page->mode, b->in.quirks, t->bytes, in_page, &zi, zo) != ISA_SHORT)
+			return NULL;
+		struct code_page *second = cache_page(b, (lin | PAGE_MASK) + 1);
+		if (!second)
+			return NULL;
+		t->page2 = second;
+		memcpy(t->bytes + in_page, second->host, 16);
+		have = in_page + 15;
+		decode_block(t, have, in_page);
+		if (!t->n)
+			return NULL;
+	}
+	/* From here on the bytes are watched; are they still what was decoded? */
+	unsigned first = MIN(t->guest_bytes, in_page), rest = t->guest_bytes - first;
+	cache_watch(b, page, off, first);
+	if (rest)
+		cache_watch(b, t->page2, 0, rest);
+	if (memcmp(t->bytes, page->host + off, first) || (rest && memcmp(t->bytes + in_page, t->page2->host, rest)) ||
+	    atomic_load(&page->code->gen) != page->gen)
+		return NULL; /* being written: this once by the interpreter */
+	liveness(t);
+	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
+	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e);
+	if (!t->block)
+		return NULL;
+	t->start = t->e.p;
+	t->index = t->block->index;
+	if (!emit_block(t))
+		bug("a block of %u instructions needs more than its room", t->n);
+	t->block->lin = lin;
+	t->block->page = page;
+	t->block->page2 = t->page2;
+	t->block->guest_bytes = t->guest_bytes;
+	t->block->units = t->units;
+	t->block->ahead = t->ahead;
+	t->block->classes = t->classes;
+	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
+	block_finish(b, t->block, &t->e);
+	return t->block;
+}
