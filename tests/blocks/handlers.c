@@ -52,11 +52,12 @@ static void halting_stubs(struct world *w, u32 mask)
 	}
 }
 
-/* dec dword [counter]; js halt. */
+/* sub dword [counter], 1; js halt. Not DEC: it would leave the program's CF, dead or not. */
 static void take_fuel(struct world *w, struct code *c, unsigned var, u64 halt)
 {
-	put(c, "ff 0d");
-	rel(c, vars_lin(w, var), 0);
+	put(c, "83 2d");
+	rel(c, vars_lin(w, var), 1);
+	put(c, "01");
 	put(c, "0f 88");
 	rel(c, halt, 0);
 }
@@ -74,6 +75,8 @@ static void skip(struct world *w, struct code *c, u32 mask, u64 halt)
 /* mask ~0: nothing is scrubbed, the flags must be what they were when the instruction starts again. */
 static void page_fault(struct world *w, struct code *c, u32 mask, u64 halt, u64 skip_at)
 {
+	if (mask != ~0u)
+		scrub(c, FRAME_FLAGS + 8, mask);
 	put(c, "50 51 57 fc"); /* push rax; push rcx; push rdi; cld */
 	take_fuel(w, c, VAR_FUEL, halt);
 	put(c, "0f 20 d0  48 c1 e8 0c"); /* mov rax, cr2; shr rax, 12 */
@@ -90,10 +93,7 @@ static void page_fault(struct world *w, struct code *c, u32 mask, u64 halt, u64 
 	put(c, "eb 0c");                                  /* jmp out */
 	put(c, "5f 59 58  48 83 c4 08  e9");              /* other: pop rdi, rcx, rax; add rsp, 8; jmp skip */
 	rel(c, skip_at, 0);
-	put(c, "5f 59 58"); /* out: pop rdi, rcx, rax */
-	if (mask != ~0u)
-		scrub(c, FRAME_FLAGS + 8, mask);
-	put(c, "48 83 c4 08  48 cf"); /* add rsp, 8; iretq */
+	put(c, "5f 59 58  48 83 c4 08  48 cf"); /* out: pop rdi, rcx, rax; add rsp, 8; iretq */
 }
 
 static void debug_trap(struct world *w, struct code *c, u32 mask, u64 halt)
