@@ -107,6 +107,7 @@ void vector_bytes_set(const struct cpu *c); /* what encodings are drawn for */
 void program_print(const struct program *p, FILE *out);     /* one line, no newline */
 bool program_parse(struct program *p, const char *text, const struct cpu *c, struct error *e);
 void program_list(const struct program *p, const struct finder *f, FILE *out); /* disassembled */
+void program_mnemonics(const struct program *p, const struct finder *f, char *out, size_t cap);
 void program_shrink(struct program *p, bool (*fails)(void *arg, const struct program *p), void *arg);
 void program_remove_slot(struct program *p, unsigned k);
 
@@ -158,7 +159,7 @@ const char *rig_end_name(enum rig_end e);
 
 /* ---- comparing ------------------------------------------------------------------------------------------ */
 
-enum { IGNORE_ACCESSED = 1, IGNORE_DIRTY = 2, IGNORE_FPU_POINTERS = 4 };
+enum { IGNORE_ACCESSED = 1, IGNORE_DIRTY = 2, IGNORE_FPU_POINTERS = 4, IGNORE_CHANGED_FLAGS = 8 };
 /* cells.h has the rest. Whether what was found may come from flags that are undefined: A's own
  * outcome changes in all of it when they do. Runs third, which is the engine of A. */
 struct cells;

@@ -37,6 +37,12 @@ static void tally(struct comparer *c)
 		c->at_end++;
 }
 
+void comparer_findings(const struct comparer *c)
+{
+	for (unsigned k = 0; k < c->n_findings; k++)
+		printf("%6u  %s\n", c->finding[k].times, c->finding[k].text);
+}
+
 void comparer_tally(const struct comparer *c)
 {
 	printf("%llu instructions; runs ended: %llu at a HLT, %llu without fuel,", (unsigned long long)c->insns,
@@ -97,7 +103,31 @@ static void show(struct comparer *c, const struct program *p, const char *how)
 	fflush(stdout);
 }
 
-static void report(struct comparer *c, const struct program *p)
+/* Programs that have become the same instructions, other operands aside, and differ in the same field
+ * are one finding: the first is shown, the others are counted. */
+static bool seen_before(struct comparer *c, const struct program *p)
+{
+	char text[160] = "";
+	program_mnemonics(p, &c->find, text, sizeof(text) - 32);
+	if (c->cells.n) {
+		char name[24];
+		cell_name(c->cells.cell[0].id, name, sizeof(name));
+		name[strcspn(name, " ")] = 0;
+		snprintf(text + strlen(text), 32, "(%s)", name);
+	}
+	unsigned k = 0;
+	while (k < c->n_findings && strcmp(c->finding[k].text, text))
+		k++;
+	if (k == ARRAY_LEN(c->finding))
+		return false;
+	if (k == c->n_findings) {
+		snprintf(c->finding[k].text, sizeof(c->finding[k].text), "%s", text);
+		c->n_findings++;
+	}
+	return c->finding[k].times++ > 0;
+}
+
+static void report(struct comparer *c, const struct program *p, u64 k)
 {
 	static struct program small;
 	small = *p;
@@ -105,6 +135,9 @@ static void report(struct comparer *c, const struct program *p)
 	program_shrink(&small, still_fails, c);
 	watch_patience(3000);
 	run_program(c, &small, false);
+	if (seen_before(c, &small) && !c->o.verbose)
+		return;
+	printf("program %llu of seed %llu ", (unsigned long long)k, (unsigned long long)c->o.seed);
 	show(c, &small, "DIFFERS");
 }
 
@@ -136,8 +169,7 @@ void comparer_random(struct comparer *c)
 			c->differ++;
 			if (c->o.quiet)
 				break;
-			printf("program %llu of seed %llu ", (unsigned long long)(c->o.only ? c->o.only : k + 1), (unsigned long long)c->o.seed);
-			report(c, &p);
+			report(c, &p, c->o.only ? c->o.only : k + 1);
 		}
 		if (c->o.only)
 			break;

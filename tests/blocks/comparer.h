@@ -23,6 +23,8 @@ struct comparer {
 	struct cells cells;
 	enum rig_end end[2];
 	unsigned failed_run;
+	struct finding { char text[160]; unsigned times; } finding[200];
+	unsigned n_findings;
 	u64 runs, endless, unsteady, undefined, differ, insns;
 	u64 at_end, by_vector[256], elsewhere; /* how runs ended */
 };
@@ -36,6 +38,7 @@ bool comparer_text(struct comparer *c, const char *text, bool loud, struct error
 /* A file of programs, one a line, # for comments; those of this mode. Returns how many failed. */
 unsigned comparer_cases(struct comparer *c, unsigned *passed);
 void comparer_tally(const struct comparer *c);
+void comparer_findings(const struct comparer *c); /* of what differed, each kind once */
 /* Every planted fault must be found, and what may differ must not be. Returns how many failed. */
 unsigned comparer_self_test(struct comparer *c, unsigned *passed);
 

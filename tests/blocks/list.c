@@ -1,5 +1,7 @@
 /* A program for people: disassembled, with slots and labels. And what tests/diff asks of its host: here it is
  * the processor model's. */
+#include <string.h>
+
 #include "blocks.h"
 
 static unsigned bytes_there = 16;
@@ -26,5 +28,20 @@ void program_list(const struct program *p, const struct finder *f, FILE *out)
 		if (p->slot[k].fix && p->slot[k].label >= 0)
 			fprintf(out, "  ; slot %d", p->slot[k].label);
 		fputc('\n', out);
+	}
+}
+
+void program_mnemonics(const struct program *p, const struct finder *f, char *out, size_t cap)
+{
+	u32 off[MAX_SLOTS + 1];
+	size_t n = 0;
+	program_offsets(p, off);
+	for (unsigned k = 0; k < p->n_slots && n + 32 < cap; k++) {
+		ZydisDecodedInstruction zi;
+		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+		u8 bytes[15];
+		slot_resolve(p, k, off, bytes);
+		bool ok = isa_decode(p->mode, f->quirks, bytes, p->slot[k].len, &zi, zo) == ISA_OK;
+		n += (size_t)snprintf(out + n, cap - n, "%s ", ok ? ZydisMnemonicGetString(zi.mnemonic) : "?");
 	}
 }

@@ -21,7 +21,8 @@ static const char usage[] =
 	"  --repro TEXT     only this program; shows what differs\n"
 	"  --exact-flags    status flags in the frame of a fault count, dead or not\n"
 	"  --strict         what follows from undefined flags counts\n"
-	"  --ignore LIST    of accessed, dirty (bits in page tables), fpu-pointers\n"
+	"  --ignore LIST    of accessed, dirty (bits in page tables), fpu-pointers, changed-flags (that were dead\n"
+	"                   until the program changed the instruction that writes them)\n"
 	"  --break N        a planted fault in B; --list-breaks names them\n"
 	"  --self-test      every planted fault must be found\n"
 	"  --failures N     stop after so many (10)\n"
@@ -32,7 +33,7 @@ static const char usage[] =
 static unsigned parse_ignore(const char *s)
 {
 	return (strstr(s, "accessed") ? IGNORE_ACCESSED : 0) | (strstr(s, "dirty") ? IGNORE_DIRTY : 0) |
-	       (strstr(s, "fpu-pointers") ? IGNORE_FPU_POINTERS : 0);
+	       (strstr(s, "fpu-pointers") ? IGNORE_FPU_POINTERS : 0) | (strstr(s, "changed-flags") ? IGNORE_CHANGED_FLAGS : 0);
 }
 
 static int list_and_exit(bool all_engines)
@@ -137,6 +138,7 @@ static unsigned compare_random(struct comparer *c, unsigned *passed)
 	       c->name[0], c->name[1], c->o.planted ? ", planted " : "", c->o.planted ? planted_name(c->o.planted) : "",
 	       (unsigned long long)c->o.count, (unsigned long long)c->runs, s, (unsigned long long)c->endless,
 	       (unsigned long long)c->unsteady, (unsigned long long)c->undefined, (unsigned long long)c->differ);
+	comparer_findings(c);
 	if (c->o.verbose)
 		comparer_tally(c);
 	*passed += c->differ == 0;

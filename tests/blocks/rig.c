@@ -26,13 +26,20 @@ const struct world *rig_world(const struct rig *r) { return r->w; }
 
 /* ---- memory ------------------------------------------------------------------------------------------ */
 
+/* As a device writes. */
+static void dma(struct rig *r, u64 phys, const u8 *bytes, unsigned n)
+{
+	mem_lock(&r->mem);
+	mem_write(&r->mem, phys, bytes, n);
+	mem_unlock(&r->mem);
+}
+
 static void put_page(struct rig *r, unsigned page)
 {
 	u8 *to = r->mem.ram + page * 4096, *from = r->w->image + page * 4096;
 	if (!memcmp(to, from, 4096))
 		return;
-	memcpy(to, from, 4096);
-	mem_code_written(&r->mem.code[page], 0, 4096);
+	dma(r, page * 4096ull, from, 4096);
 }
 
 static bool large_page_written(const struct rig *r)
@@ -139,8 +146,7 @@ static void apply_edits(struct rig *r, unsigned run)
 			if (at >= N_CODE_LETTERS * 4096)
 				break;
 			u64 phys = code_phys(0, at >> 12) + (at & PAGE_MASK);
-			r->mem.ram[phys] = e->bytes[n];
-			mem_code_written(&r->mem.code[phys >> 12], phys & PAGE_MASK, 1);
+			dma(r, phys, &e->bytes[n], 1);
 		}
 	}
 }

@@ -2,13 +2,18 @@
  * by trying: the program runs once more, one instruction at a time, and after each instruction that
  * leaves flags undefined these are turned over, or drawn. Whatever is then other than before depends
  * on them, and may differ between engines, too. And what is different each time (RDTSC, that a program
- * wrote itself) explains all. */
+ * wrote itself) explains all.
+ *
+ * On request the same with flags that were dead until a program changed the instruction that would have
+ * written them: a translator may have let them die. */
 #include <string.h>
 
 #include "cells.h"
 
 struct turner {
 	const struct finder *f;
+	const struct world *w;
+	bool changed;    /* draw all status flags before each instruction whose bytes are not the program's own any more */
 	struct rng g;
 	bool all, none;  /* turn over every one; leave them */
 	u64 undefined;   /* after the instruction about to run */
@@ -24,6 +29,16 @@ static bool fetch(struct cpu *c, u64 lin, u8 *out, unsigned n)
 		out[k] = *mem_ram(c->mem, gpa);
 	}
 	return true;
+}
+
+static bool is_changed(const struct turner *t, struct cpu *c, unsigned len)
+{
+	for (unsigned k = 0; k < len; k++) {
+		u64 gpa;
+		if (mmu_peek(c, c->rip + k, &gpa) && gpa >= REGION && *mem_ram(c->mem, gpa) != t->w->image[gpa])
+			return true;
+	}
+	return false;
 }
 
 static bool is_shift(ZydisMnemonic m)
@@ -46,6 +61,8 @@ static void before(void *arg, struct cpu *c)
 	if (!fetch(c, c->rip + c->ebase[S_CS], bytes, 15) ||
 	    isa_decode(c->code_mode, t->f->quirks, bytes, 15, &d.zi, d.zo) != ISA_OK || !d.zi.cpu_flags)
 		return;
+	if (t->changed && is_changed(t, c, d.zi.length))
+		c->rflags = (c->rflags & ~(u64)FL_STATUS) | (rnd(&t->g) & FL_STATUS);
 	t->undefined = d.zi.cpu_flags->undefined & FL_STATUS;
 	t->next = c->rip + d.zi.length;
 	if (is_shift(d.zi.mnemonic)) {
@@ -94,8 +111,9 @@ enum explanation undefined_explains(struct world *w, const struct program *p, st
 		return UNSTEADY;
 	all.n = 0;
 	all.overflow = false;
-	for (unsigned try = 0; try < 5; try++) {
-		struct turner t = { f, { mix(try, 77) }, try == 1, try == 0, 0, 0 };
+	unsigned tries = r->ignore & IGNORE_CHANGED_FLAGS ? 6 : 5;
+	for (unsigned try = 0; try < tries; try++) {
+		struct turner t = { .f = f, .w = w, .changed = try == 5, .g = { mix(try, 77) }, .all = try == 1, .none = try == 0 };
 		rig_load(third, p);
 		for (unsigned k = 0; k <= run; k++)
 			rig_walk(third, p, k, MAX_INSNS, before, after, &t);
