@@ -1,10 +1,10 @@
 /* What runs when a program faults: guest code, in pages that only the supervisor has.
  *
- * Halting: the frame's RFLAGS lose their status flags (an engine may have let flags die that nothing
+ * Halting, for faults and interrupts: the frame's RFLAGS lose their status flags (an engine may have let flags die that nothing
  * would have read; with exact flags nothing is lost), HLT.
  * Going on: #PF of a page that can be made accessible: makes it so, INVLPG, IRET; #DB: RIP, flags
  * and DR6 go into a running sum, IRET; INT3, INTO, INT 22h..27h, interrupts: counted, IRET; whatever else: IRET
- * to the program's resume label. On the program's own stack, which it may read, #PF loses the flags, too.
+ * to the program's resume label. On the program's own stack, which it may read, #PF and interrupts lose the flags, too.
  * Each takes fuel, and halts without. #DF and the end, INT 21h: HLT. */
 #include <string.h>
 
@@ -46,7 +46,7 @@ static void halting_stubs(struct world *w, u32 mask)
 {
 	for (unsigned v = 0; v < 256; v++) {
 		struct code c = { sys_page(w, SYS_STUBS) + v * STUB_STEP, sys_lin(w, SYS_STUBS) + v * STUB_STEP };
-		if (v < 32 && v != V_BP && v != V_OF)
+		if ((v < 32 && v != V_BP && v != V_OF) || v >= INTR_VECTORS)
 			scrub(&c, FRAME_FLAGS + 8 * has_error(v), mask);
 		put(&c, "f4");
 	}
@@ -142,6 +142,9 @@ static void going_stubs(struct world *w, u32 mask)
 		bug("the handlers overlap");
 	c = (struct code){ sys_page(w, SYS_HANDLERS) + PF_STACK_AT, sys_lin(w, SYS_HANDLERS) + PF_STACK_AT };
 	page_fault(w, &c, mask, halt, other);
+	c = (struct code){ sys_page(w, SYS_HANDLERS) + INTR_STACK_AT, sys_lin(w, SYS_HANDLERS) + INTR_STACK_AT };
+	scrub(&c, FRAME_FLAGS, mask);
+	counted(w, &c, halt);
 	c = (struct code){ sys_page(w, SYS_HANDLERS) + SYSCALL_AT, sys_lin(w, SYS_HANDLERS) + SYSCALL_AT };
 	take_fuel(w, &c, VAR_FUEL, halt);
 	put(&c, "48 0f 07"); /* sysretq */

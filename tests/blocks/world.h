@@ -7,8 +7,8 @@
 /* The system's pages, from SYS on; mapped for the supervisor at SYS_LIN. */
 enum { SYS_IDT = 0 /* N_IDTS of them */, SYS_GDT = 4, SYS_TSS, SYS_STUBS, SYS_GO_STUBS, SYS_HANDLERS, SYS_VARS,
        SYS_IST, SYS_STACK, N_SYS };
-enum { STACK_TOP = 0xff0, STUB_STEP = 16, PF_STACK_AT = 0x800, SYSCALL_AT = 0xc00 };
-/* In SYS_HANDLERS: PF_STACK_AT #PF of IDT_GO_STACK, SYSCALL_AT what SYSCALL enters: SYSRET, with fuel. */
+enum { STACK_TOP = 0xff0, STUB_STEP = 16, PF_STACK_AT = 0x800, INTR_STACK_AT = 0xa00, SYSCALL_AT = 0xc00 };
+/* In SYS_HANDLERS: PF_STACK_AT and INTR_STACK_AT #PF and interrupts of IDT_GO_STACK, SYSCALL_AT what SYSCALL enters: SYSRET, with fuel. */
 
 /* Offsets in SYS_VARS. */
 enum { VAR_FUEL = 0, VAR_STEPS = 4, VAR_RESUME = 8, VAR_TRACE = 16, VAR_COUNT = 24, VAR_FIX = 64 };

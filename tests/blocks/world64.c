@@ -127,6 +127,8 @@ static void make_gates(struct world *w)
 		}
 		if (k == IDT_GO_STACK)
 			gate(sys_page(w, SYS_IDT + k) + 16 * V_PF, sys_lin(w, SYS_HANDLERS) + PF_STACK_AT, false, 0);
+		for (unsigned v = INTR_VECTORS; k == IDT_GO_STACK && v < 256; v++)
+			gate(sys_page(w, SYS_IDT + k) + 16 * v, sys_lin(w, SYS_HANDLERS) + INTR_STACK_AT, false, 3);
 	}
 	w->idt_limit = 0xfff;
 }
