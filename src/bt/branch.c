@@ -25,9 +25,9 @@ void branch_stubs(struct translation *t)
 		struct link *l = &t->block->link[n];
 		if (!l->site)
 			continue;
-		l->stub = emit_here(&t->e);
+		l->stub = emit_here(&t->out);
 		e_set32(&t->e, l->site, l->stub);
-		emit_exit(t, t->n - 1, kinds[n]);
+		emit_exit(t, &t->out, t->n - 1, kinds[n]);
 	}
 }
 
@@ -138,7 +138,7 @@ static void emit_ret(struct translation *t, unsigned k)
 	u8 *aligned = e_jrcxz(e);
 	u8 *leave = e->p;
 	e_ctx_load(e, RCX, M_CTX(save_rcx));
-	emit_exit(t, k, X_INSN);
+	emit_exit(t, e, k, X_INSN);
 	e_here8(e, aligned);
 	e_rorx(e, RCX, HOST_SP, 12);
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, RCX, M_SIB(ENC_NONE, RCX, 3, 0));
@@ -178,7 +178,9 @@ void branch_emit(struct translation *t, unsigned k)
 	case K_JMP_IND:
 		load_target(t, k);
 		e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-		e_jmp_to(e, t->b->lookup);
+		t->map[k].commit = 0;
+		e_ctx_store(e, RCX, M_CTX(save_rcx));
+		glue_lookup(t->b, e);
 		break;
 	default:
 		emit_ret(t, k);

@@ -46,6 +46,7 @@ struct ctx {
 	u64 kernel_gs_base;              /* cpu->msr's; likewise */
 	u64 gs_ac[2];                    /* host gs base of the space for AC clear, set; 0: not known */
 	u64 tsc_offset;                  /* guest's TSC - host's */
+	u64 tsc_aux;
 	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
 	u64 enter_at;
@@ -146,6 +147,8 @@ struct block {
 	u8 *checked;              /* entry that looks at the ok slots; first of its code */
 	u8 *stale;                /* leaves for the dispatcher, which begins the block anew */
 	u32 bytes;                /* of host code */
+	u8 *cold;                 /* running address: exits and stubs, apart from the rest */
+	u32 cold_bytes;
 	u16 guest_bytes;
 	u16 n;                    /* instructions */
 	u32 index;                /* in bt->block_list */
@@ -203,7 +206,9 @@ struct bt {
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
 	u32 used, segment;        /* next free byte; segment being filled */
-	struct { u32 start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. */
+	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	u32 cold_used;
 	struct block **block_hash, **block_list;
 	u32 n_indices;            /* of block_list ever given out */
 	u32 *free_index, n_free;
@@ -212,7 +217,7 @@ struct bt {
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common;          /* running addresses */
-	u8 *lookup, *lookup_spilled, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *lookup, *lookup_spilled, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
@@ -242,9 +247,10 @@ void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump
 void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
 struct block *cache_block_at(struct bt *b, const u8 *pc);
 void cache_flush(struct bt *b);
-/* For translate.c: a block of n instructions, room for so many bytes of code (may evict); its entering. */
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *e);
-void block_finish(struct bt *b, struct block *k, const struct emit *e);
+/* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
+ * evict); its entering. */
+struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold);
+void block_finish(struct bt *b, struct block *k, const struct emit *hot, const struct emit *cold);
 /* From here on a write to these bytes of the page changes its gen. */
 void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
 
@@ -256,6 +262,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin);
 struct code_page *cache_page(struct bt *b, u64 lin);
 
 bool glue_init(struct bt *b, struct error *e);
+void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; RCX is spilled */
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */
 void fault_destroy(struct bt *b);

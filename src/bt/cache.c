@@ -67,7 +67,9 @@ bool cache_init(struct bt *b, struct error *e)
 		if (k)
 			b->seg[k].start = k * size;
 		b->seg[k].end = (k + 1) * size;
+		b->seg[k].cold_start = b->seg[k].end - size / 2;
 	}
+	b->cold_used = b->seg[0].cold_start;
 	b->jump_tag[0] = 1; /* 0 would stand for linear address 0 */
 	return true;
 }
@@ -274,17 +276,19 @@ void cache_flush(struct bt *b)
 		segment_evict(b, k);
 	b->segment = 0;
 	b->used = b->seg[0].start;
+	b->cold_used = b->seg[0].cold_start;
 }
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *e)
+struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
-	if (b->used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
+	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
 		b->segment = (b->segment + 1) % SEGMENTS;
 		segment_evict(b, b->segment);
 		b->used = b->seg[b->segment].start;
+		b->cold_used = b->seg[b->segment].cold_start;
 	}
 	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
@@ -292,11 +296,13 @@ struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *e
 	k->n = (u16)n;
 	k->map = (struct insn_map *)(void *)(k + 1);
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
-	*e = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
+	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
+	*cold = (struct emit){ .p = b->rw + b->cold_used, .end = b->rw + b->cold_used + bytes, .to_run = b->rx - b->rw };
+	k->cold = emit_here(cold);
 	return k;
 }
 
-void block_finish(struct bt *b, struct block *k, const struct emit *e)
+void block_finish(struct bt *b, struct block *k, const struct emit *hot, const struct emit *cold)
 {
 	u32 s = b->segment;
 	if (b->seg[s].n == b->seg[s].cap) {
@@ -309,7 +315,9 @@ void block_finish(struct bt *b, struct block *k, const struct emit *e)
 	}
 	b->seg[s].blocks[b->seg[s].n++] = k;
 	b->block_list[k->index] = k;
-	b->used = (u32)(e->p - b->rw);
+	b->used = (u32)(hot->p - b->rw);
+	b->cold_used = (u32)(cold->p - b->rw);
+	k->cold_bytes = (u32)(emit_here(cold) - k->cold);
 	k->valid = true;
 	struct block **head = &b->block_hash[block_hash_of(k->lin)];
 	k->hash_next = *head;
@@ -323,7 +331,7 @@ void block_finish(struct bt *b, struct block *k, const struct emit *e)
 	b->stats.translated++;
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;
-	b->stats.host_bytes += k->bytes;
+	b->stats.host_bytes += k->bytes + k->cold_bytes;
 }
 
 struct block *cache_block_at(struct bt *b, const u8 *pc)

@@ -67,7 +67,7 @@ static void stop_soon(struct bt *b, greg_t *g)
 		g[REG_RIP] = (greg_t)(uintptr_t)b->abort;
 		return;
 	}
-	if (pc < b->rx || pc >= b->rx + b->cache_bytes || (pc >= b->exit_common && pc < b->lookup)) {
+	if (pc < b->rx || pc >= b->rx + b->cache_bytes || (pc >= b->exit_common && pc < b->lookup_miss)) {
 		b->ctx->kicked = 1; /* outside: the run loop looks */
 		return;
 	}

@@ -134,25 +134,35 @@ static void emit_enter(struct bt *b, struct emit *e)
 	b->enter_end = emit_here(e);
 }
 
-/* T: the target. ctx.exit says who asks. Index: bits 2..17 of the target. */
-static void emit_lookup(struct bt *b, struct emit *e)
+/* T: the target; RCX is spilled, ctx.exit says who asks. Index: bits 2..17 of the target. */
+void glue_lookup(struct bt *b, struct emit *e)
 {
-	b->lookup = emit_here(e);
-	ctx_store(e, RCX, M_CTX(save_rcx));
-	b->lookup_spilled = emit_here(e);
 	e_rorx(e, RCX, T, 2);
 	e_reg(e, 0x0fb7, RCX, RCX);                      /* movzx ecx, cx */
 	e_mem(e, E_W | E_GS | 0x8b, RCX, M_SIB(ENC_NONE, RCX, 3, JUMP_TAG_AT));
 	e_lea(e, RCX, M_SIB(RCX, T, 0, 0));
 	u8 *hit = e_jrcxz(e);
-	ctx_load(e, RCX, M_CTX(save_rcx));
-	ctx_store(e, T, M_CTX(target));
-	e_jmp_to(e, b->exit_common);
+	e_jmp_to(e, b->lookup_miss);
 	e_here8(e, hit);
 	e_rorx(e, T, T, 2);
 	e_reg(e, 0x0fb7, T, T);
 	ctx_load(e, RCX, M_CTX(save_rcx));
 	e_mem(e, E_GS | 0xff, 4, M_SIB(ENC_NONE, T, 3, JUMP_HOST_AT));
+}
+
+static void emit_lookup(struct bt *b, struct emit *e)
+{
+	b->lookup_miss = emit_here(e);
+	ctx_load(e, RCX, M_CTX(save_rcx));
+	ctx_store(e, T, M_CTX(target));
+	e_jmp_to(e, b->exit_common);
+
+	b->lookup_spilled = emit_here(e);
+	glue_lookup(b, e);
+
+	b->lookup = emit_here(e); /* called: the return address is on the return stack */
+	ctx_store(e, RCX, M_CTX(save_rcx));
+	glue_lookup(b, e);
 
 	/* What a RET finds on an empty return stack; it has popped this very address. */
 	b->return_miss = emit_here(e);

@@ -54,15 +54,15 @@ void flags_restore(struct emit *e)
 	e_ctx_load(e, RAX, M_CTX(save_rax));
 }
 
-void emit_exit(struct translation *t, unsigned k, enum exit_kind kind)
+void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind)
 {
-	e_ctx_imm(&t->e, M_CTX(exit), exit_id(t->index, k, kind));
-	e_jmp_to(&t->e, t->b->exit_common);
+	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, kind));
+	e_jmp_to(e, t->b->exit_common);
 }
 
 void cold_emit(struct translation *t)
 {
-	struct emit *e = &t->e;
+	struct emit *e = &t->out;
 	for (unsigned n = 0; n < t->n_cold; n++) {
 		struct cold *c = &t->cold[n];
 		u8 *crosses = NULL;
@@ -84,7 +84,7 @@ void cold_emit(struct translation *t)
 		}
 		if (c->saved)
 			flags_restore(e);
-		emit_exit(t, c->insn, X_INSN);
+		emit_exit(t, e, c->insn, X_INSN);
 	}
 }
 

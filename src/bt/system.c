@@ -19,7 +19,7 @@ bool system_possible(const struct translation *t, const struct tins *i)
 		return cpl0;
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		return i->zi.operand_width == 64;
-	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		return !(t->b->cpu->cr4 & CR4_TSD) || cpl0;
 	case ZYDIS_MNEMONIC_MOV:
 		return i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(i->zo[1].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
@@ -88,14 +88,20 @@ static void emit_swapgs(struct translation *t, unsigned k)
 	e_ctx_load(e, RBX, M_CTX(save_v));
 }
 
-static void emit_rdtsc(struct emit *e, bool save)
+static void emit_rdtsc(struct emit *e, bool save, bool aux)
 {
 	if (save) {
 		e8(e, 0x9f);                            /* lahf */
 		e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
 		e_ctx_store(e, RAX, M_CTX(save_t));
 	}
-	e8(e, 0x0f); e8(e, 0x31);                       /* rdtsc */
+	e8(e, 0x0f);
+	if (aux) { /* rdtscp: in order with what came before */
+		e8(e, 0x01); e8(e, 0xf9);
+		e_ctx_load(e, RCX, M_CTX(tsc_aux));
+	} else {
+		e8(e, 0x31);
+	}
 	e_reg(e, E_W | 0xc1, 4, RDX); e8(e, 32);        /* shl rdx, 32 */
 	e_reg(e, E_W | 0x09, RDX, RAX);                 /* or rax, rdx */
 	e_mem(e, E_W | E_GS | 0x03, RAX, M_CTX(tsc_offset));
@@ -153,9 +159,9 @@ bool system_emit(struct translation *t, unsigned k)
 		      M_BASE(T, offsetof(struct cpu, seg) + (unsigned)ZydisRegisterGetId(i->zo[1].reg.value) * sizeof(struct segment) +
 				offsetof(struct segment, sel)));
 		return true;
-	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		t->map[k].commit = 0;
-		emit_rdtsc(e, save);
+		emit_rdtsc(e, save, i->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP);
 		return true;
 	case ZYDIS_MNEMONIC_STI:
 		if (k + 1 == t->n)

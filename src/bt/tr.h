@@ -27,7 +27,7 @@ struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; };
 
 struct translation {
 	struct bt *b;
-	struct emit e;
+	struct emit e, out;  /* the block's code; what lies out of line */
 	u64 lin;             /* of the block */
 	struct code_page *page, *page2;
 	u8 *start;           /* of the block's code, writable */
@@ -79,7 +79,7 @@ void flags_restore(struct emit *e);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k, bool saved);
 void cold_emit(struct translation *t);
-void emit_exit(struct translation *t, unsigned k, enum exit_kind kind);
+void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind);
 
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);

@@ -730,7 +730,7 @@ static bool emit_block(struct translation *t)
 		t->n_cold = n_cold;
 		t->map[k].victim = ENC_NONE;
 		t->map[k].commit = COMMIT_NEVER;
-		emit_exit(t, k, X_INSN);
+		emit_exit(t, e, k, X_INSN);
 	}
 	if (!ends(t->ins[t->n - 1].kind))
 		branch_fall(t);
@@ -738,13 +738,15 @@ static bool emit_block(struct translation *t)
 	cold_emit(t);
 	branch_stubs(t);
 	/* Also where the entry leads once the block is no longer valid. */
-	b->stale = emit_here(e);
+	b->stale = emit_here(&t->out);
 	for (unsigned k = 0; k < 3; k++)
 		if (fail[k])
-			e_here32(e, fail[k]);
-	emit_exit(t, 0, X_GOTO);
+			e_here32(&t->out, fail[k]);
+	emit_exit(t, &t->out, 0, X_GOTO);
+	while (e->p - t->start < 16)
+		e8(e, 0x90); /* room to divert the entries */
 	b->bytes = (u32)(e->p - t->start);
-	return !e->full && b->bytes < 65000;
+	return !e->full && !t->out.full && b->bytes < 65000;
 }
 
 struct block *translate(struct bt *b, struct code_page *page, u64 lin)
@@ -784,7 +786,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 		return NULL; /* being written: this once by the interpreter */
 	liveness(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
-	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e);
+	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e, &t->out);
 	if (!t->block)
 		return NULL;
 	t->start = t->e.p;
@@ -799,6 +801,6 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->block->ahead = t->ahead;
 	t->block->classes = t->classes;
 	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
-	block_finish(b, t->block, &t->e);
+	block_finish(b, t->block, &t->e, &t->out);
 	return t->block;
 }

@@ -42,10 +42,10 @@ static bool check_size(u64 size, struct error *e)
 static bool take_aliases(u8 *p, u64 size)
 {
 	u64 first = (u64)p % MEM_ALIAS_STEP;
-	for (u64 at = first; at + size < USER_END; at += MEM_ALIAS_STEP) {
+	for (u64 at = first; at < USER_END; at += MEM_ALIAS_STEP) {
 		if (at == (u64)p || at < 65536)
 			continue;
-		void *q = mmap((void *)at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+		void *q = at + size > USER_END - PAGE_SIZE ? MAP_FAILED : mmap((void *)at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 		if (q == (void *)at)
 			continue;
 		if (q != MAP_FAILED) /* a kernel that does not know NOREPLACE */
@@ -62,7 +62,7 @@ static bool take_aliases(u8 *p, u64 size)
 
 static void free_aliases(const struct mem *m)
 {
-	for (u64 at = (u64)m->ram % MEM_ALIAS_STEP; at + m->ram_size < USER_END; at += MEM_ALIAS_STEP)
+	for (u64 at = (u64)m->ram % MEM_ALIAS_STEP; at < USER_END; at += MEM_ALIAS_STEP)
 		if (at != (u64)m->ram && at >= 65536)
 			munmap((void *)at, m->ram_size);
 }
