@@ -111,9 +111,9 @@ enum explanation undefined_explains(struct world *w, const struct program *p, st
 		return UNSTEADY;
 	all.n = 0;
 	all.overflow = false;
-	unsigned tries = r->ignore & IGNORE_CHANGED_FLAGS ? 6 : 5;
+	unsigned tries = r->ignore & IGNORE_CHANGED_FLAGS ? 11 : 5;
 	for (unsigned try = 0; try < tries; try++) {
-		struct turner t = { .f = f, .w = w, .changed = try == 5, .g = { mix(try, 77) }, .all = try == 1, .none = try == 0 };
+		struct turner t = { .f = f, .w = w, .changed = try >= 5, .g = { mix(try, 77) }, .all = try == 1, .none = try == 0 };
 		rig_load(third, p);
 		for (unsigned k = 0; k <= run; k++)
 			rig_walk(third, p, k, MAX_INSNS, before, after, &t);
