@@ -113,7 +113,7 @@ static void draw_prefixes(const struct enc *e, struct fields *f, struct rng *g, 
 		f->pre[f->n_pre++] = (u8)("\x66\xf2\xf3"[rnd_below(g, 3)]);
 }
 
-static void draw(const struct enc *e, struct fields *f, struct rng *g, enum code_mode mode)
+void enc_draw(const struct enc *e, struct fields *f, struct rng *g, enum code_mode mode)
 {
 	unsigned regs = mode != CODE64 ? 8 : e->kind == ENC_EVEX && host_vector_regs() == 32 ? 32 : 16;
 	memset(f, 0, sizeof(*f));
@@ -170,7 +170,7 @@ bool enc_random(const struct enc *e, const struct finder *find, struct rng *g, s
 {
 	for (unsigned tries = 0; tries < 200; tries++) {
 		struct fields f;
-		draw(e, &f, g, t->mode);
+		enc_draw(e, &f, g, t->mode);
 		enc_bytes(e, &f, t->mode, t->bytes);
 		if (!finder_decode(find, t->mode, t->bytes, 15, d, NULL) || d->row != e->row || d->group != e->group)
 			continue;

@@ -16,6 +16,8 @@ struct fields {
 	u8 n_pre, pre[4];
 	u8 tail[16]; /* displacement and immediates */
 };
+/* Everything that e leaves open, at random. */
+void enc_draw(const struct enc *e, struct fields *f, struct rng *g, enum code_mode mode);
 /* 15 bytes, of which the returned number are before the tail. */
 unsigned enc_bytes(const struct enc *e, const struct fields *f, enum code_mode mode, u8 *out);
 
