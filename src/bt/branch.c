@@ -157,13 +157,16 @@ static void load_target(struct translation *t, unsigned k)
 static void emit_call_indirect(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
+	/* Looked up before anything is pushed: a target that is not known may not be canonical. */
 	load_target(t, k);
+	mark_commit(t, k);
+	u16 commit = t->map[k].commit;
+	cold_add(t, glue_find(e), k);
+	cold_last(t)->rcx = true;
 	e_ctx_store(e, T, M_CTX(target));
 	push_return(t, k);
-	e_ctx_load(e, T, M_CTX(target));
-	t->block->sp_back = 8;
-	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-	e_set32(e, e_call(e), t->b->lookup);
+	t->map[k].commit = commit;
+	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
 	return_site(t, k);
 }
 
@@ -177,7 +180,7 @@ static void emit_ret(struct translation *t, unsigned k)
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(HOST_SP, pop));
-	t->block->sp_back = (i16)-(i32)pop;
+	t->block->sp_back = -(i32)pop;
 	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
 	e8(e, 0xc3);
 }

@@ -82,8 +82,10 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 	struct cpu *c = b->cpu;
 	c->rip = k->lin + k->map[n].guest;
 	const struct insn *i = decoded(b, k, n);
-	if (!i)
+	if (!i) { /* changed since, or one that this processor model does not have */
+		interp_single(c);
 		return false;
+	}
 	bool last = n + 1 == k->n;
 	b->stats.interp_by_op[i->op]++;
 	struct touched t;

@@ -161,7 +161,7 @@ struct block {
 	bool valid;
 	bool units;               /* has vector instructions */
 	u8 classes;               /* bits by enum fpu_class that must be usable */
-	i16 sp_back;              /* what undoes the last instruction's change of RSP (indirect branches) */
+	i32 sp_back;              /* what undoes a RET's change of RSP */
 	struct link link[2], *incoming;
 	struct insn_map *map;     /* n + 1 */
 	struct insn *decoded;     /* by the interpreter, when first needed; len 0: not yet */
@@ -268,6 +268,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin);
 struct code_page *cache_page(struct bt *b, u64 lin);
 
 bool glue_init(struct bt *b, struct error *e);
+u8 *glue_find(struct emit *e);
 void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; flags are in ctx.flags */
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */

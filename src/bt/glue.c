@@ -143,16 +143,24 @@ static void emit_enter(struct bt *b, struct emit *e)
 	b->enter_end = emit_here(e);
 }
 
-/* T: the target; ctx.exit says who asks. Index: bits 2..17 of the target. */
-void glue_lookup(struct bt *b, struct emit *e)
+/* T: the target, then the host's address of it. Returns the jump that is taken where there is none: T is
+ * then as it was, RCX still spilled. Index: bits 2..17 of the target. */
+u8 *glue_find(struct emit *e)
 {
 	ctx_store(e, RCX, M_CTX(save_rcx));
 	e_rorx(e, RCX, T, 2);
 	e_reg(e, 0x0fb7, RCX, RCX);                      /* movzx ecx, cx */
 	e_mem(e, E_W | E_GS | 0x3b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_TAG_AT));
-	e_jcc_to(e, CC_NZ, b->lookup_miss);
+	u8 *none = e_jcc(e, CC_NZ);
 	e_mem(e, E_W | E_GS | 0x8b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_HOST_AT));
 	ctx_load(e, RCX, M_CTX(save_rcx));
+	return none;
+}
+
+/* ... and goes there; ctx.exit says who asks. */
+void glue_lookup(struct bt *b, struct emit *e)
+{
+	e_set32(e, glue_find(e), b->lookup_miss);
 	e_reg(e, 0xff, 4, T);                            /* jmp r11 */
 }
 

@@ -87,6 +87,8 @@ void cold_emit(struct translation *t)
 			e_jmp_to(e, c->back);
 			e_here32(e, crosses);
 		}
+		if (c->rcx)
+			e_ctx_load(e, RCX, M_CTX(save_rcx));
 		emit_exit(t, e, c->insn, X_INSN, c->saved);
 	}
 }

@@ -24,8 +24,7 @@ struct tins {
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 };
 /* A jump out of line. */
-struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; };
-/* A link whose flags must first be moved to ctx.flags, out of line. */
+struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ };
 
 struct translation {
 	struct bt *b;
@@ -81,6 +80,7 @@ void flags_save(struct emit *e);
 void flags_restore(struct emit *e);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k);
+static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
 void cold_emit(struct translation *t);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
 

@@ -278,6 +278,8 @@ static int unit_of(const struct tins *i)
 		default: break;
 		}
 	}
+	if (i->zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || i->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		return FC_AVX;
 	switch (i->zi.encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return -2;
 	case ZYDIS_INSTRUCTION_ENCODING_EVEX: return FC_AVX512;
@@ -403,7 +405,9 @@ static void data_registers(const struct tins *i, struct data *d)
 			continue;
 		u8 g = (u8)gpr_of(o->reg.value);
 		bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-		bool read = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32;
+		/* BSF and BSR leave it where there is no bit. */
+		bool keeps = i->zi.mnemonic == ZYDIS_MNEMONIC_BSF || i->zi.mnemonic == ZYDIS_MNEMONIC_BSR;
+		bool read = keeps || (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32;
 		unsigned n = 0;
 		while (n < d->n && d->r[n].guest != g)
 			n++;

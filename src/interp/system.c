@@ -183,13 +183,11 @@ OP_END(op_mov_cr)
 
 OP(op_mov_rd)
 {
-	need_cpl0(c);
 	reg_st(c, i->r, cpu_read_dr(c, i->rm), cr_size(c));
 }
 
 OP_END(op_mov_dr)
 {
-	need_cpl0(c);
 	cpu_write_dr(c, i->r, reg_ld(c, i->rm, cr_size(c)));
 }
 

@@ -20,9 +20,7 @@ OP_END(op_invpcid)
 	u64 type = reg_ld(c, i->r, cpu_code64(c) ? 8 : 4);
 	u64 lin = insn_lin(c, i, 16, ACC_READ);
 	u64 pcid = mem_ld64(c, lin), address = mem_ld64(c, lin_add(c, lin, 8));
-	if (type > 3 || pcid > 0xfff)
-		cpu_gp0(c);
-	mmu_invpcid(c, (unsigned)type, (u16)pcid, address);
+	mmu_invpcid(c, type, pcid, address);
 }
 
 OP(op_clflush) { mem_probe(c, insn_lin(c, i, 1, ACC_READ), 1, ACC_READ); }
