@@ -110,6 +110,7 @@ static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 
 /* ---- the cache (cache.c): blocks, pages of code, links ---------------------------------------- */
 
 #define BLOCK_INSNS 48u
+enum { MAP_STOS = 1, MAP_MOVS };
 /* Where each guest instruction is. Offsets in bytes: host from the block's start, guest likewise. */
 struct insn_map {
 	u16 host, guest;
@@ -121,6 +122,8 @@ struct insn_map {
 	u8 prelude;
 	u16 victim_from; /* from there on ... */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
+	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
+	u16 string_from;
 };
 
 struct block;

@@ -49,6 +49,14 @@ static void victim_back(struct bt *b, greg_t *g, const struct insn_map *m, u32 a
 		g[greg_of[m->victim]] = (greg_t)(m->victim == RCX ? b->ctx->save_rcx : b->ctx->save_v);
 }
 
+/* RDI and RSI of a string instruction are host addresses at this place. */
+static void string_back(struct bt *b, greg_t *g, const struct insn_map *m)
+{
+	g[REG_RDI] -= (greg_t)(b->ctx->save_t - 1);
+	if (m->string == MAP_MOVS)
+		g[REG_RSI] -= (greg_t)(b->ctx->target - 1);
+}
+
 static void leave(struct bt *b, greg_t *g, const struct block *k, unsigned n, enum exit_kind kind, bool saved)
 {
 	b->ctx->exit = exit_id(k->index, n, kind);
@@ -83,6 +91,11 @@ static void stop_soon(struct bt *b, greg_t *g)
 		u32 in = off - m->host;
 		if (off == 0 || pc == k->host) {
 			leave(b, g, k, 0, X_KICK, off == 0);
+			return;
+		}
+		if (m->string && in == m->string_from) { /* perhaps after some repetitions */
+			string_back(b, g, m);
+			leave(b, g, k, n, X_KICK, m->saved_then);
 			return;
 		}
 		if (off >= m->host && off < k->map[k->n].host && in <= m->commit && (in == 0 || in >= m->prelude)) {
@@ -138,6 +151,8 @@ static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
 	u32 off = (u32)(pc - k->checked);
 	unsigned n = insn_at(k, off);
 	victim_back(b, g, &k->map[n], off - k->map[n].host);
+	if (k->map[n].string && off - k->map[n].host == k->map[n].string_from)
+		string_back(b, g, &k->map[n]);
 	leave(b, g, k, n, X_FAULT, k->map[n].saved_fault);
 	return true;
 }

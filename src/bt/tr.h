@@ -10,6 +10,7 @@ enum kind {
 	K_LEA, K_NOP,
 	K_PUSH, K_POP, K_LEAVE,
 	K_SYSTEM,   /* system.c has a translation */
+	K_STRING,   /* strings.c has one */
 	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
@@ -87,6 +88,10 @@ void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
+
+/* strings.c */
+bool string_possible(const struct translation *t, const struct tins *i);
+void string_emit(struct translation *t, unsigned k);
 
 /* branch.c */
 bool branch_far(const struct translation *t, u64 target); /* goes to `checked` of another block */

@@ -253,9 +253,6 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	default:
 		break;
 	}
-	for (unsigned k = 0; k < i->zi.operand_count; k++)
-		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high8(i->zo[k].reg.value))
-			return false; /* T needs REX */
 	struct ea a;
 	if (!operand_ea(t, i, m, &a) || !mem_possible(&a))
 		return false;
@@ -363,6 +360,8 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_NOP;
 	if (system_possible(t, i))
 		return K_SYSTEM;
+	if (string_possible(t, i))
+		return K_STRING;
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
 		return interp_kind(i);
 	switch (i->zi.mnemonic) {
@@ -496,7 +495,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
 	switch ((enum kind)i->kind) {
-	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
+	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
 	case K_JMP: return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
 	default: return false;
@@ -551,6 +550,35 @@ static bool emit_copy(struct translation *t, unsigned k)
 	return with_data(t, k, &x, false);
 }
 
+static bool has_high8(const struct tins *i)
+{
+	for (unsigned k = 0; k < i->zi.operand_count_visible; k++)
+		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high8(i->zo[k].reg.value))
+			return true;
+	return false;
+}
+
+/* AH..BH beside memory: no register of the address may need REX. */
+static bool with_high8(struct translation *t, unsigned k, struct enc *x)
+{
+	struct emit *e = &t->e;
+	unsigned spare = unused_register(&t->ins[k]);
+	if (spare >= R8)
+		return false;
+	e_lea(e, T, (struct marg){ x->base, x->index, x->scale, x->disp });
+	mark_commit(t, k);
+	e_ctx_store(e, spare, M_CTX(save_v));
+	mark_victim(t, k, spare);
+	e_mov(e, spare, T);
+	x->base = (u8)spare;
+	x->index = ENC_NONE;
+	x->disp = 0;
+	if (!put_insn(t, &t->ins[k], x))
+		return false;
+	e_ctx_load(e, spare, M_CTX(save_v));
+	return true;
+}
+
 static bool emit_memory(struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
@@ -568,7 +596,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	operand_ea(t, i, m, &a);
 	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
 	flags_for_insn(t, k);
-	return with_data(t, k, &x, true);
+	return has_high8(i) ? with_high8(t, k, &x) : with_data(t, k, &x, true);
 }
 
 static bool emit_lea(struct translation *t, unsigned k)
@@ -698,6 +726,7 @@ static bool emit_insn(struct translation *t, unsigned k)
 	case K_POP: return emit_pop(t, k);
 	case K_LEAVE: return emit_leave(t, k);
 	case K_SYSTEM: return system_emit(t, k);
+	case K_STRING: string_emit(t, k); return true;
 	case K_NOP: return true;
 	case K_INTERP: case K_INTERP_LAST: return false;
 	default: branch_emit(t, k); return true;
