@@ -65,6 +65,7 @@ static void emit_loop(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
+	mark_commit(t, k);
 	if (i->zi.address_width == 32)
 		e8(e, 0x67);
 	e8(e, i->zi.opcode);
@@ -78,6 +79,7 @@ static void emit_loop(struct translation *t, unsigned k)
 static void emit_jcc(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
+	mark_commit(t, k);
 	u8 *taken = e_jcc(e, t->ins[k].zi.opcode & 15);
 	if (branch_far(t, target_of(t, k))) {
 		e_here32(&t->out, taken);
@@ -160,12 +162,10 @@ static void emit_call_indirect(struct translation *t, unsigned k)
 	/* Looked up before anything is pushed: a target that is not known may not be canonical. */
 	load_target(t, k);
 	mark_commit(t, k);
-	u16 commit = t->map[k].commit;
 	cold_add(t, glue_find(e), k);
 	cold_last(t)->rcx = true;
 	e_ctx_store(e, T, M_CTX(target));
 	push_return(t, k);
-	t->map[k].commit = commit;
 	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
 	return_site(t, k);
 }

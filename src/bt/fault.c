@@ -88,7 +88,7 @@ static void stop_soon(struct bt *b, greg_t *g)
 			g[REG_EFL] |= EFL_TF;
 			return;
 		}
-		u32 in = off - m->host;
+		u32 in = off - m->host, end = k->map[k->n].host;
 		if (off == 0 || pc == k->host) {
 			leave(b, g, k, 0, X_KICK, off == 0);
 			return;
@@ -98,7 +98,11 @@ static void stop_soon(struct bt *b, greg_t *g)
 			leave(b, g, k, n, X_KICK, m->saved_then);
 			return;
 		}
-		if (off >= m->host && off < k->map[k->n].host && in <= m->commit && (in == 0 || in >= m->prelude)) {
+		if (off == end && off > m->host) { /* falls through to the next block */
+			leave(b, g, k, k->n, X_KICK, k->map[k->n].saved);
+			return;
+		}
+		if (off >= m->host && off < end && in <= m->commit && (in == 0 || in >= m->prelude)) {
 			leave(b, g, k, n, X_KICK, in ? m->saved_then : m->saved);
 			return;
 		}

@@ -216,6 +216,7 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		b = ENC_NONE;
 	}
 	if (i != ENC_NONE && at_home(i)) {
+		mark_commit(t, k);
 		e_ctx_store(e, spare, M_CTX(save_v));
 		e_ctx_load(e, spare, home_of(i));
 		e_lea(e, T, M_SIB(T, spare, a->scale, 0));

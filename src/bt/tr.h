@@ -105,9 +105,12 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 unsigned unused_register(const struct tins *i);
 static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }
 static inline u64 next_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off + t->ins[k].zi.length; }
+/* From here on the instruction may not be begun again: it has changed something, or borrowed a register. */
 static inline void mark_commit(struct translation *t, unsigned k)
 {
-	t->map[k].commit = (u16)(t->e.p - (t->start + t->map[k].host));
+	u16 at = (u16)(t->e.p - (t->start + t->map[k].host));
+	if (at < t->map[k].commit) /* the first place counts */
+		t->map[k].commit = at;
 }
 /* From here to the end of the instruction, register r is in the context. */
 static inline void mark_victim(struct translation *t, unsigned k, unsigned r)

@@ -365,7 +365,7 @@ static enum kind classify(struct translation *t, struct tins *i)
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
 		return interp_kind(i);
 	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_LEA: return i->zi.address_width == 64 ? K_LEA : K_INTERP;
+	case ZYDIS_MNEMONIC_LEA: return K_LEA;
 	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
 	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
@@ -528,6 +528,7 @@ static void prelude(struct translation *t, unsigned k)
 static void flags_for_insn(struct translation *t, unsigned k)
 {
 	if (t->saved && t->ins[k].wants) {
+		mark_commit(t, k);
 		flags_restore(&t->e);
 		t->saved = false;
 		t->map[k].saved_fault = false;
@@ -603,26 +604,38 @@ static bool emit_lea(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
-	struct ea a;
-	unsigned guest = gpr_of(i->zo[0].reg.value), to = host_of(guest), size = i->zi.operand_width;
-	if (!operand_ea(t, i, &i->zo[1], &a) || size == 16)
+	const ZydisDecodedOperand *o = &i->zo[1];
+	unsigned to = host_of(gpr_of(i->zo[0].reg.value)), size = i->zi.operand_width, r = at_home(to) ? T : to;
+	u32 op = (size == 64 ? E_W : 0) | (i->zi.address_width == 32 ? E_A32 : 0) | 0x8d;
+	if (o->mem.base == ZYDIS_REGISTER_RIP && size != 16) {
+		u64 lin = next_lin_of(t, k) + (u64)o->mem.disp.value;
+		e_const(e, r, size == 64 ? lin : (u32)lin);
+	} else if (size == 16 || o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP) {
 		return false;
-	unsigned r = at_home(to) ? T : to;
-	u32 op = (size == 64 ? E_W : 0) | 0x8d;
-	if (a.konst) {
-		e_const(e, r, size == 64 ? a.lin : (u32)a.lin);
 	} else {
-		if (a.base != ENC_NONE && at_home(a.base) && a.index != ENC_NONE && at_home(a.index))
-			return false;
-		if (a.base != ENC_NONE && at_home(a.base)) {
-			e_ctx_load(e, T, home_of(a.base));
-			a.base = T;
+		bool has_base = o->mem.base != ZYDIS_REGISTER_NONE, has_index = o->mem.index != ZYDIS_REGISTER_NONE;
+		unsigned base = has_base ? host_of(gpr_of(o->mem.base)) : ENC_NONE, index = has_index ? host_of(gpr_of(o->mem.index)) : ENC_NONE;
+		unsigned spare = RBX;
+		bool both = has_base && has_index && at_home(base) && at_home(index);
+		if (both) {
+			spare = unused_register(i);
+			mark_commit(t, k);
+			e_ctx_store(e, spare, M_CTX(save_v));
+			e_ctx_load(e, spare, home_of(index));
+			index = spare;
 		}
-		if (a.index != ENC_NONE && at_home(a.index)) {
-			e_ctx_load(e, T, home_of(a.index));
-			a.index = T;
+		if (has_base && at_home(base)) {
+			e_ctx_load(e, T, home_of(base));
+			base = T;
 		}
-		e_mem(e, op, r, (struct marg){ (u8)a.base, (u8)a.index, (u8)a.scale, a.disp });
+		if (has_index && at_home(index)) {
+			e_ctx_load(e, T, home_of(index));
+			index = T;
+		}
+		unsigned scale = o->mem.scale == 8 ? 3 : o->mem.scale == 4 ? 2 : o->mem.scale == 2 ? 1 : 0;
+		e_mem(e, op, r, (struct marg){ (u8)base, (u8)index, (u8)scale, (i32)o->mem.disp.value });
+		if (both)
+			e_ctx_load(e, spare, M_CTX(save_v));
 	}
 	if (at_home(to))
 		e_ctx_store(e, T, home_of(to));
@@ -859,9 +872,11 @@ static bool emit_block(struct translation *t)
 	emit_entries(t);
 	for (unsigned k = 0; k < t->n; k++)
 		emit_one(t, k);
+	/* The end: a boundary too where control falls through. */
+	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE,
+					  .saved = t->saved };
 	if (!ends(t->ins[t->n - 1].kind))
 		branch_fall(t);
-	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE };
 	cold_emit(t);
 	branch_stubs(t);
 	while (e->p - t->start < 32)
