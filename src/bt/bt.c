@@ -171,9 +171,12 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		c->regs[R_SP] += (u64)(i64)k->sp_back; /* as if it had not begun: it raises #GP */
 		insn_by_interp(b, k, n);
 		return NULL;
-	case X_INSN: case X_FAULT:
-		if (!insn_by_interp(b, k, n))
+	case X_INSN: case X_FAULT: case X_GROUP:
+		if (!insn_by_interp(b, k, n) || k->map[n + 1].no_resume) {
+			if (kind == X_GROUP && k->valid)
+				cache_ungroup(b, k);
 			return NULL;
+		}
 		*in = k;
 		return k->checked + k->map[n + 1].host;
 	default:

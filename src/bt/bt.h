@@ -121,6 +121,7 @@ struct insn_map {
 	bool saved_fault; /* and where its own host instruction may fault */
 	u8 prelude;
 	u16 victim_from; /* from there on ... */
+	bool no_resume;  /* only after the one before it, without an exit between */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
 	u16 string_from;
@@ -163,6 +164,7 @@ struct block {
 	u32 index;                /* in bt->block_list */
 	bool valid;
 	bool units;               /* has vector instructions */
+	u8 crossings;             /* of groups */
 	u8 classes;               /* bits by enum fpu_class that must be usable */
 	i32 sp_back;              /* what undoes a RET's change of RSP */
 	struct link link[2], *incoming;
@@ -177,6 +179,7 @@ enum exit_kind {
 	X_INSN,      /* this instruction by the interpreter, then the next */
 	X_INDIRECT,  /* to ctx.target */
 	X_KICK,
+	X_GROUP,     /* as X_INSN: a group crosses a page */
 	X_FAULT,     /* the host's instruction faulted: as X_INSN */
 	X_NOTHING,   /* not entered at all */
 	X_KINDS
@@ -223,6 +226,7 @@ struct bt {
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
 	u32 next_id;
+	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
@@ -244,6 +248,7 @@ struct bt {
 };
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
 
+static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 10) & 1023; }
 static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }
 bool cache_init(struct bt *b, struct error *e);
 void cache_destroy(struct bt *b);
@@ -256,6 +261,8 @@ void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump
 void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
 struct block *cache_block_at(struct bt *b, const u8 *pc);
 void cache_flush(struct bt *b);
+/* A group of the block has crossed a page: too often, and it is made anew without groups. */
+void cache_ungroup(struct bt *b, struct block *k);
 /* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
  * evict); its entering. */
 struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold);

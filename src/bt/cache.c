@@ -269,6 +269,14 @@ static void segment_evict(struct bt *b, u32 k)
 	b->want = NULL;
 }
 
+void cache_ungroup(struct bt *b, struct block *k)
+{
+	if (++k->crossings < 16)
+		return;
+	b->ungrouped[ungroup_slot(k->lin)] = k->lin;
+	block_drop(b, k);
+}
+
 void cache_flush(struct bt *b)
 {
 	for (u32 k = 0; k < SEGMENTS; k++)

@@ -24,7 +24,7 @@ bool mem_possible(const struct ea *a)
 void cold_add(struct translation *t, u8 *site, unsigned k)
 {
 	if (t->n_cold < ARRAY_LEN(t->cold))
-		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved };
+		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN };
 	else
 		t->e.full = true;
 }
@@ -89,7 +89,7 @@ void cold_emit(struct translation *t)
 		}
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
-		emit_exit(t, e, c->insn, X_INSN, c->saved);
+		emit_exit(t, e, c->insn, c->kind, c->saved);
 	}
 }
 
@@ -185,6 +185,26 @@ static void crossing_test(struct translation *t, unsigned k, const struct ea *a,
 	cold_add(t, e_jcc(e, CC_NBE), k);
 }
 
+/* The first of a group: T = the entry of the page that all of them are in. */
+static void group_first(struct translation *t, unsigned k, unsigned base)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	e_lea(e, T, M_BASE(base, i->group_lo));
+	e_reg(e, 0x81, 4, T);                   /* and r11d, 0fffh */
+	e32(e, 0xfff);
+	e_reg(e, 0x81, 7, T);                   /* cmp r11d, 4096 - span */
+	e32(e, 4096u - i->group_span);
+	cold_add(t, e_jcc(e, CC_NBE), k);
+	cold_last(t)->kind = X_GROUP;
+	if (i->group_lo) {
+		e_lea(e, T, M_BASE(base, i->group_lo));
+		base = T;
+	}
+	entry_load(e, base, i->group_store);
+	cold_add(t, test_jump(e, T, 1, CC_Z), k);
+}
+
 void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
 		 unsigned spare, struct enc *x)
 {
@@ -193,6 +213,15 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 	x->mem = true;
 	x->seg = 0;
 	x->a32 = false;
+	if (t->ins[k].group != GROUP_NONE) {
+		if (t->ins[k].group == GROUP_FIRST)
+			group_first(t, k, a->base);
+		x->base = (u8)a->base;
+		x->index = T;
+		x->scale = 0;
+		x->disp = a->disp - 1;
+		return;
+	}
 	if (a->konst && !a->seg) {
 		mem_constant(t, k, a->lin, store, x);
 		return;

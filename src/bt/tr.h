@@ -15,6 +15,7 @@ enum kind {
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
 };
+enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER, GROUP_PASSES };
 struct tins {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
@@ -22,10 +23,14 @@ struct tins {
 	const struct op *op;
 	u16 off;
 	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
+	u8 group;            /* enum group_role */
+	bool group_store;    /* its entry is the store's */
+	u16 group_span;      /* of the first: bytes from group_lo on that it has */
+	i32 group_lo;        /* relative to the base, as it is then */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 };
 /* A jump out of line. */
-struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ };
+struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
 
 struct translation {
 	struct bt *b;
@@ -43,6 +48,7 @@ struct translation {
 	unsigned n_cold;
 	bool units;
 	bool saved;          /* here, flags are in ctx.flags */
+	bool ungrouped;
 	u64 ahead;
 	u8 classes;
 	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
@@ -84,6 +90,10 @@ void cold_add(struct translation *t, u8 *site, unsigned k);
 static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
 void cold_emit(struct translation *t);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
+
+/* group.c */
+void groups_plan(struct translation *t);
+const ZydisDecodedOperand *memory_of(const struct tins *i);
 
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);

@@ -173,7 +173,7 @@ unsigned unused_register(const struct tins *i)
 	bug("an instruction that uses ten registers");
 }
 
-static const ZydisDecodedOperand *memory_of(const struct tins *i)
+const ZydisDecodedOperand *memory_of(const struct tins *i)
 {
 	for (unsigned k = 0; k < i->zi.operand_count; k++)
 		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -494,6 +494,11 @@ static bool with_data(struct translation *t, unsigned k, struct enc *x, bool bus
 static bool needs_flags_away(const struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
+	bool member = i->group == GROUP_MEMBER;
+	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP))
+		return false;
+	if (member && i->kind == K_CALL)
+		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
 	switch ((enum kind)i->kind) {
 	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
@@ -847,6 +852,7 @@ static void emit_one(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	struct insn_map m = { .host = (u16)(e->p - t->start), .guest = i->off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
 	m.held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
+	m.no_resume = i->group == GROUP_MEMBER || i->group == GROUP_PASSES;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
 	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
@@ -921,6 +927,8 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	    atomic_load(&page->code->gen) != page->gen)
 		return NULL; /* being written: this once by the interpreter */
 	liveness(t);
+	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
+	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
 	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e, &t->out);
 	if (!t->block)
