@@ -119,6 +119,8 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	struct cpu *c = b->cpu;
 	struct ctx *x = b->ctx;
 	x->enter_at = (u64)at;
+	x->fdp = c->fdp;
+	x->x87_off = c->nofpu[FC_X87]; /* MMX too: both by EM and TS */
 	x->restore = k->units && x->units_off;
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
@@ -134,6 +136,8 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	}
 	b->stats.enters++;
 	u32 id = b->enter(b);
+	if (id != X_NOTHING && (x->x87_last || (b->block_list[id >> 10]->classes & X87_CLASSES)))
+		x87_resolve(b, id);
 	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
 	if (id == X_NOTHING)
 		return id;
@@ -193,12 +197,22 @@ static enum run_exit why_left(const struct cpu *c)
 	return c->activity == ACT_RUN ? RUN_EVENT : RUN_HALT;
 }
 
+/* What translations depend on beside the code and its page, and what seldom changes. */
+static u32 translation_mode(const struct cpu *c)
+{
+	u32 m = c->cr4 & CR4_TSD ? 1 : 0;
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		m |= (u32)(c->nofpu[f] == V_UD) << f;
+	return m;
+}
+
 /* Goes on from RIP once. */
 static void turn(struct bt *b)
 {
 	struct cpu *c = b->cpu;
-	if (unlikely((c->cr4 & CR4_TSD) != b->tsd)) {
-		b->tsd = c->cr4 & CR4_TSD; /* RDTSC was translated for the other */
+	u32 made_for = translation_mode(c);
+	if (unlikely(made_for != b->made_for)) {
+		b->made_for = made_for;
 		cache_flush(b);
 	}
 	space_select(b);
@@ -212,7 +226,7 @@ static void turn(struct bt *b)
 	}
 	if (want && k->lin == want->target && want->from->valid)
 		cache_link(b, want, k);
-	if (k->units && !units_usable(c, k)) {
+	if (k->classes && !units_usable(c, k)) {
 		for (unsigned n = 0; n < k->n && !c->slow && !events_due(c); n++)
 			interp_single(c);
 		return;

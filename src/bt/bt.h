@@ -9,7 +9,7 @@
  *                       in ctx.flags wherever a block is entered at `checked`; the rest of RFLAGS in
  *                       cpu->rflags. DF and AC are never set
  *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
- *   x87, MXCSR          in the host's, as while the interpreter runs
+ *   x87, MXCSR          in the host's, as while the interpreter runs; FOP, FIP, FDP by x87.c
  *   gs                  the current space: struct ctx below it, its page table above
  *
  * Invariants
@@ -59,6 +59,10 @@ struct ctx {
 	u32 units_off;                   /* 0: vectors are live and their units may be used */
 	u32 restore;                     /* enter: load the vectors */
 	u32 kicked;                      /* a kick came while outside */
+	u64 fdp;                         /* FDP, while translated code runs (x87.c) */
+	u32 x87_off;                     /* not 0: x87 and MMX may not be used */
+	u32 x87_last;                    /* since entering: the block and instruction that FOP and FIP tell of; 0 */
+	u32 x87_seg;                     /* likewise: 8 | segment of the last memory operand; 0 */
 	u16 flags;                       /* AH and AL as LAHF and SETO left them */
 	bool zmm_high;                   /* zmm16-31 and opmasks have been translated */
 };
@@ -111,6 +115,10 @@ static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 
 
 #define BLOCK_INSNS 48u
 enum { MAP_STOS = 1, MAP_MOVS };
+/* insn_map.fop: of an x87 instruction that FOP and FIP follow, FOP | FOP_X87 and, where it has a memory
+ * operand, FOP_MEM | segment << FOP_SEG; FOP_INTERP of what is left to the interpreter; else 0. */
+enum { FOP_X87 = 0x8000, FOP_MEM = 0x4000, FOP_SEG = 11, FOP_OPCODE = 0x7ff, FOP_INTERP = 1 };
+#define X87_CLASSES (1u << FC_X87 | 1u << FC_MMX)
 /* Where each guest instruction is. Offsets in bytes: host from the block's start, guest likewise. */
 struct insn_map {
 	u16 host, guest;
@@ -122,6 +130,7 @@ struct insn_map {
 	u8 prelude;
 	u16 victim_from; /* from there on ... */
 	bool no_resume;  /* only after the one before it, without an exit between */
+	u16 fop;         /* FOP_* */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
 	u16 string_from;
@@ -242,7 +251,7 @@ struct bt {
 	struct bt *next_peer;
 	bool listed;
 	bool exact_flags;
-	u64 tsd;                  /* CR4.TSD that RDTSC was translated for */
+	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -276,6 +285,9 @@ void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
 struct block *translate(struct bt *b, struct code_page *page, u64 lin);
 /* For translate.c, of the second page. */
 struct code_page *cache_page(struct bt *b, u64 lin);
+
+/* Brings cpu->fop, fip, fcs, fdp, fds up to date after leaving translated code by exit id (x87.c). */
+void x87_resolve(struct bt *b, u32 id);
 
 bool glue_init(struct bt *b, struct error *e);
 u8 *glue_find(struct emit *e);

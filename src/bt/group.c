@@ -78,7 +78,7 @@ static bool access_of(const struct translation *t, unsigned k, struct member *a)
 	case K_MEM: {
 		struct ea e;
 		const ZydisDecodedOperand *m = memory_of(i);
-		if (!operand_ea(t, i, m, &e) || e.konst || e.seg || e.index != ENC_NONE || e.base == ENC_NONE || at_home(e.base))
+		if (i->fop || !operand_ea(t, i, m, &e) || e.konst || e.seg || e.index != ENC_NONE || e.base == ENC_NONE || at_home(e.base))
 			return false;
 		*a = (struct member){ .base = e.base, .disp = e.disp, .size = m->size / 8u, .store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE };
 		a->ends = names_homeless(i);
@@ -96,7 +96,7 @@ static bool passes(const struct translation *t, unsigned k, unsigned base, i64 *
 	unsigned guest = base == HOST_SP ? R_SP : base;
 	if (i->kind == K_NOP)
 		return true;
-	if ((i->kind != K_COPY && i->kind != K_LEA) || names_homeless(i))
+	if ((i->kind != K_COPY && i->kind != K_LEA) || i->fop || names_homeless(i))
 		return false;
 	if (i->kind == K_LEA) {
 		struct ea e;

@@ -5,5 +5,7 @@
 
 /* WRGSBASE may be executed (CR4.FSGSBASE; Linux 5.9 and later say so). */
 bool host_has_fsgsbase(void);
+/* MXCSR.MM exists (AMD). */
+bool host_has_misalignsse(void);
 
 #endif

@@ -161,6 +161,19 @@ static unsigned address(struct emit *e, const struct ea *a, bool *add_base)
 	return T;
 }
 
+bool mem_offset(struct translation *t, const struct ea *a, struct marg to)
+{
+	bool add_base;
+	if (a->konst && a->lin == (u64)(i64)(i32)a->lin) {
+		e_mem(&t->e, E_W | E_GS | 0xc7, 0, to);
+		e32(&t->e, (u32)a->lin);
+		return true;
+	}
+	unsigned r = address(&t->e, a, &add_base);
+	e_ctx_store(&t->e, r, to);
+	return !add_base;
+}
+
 static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
 static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
@@ -232,7 +245,7 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
 	if (how == BY_ALIGNMENT)
-		cold_unaligned(t, test_jump(e, addr, size - 1, CC_NZ), k, addr, size);
+		cold_unaligned(t, test_jump(e, addr, (size == 10 ? 16 : size) - 1, CC_NZ), k, addr, size);
 	else if (how == BY_TEST)
 		crossing_test(t, k, a, addr, size);
 	entry_load(e, addr, store);

@@ -21,7 +21,7 @@ struct tins {
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes;
 	const struct op *op;
-	u16 off;
+	u16 off, fop;        /* fop: x87.c */
 	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
 	u8 group;            /* enum group_role */
 	bool group_store;    /* its entry is the store's */
@@ -85,6 +85,8 @@ bool mem_possible(const struct ea *a);
 /* Status flags from the host's to ctx.flags, and back. */
 void flags_save(struct emit *e);
 void flags_restore(struct emit *e);
+/* Stores the operand's offset; T is used, flags are not. False: not with these registers. */
+bool mem_offset(struct translation *t, const struct ea *a, struct marg to);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k);
 static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
@@ -109,8 +111,14 @@ void branch_emit(struct translation *t, unsigned k);
 void branch_fall(struct translation *t);   /* after a last instruction that is no branch */
 void branch_stubs(struct translation *t);
 
+/* x87.c */
+bool is_x87(const struct tins *i);
+u16 x87_fop(const struct tins *i);    /* of insn_map */
+bool x87_after(struct translation *t, unsigned k);
+
 /* translate.c */
 void push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+const ZydisDecodedOperand *memory_of(const struct tins *i);
 bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
 unsigned unused_register(const struct tins *i);
 static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }

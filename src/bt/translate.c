@@ -8,6 +8,7 @@
 #define LOG_TOPIC "bt"
 #include <string.h>
 
+#include "bt/host.h"
 #include "bt/tr.h"
 
 /* ---- flags ------------------------------------------------------------------------------------ */
@@ -51,6 +52,8 @@ static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 		return FL_ZF;
 	case ZYDIS_MNEMONIC_CMPXCHG8B: case ZYDIS_MNEMONIC_CMPXCHG16B:
 		return FL_ZF;
+	case ZYDIS_MNEMONIC_FCOMI: case ZYDIS_MNEMONIC_FCOMIP: case ZYDIS_MNEMONIC_FUCOMI: case ZYDIS_MNEMONIC_FUCOMIP:
+		return 0; /* none where #IA is not masked */
 	default:
 		return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? 0 : sure;
 	}
@@ -243,7 +246,7 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	if (n != 1 || m->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || m->mem.type != ZYDIS_MEMOP_TYPE_MEM)
 		return false;
 	unsigned size = m->size / 8u;
-	if (!size || size > 64 || (size & (size - 1)))
+	if (!size || size > 64 || ((size & (size - 1)) && !(size == 10 && is_x87(i))))
 		return false;
 	switch (i->zi.mnemonic) { /* a register counts bits beyond the operand */
 	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
@@ -261,29 +264,40 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	return true;
 }
 
-/* Units of vector code; -1: none. -2: one whose state is not kept here. */
+/* The unit (enum fpu_class); -1: none. -2: not here. */
 static int unit_of(const struct tins *i)
 {
-	bool vector = false, opmask = false;
+	bool mmx = false, vector = false, opmask = false;
 	for (unsigned k = 0; k < i->zi.operand_count; k++) {
 		if (i->zo[k].type != ZYDIS_OPERAND_TYPE_REGISTER)
 			continue;
 		switch (ZydisRegisterGetClass(i->zo[k].reg.value)) {
-		case ZYDIS_REGCLASS_MMX: case ZYDIS_REGCLASS_X87: return -2;
+		case ZYDIS_REGCLASS_MMX: mmx = true; break;
 		case ZYDIS_REGCLASS_XMM: case ZYDIS_REGCLASS_YMM: case ZYDIS_REGCLASS_ZMM: vector = true; break;
 		case ZYDIS_REGCLASS_MASK: opmask = true; break;
 		default: break;
 		}
 	}
-	if (i->zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || i->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_FWAIT: return FC_X87; /* which is off wherever FC_WAIT is */
+	case ZYDIS_MNEMONIC_EMMS: return FC_MMX;
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: return FC_SSE;
+	case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR:
+	case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL: /* Zydis names no register */
 		return FC_AVX;
+	case ZYDIS_MNEMONIC_CVTSS2SI: case ZYDIS_MNEMONIC_CVTTSS2SI: case ZYDIS_MNEMONIC_CVTSD2SI: case ZYDIS_MNEMONIC_CVTTSD2SI:
+		return FC_SSE; /* of memory they name no vector register */
+	case ZYDIS_MNEMONIC_VCVTSS2SI: case ZYDIS_MNEMONIC_VCVTTSS2SI: case ZYDIS_MNEMONIC_VCVTSD2SI: case ZYDIS_MNEMONIC_VCVTTSD2SI:
+		if (i->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+			return FC_AVX;
+		break;
+	default: break;
+	}
 	switch (i->zi.encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_3DNOW: return -2;
 	case ZYDIS_INSTRUCTION_ENCODING_EVEX: return FC_AVX512;
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
-		if (i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && i->zi.opcode >= 0xd8 && i->zi.opcode <= 0xdf)
-			return -2;
-		return vector ? FC_SSE : -1;
+		return is_x87(i) ? FC_X87 : vector ? FC_SSE : mmx ? FC_MMX : -1;
 	default: return opmask ? FC_AVX512 : vector ? FC_AVX : -1;
 	}
 }
@@ -367,10 +381,13 @@ static enum kind classify(struct translation *t, struct tins *i)
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return K_LEA;
 	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
-	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
-	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_FEMMS:
+	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: /* they take FERR# back */
 		return K_INTERP;
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: /* MXCSR.MM is to fault where the guest has none */
+		if (host_has_misalignsse() && !cpu_has(c, FEAT_MISALIGNSSE))
+			return K_INTERP;
+		break;
 	default: break;
 	}
 	int unit = unit_of(i);
@@ -381,9 +398,12 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_INTERP;
 	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
 		return K_INTERP;
+	if (unit >= FC_SSE && c->nofpu[unit] == V_UD)
+		return K_INTERP;
 	if (unit >= 0) {
-		t->units = true;
+		t->units |= unit > FC_MMX;
 		t->classes |= (u8)(1u << unit);
+		i->fop = x87_fop(i);
 		if (unit == FC_AVX512)
 			t->b->ctx->zmm_high = true;
 	}
@@ -470,7 +490,7 @@ static bool with_data(struct translation *t, unsigned k, struct enc *x, bool bus
 	}
 	if (busy && d.n == 2) /* one borrowed register only */
 		return false;
-	if (d.n)
+	if (d.n || i->fop)
 		mark_commit(t, k);
 	if (victim) {
 		e_ctx_store(e, spare, M_CTX(save_v));
@@ -770,6 +790,7 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		struct tins *i = &t->ins[t->n];
 		i->bytes = t->bytes + off;
 		i->off = (u16)off;
+		i->fop = 0;
 		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
 			break;
 		if (off + i->zi.length > in_page && t->n)
@@ -815,7 +836,7 @@ static void emit_entries(struct translation *t)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	struct block *b = t->block;
-	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
+	u8 *fail[2] = { NULL }, *fail_host[3] = { NULL };
 	bool live = t->ins[0].live;
 	b->checked = emit_here(e);
 	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
@@ -828,6 +849,8 @@ static void emit_entries(struct translation *t)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
 	if (t->units)
 		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	if (t->classes & X87_CLASSES)
+		fail_host[2] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)
 		return;
 	b->stale_checked = emit_here(out);
@@ -836,7 +859,7 @@ static void emit_entries(struct translation *t)
 			e_here32(out, fail[k]);
 	emit_exit(t, out, 0, X_GOTO, true);
 	b->stale = emit_here(out);
-	for (unsigned k = 0; k < 2; k++)
+	for (unsigned k = 0; k < ARRAY_LEN(fail_host); k++)
 		if (fail_host[k])
 			e_here32(out, fail_host[k]);
 	emit_exit(t, out, 0, X_GOTO, false);
@@ -857,7 +880,7 @@ static void emit_one(struct translation *t, unsigned k)
 	t->map[k] = m;
 	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
 		prelude(t, k);
-		if (emit_insn(t, k)) {
+		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
 				t->saved = false; /* all that are live are the instruction's own, or were brought */
 			return;
@@ -866,6 +889,7 @@ static void emit_one(struct translation *t, unsigned k)
 		t->n_cold = n_cold;
 		t->map[k] = m;
 	}
+	t->map[k].fop = FOP_INTERP;
 	emit_exit(t, e, k, X_INSN, saved);
 	t->saved = false; /* both are right after it */
 }

@@ -324,6 +324,13 @@ static int fpu_class_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	case ZYDIS_MNEMONIC_EMMS: case ZYDIS_MNEMONIC_FEMMS: return FC_MMX;
 	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: return FC_SSE;
 	case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: return FC_AVX;
+	case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL: return FC_AVX; /* they name no register */
+	case ZYDIS_MNEMONIC_CVTSS2SI: case ZYDIS_MNEMONIC_CVTTSS2SI: case ZYDIS_MNEMONIC_CVTSD2SI: case ZYDIS_MNEMONIC_CVTTSD2SI:
+		return FC_SSE; /* of memory they name no vector register */
+	case ZYDIS_MNEMONIC_VCVTSS2SI: case ZYDIS_MNEMONIC_VCVTTSS2SI: case ZYDIS_MNEMONIC_VCVTSD2SI: case ZYDIS_MNEMONIC_VCVTTSD2SI:
+		if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+			return FC_AVX;
+		break;
 	default: break;
 	}
 	switch (zi->encoding) {

@@ -191,6 +191,7 @@ void host_fit(struct vec_state *v);  /* drops what the host has not */
 bool host_keeps_fpu_pointers(void); /* FOP, FIP, FDP are saved whether or not an exception is pending */
 
 /* An engine (engine.c). */
+void bt_exact(struct cpu *c); /* bt.c: flags are right at every exit, dead ones too */
 struct side;
 struct side *side_new(const struct engine_ops *ops, const char *model, struct error *e);
 void side_free(struct side *s);

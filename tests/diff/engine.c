@@ -2,11 +2,15 @@
  * user, Linux's GDT, and an IDT whose gates lead to one HLT each on a stack of their own. A test
  * starts at CPL 3 and runs until a gate has been taken; the outcome is what the processor pushed
  * there. So delivery is under test, too, and nothing but struct engine_ops is asked of an engine.
+ * An engine that translates does so only when it runs without a limit: then a thread stops what
+ * does not end.
  *
  * Guest-physical memory: page tables from 1 MiB, the supervisor's pages at 2 MiB, the code and
  * data windows at 3 MiB. Supervisor pages are mapped in the upper half. */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "diff.h"
 
@@ -29,7 +33,35 @@ struct side {
 	u32 next_table;
 	struct segment user_cs[2], user_ds, null_ds, ldt[N_LDT]; /* user_cs: 32-bit, 64-bit */
 	struct segment tr, ldtr;
+	bool translates;
+	_Atomic u64 runs;        /* that have begun */
+	_Atomic bool running;
 };
+
+static void *stop_endless(void *arg)
+{
+	struct side *s = arg;
+	for (u64 seen = 0;; sleep(2)) {
+		u64 now = atomic_load(&s->runs);
+		if (now == seen && atomic_load(&s->running)) {
+			cpu_post_event(s->c, EV_EXIT);
+			s->ops->kick(s->c);
+		}
+		seen = now;
+	}
+	return NULL;
+}
+
+static unsigned run_freely(struct side *s)
+{
+	enum run_exit why = RUN_EVENT;
+	atomic_fetch_add(&s->runs, 1);
+	atomic_store(&s->running, true);
+	while (why == RUN_EVENT && !(atomic_load(&s->c->events) & EV_EXIT))
+		why = s->ops->run(s->c);
+	atomic_store(&s->running, false);
+	return why == RUN_EVENT ? MAX_STEPS : 0;
+}
 
 static u8 *ram(struct side *s, u64 gpa) { return mem_ram(&s->mem, gpa); }
 const u8 *side_data(const struct side *s) { return mem_ram((struct mem *)&s->mem, DATA); }
@@ -262,7 +294,9 @@ void side_run(struct side *s, const struct test *t, struct outcome *o)
 	memset(o, 0, sizeof(*o));
 	unsigned steps = 0;
 	enum run_exit why = RUN_LIMIT;
-	if (t->by_run) {
+	if (s->translates) {
+		steps = run_freely(s);
+	} else if (t->by_run) {
 		c->icount_limit = c->icount + MAX_STEPS;
 		why = s->ops->run(c);
 		c->icount_limit = UINT64_MAX;
@@ -317,7 +351,16 @@ struct side *side_new(const struct engine_ops *ops, const char *model, struct er
 	make_control(s);
 	memset(ram(s, CODE), 0xcc, CODE_BYTES);
 	side_restore(s);
-	return ops->vcpu_init(s->c, e) ? s : NULL;
+	if (!ops->vcpu_init(s->c, e))
+		return NULL;
+	s->translates = !strcmp(ops->name, "bt");
+	pthread_t stopper;
+	if (s->translates) {
+		bt_exact(s->c);
+		if (pthread_create(&stopper, NULL, stop_endless, s))
+			return error_set(e, "no thread"), NULL;
+	}
+	return s;
 }
 
 void side_free(struct side *s)
