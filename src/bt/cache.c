@@ -19,6 +19,8 @@
 #include "bt/bt.h"
 
 #define RETURN_STACK (1u << 20)
+/* An empty entry's tag must be an address that is looked up elsewhere: 0, and of entry 0 this. */
+#define JUMP_NONE0 4u
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
@@ -70,7 +72,7 @@ bool cache_init(struct bt *b, struct error *e)
 		b->seg[k].cold_start = b->seg[k].end - size / 2;
 	}
 	b->cold_used = b->seg[0].cold_start;
-	b->jump_tag[0] = 1; /* 0 would stand for linear address 0 */
+	b->jump_tag[0] = JUMP_NONE0;
 	return true;
 }
 
@@ -261,7 +263,7 @@ static void segment_evict(struct bt *b, u32 k)
 	for (u32 n = 0; n < N_JUMP; n++) {
 		u64 at = (u64)(b->jump_host[n] - b->rx);
 		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
-			b->jump_tag[n] = n == 0;
+			b->jump_tag[n] = n ? 0 : JUMP_NONE0;
 			b->jump_host[n] = NULL;
 		}
 	}
