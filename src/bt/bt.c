@@ -216,9 +216,9 @@ static void turn(struct bt *b)
 		cache_flush(b);
 	}
 	space_select(b);
-	struct link *want = b->want;
-	b->want = NULL;
 	struct block *k = cache_find(b);
+	struct link *want = b->want; /* not before: eviction takes it back */
+	b->want = NULL;
 	if (!k) {
 		b->stats.single++;
 		interp_single(c);
