@@ -200,10 +200,40 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 #define BLOCK_HASH (1u << 16)
 #define PAGE_HASH (1u << 14)
 
+enum { N_FAULT_SIGNALS = 5 }; /* in the order of fault.c's list */
+/* Host TSC ticks; only with cpu->measure. */
+struct span { u64 total, since; };
 struct stats {
 	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated;
-	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links;
+	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
+	u64 load_fills, store_fills;
+	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
+	struct span running, inside, translating;
 };
+static inline void span_begin(const struct cpu *c, struct span *s)
+{
+	if (unlikely(c->measure))
+		s->since = __builtin_ia32_rdtsc();
+}
+static inline void span_end(struct span *s)
+{
+	if (unlikely(s->since)) {
+		s->total += __builtin_ia32_rdtsc() - s->since;
+		s->since = 0;
+	}
+}
+
+/* --engine bt,KEY=VALUE (engine_ops.keys). */
+struct bt_options {
+	char *name;
+	u64 cache;                /* 0: CACHE_BYTES */
+	enum { FLAGS_FAST, FLAGS_EXACT } flags;
+	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
+	bool perf;
+};
+#define CACHE_BYTES (64ull << 20)
+#define CACHE_MIN (1ull << 20)
+#define CACHE_MAX (1ull << 30)
 
 struct request { struct page_code *page; u16 off, len; /* len 0: give back store entries */ };
 struct requests {
@@ -252,6 +282,9 @@ struct bt {
 	bool listed;
 	bool exact_flags;
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
+	enum bt_verify verify;
+	int perf_fd;              /* -1: none */
+	u32 perf_lines;
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -306,5 +339,11 @@ void shoot_serve(struct bt *b); /* what others have asked of this one */
 static inline bool shoot_pending(const struct bt *b) { return atomic_load(&((struct bt *)(uintptr_t)b)->requests.pending); }
 
 void fault_kick(struct bt *b); /* any thread */
+
+/* ---- to be seen (stats.c, perf.c) -------------------------------------------------------------- */
+void bt_count(const struct cpu *c, struct counters *t); /* engine_ops.count */
+bool perf_open(struct bt *b, struct error *e);
+void perf_close(struct bt *b);
+void perf_block(struct bt *b, const struct block *k);
 
 #endif

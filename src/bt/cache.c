@@ -1,6 +1,6 @@
 /* The code cache: where blocks live, how they are found, linked, invalidated and evicted.
  *
- * The memory is one memfd, mapped once to write and once to run. It is filled segment by segment,
+ * The memory is mapped once to write and once to run. It is filled segment by segment,
  * round and round: entering a segment again evicts all that is in it, the oldest first.
  *
  * Invariants
@@ -22,22 +22,17 @@
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
+/* The same memory twice: a second place for a shared mapping. It belongs to no file, not even one
+ * in memory, so that perf looks for its names where perf.c leaves them. mremap(2). */
 static bool map_cache(struct bt *b, struct error *e)
 {
-	int fd = memfd_create("ring3-code", MFD_CLOEXEC);
-	if (fd < 0)
+	b->rx = MAP_FAILED;
+	b->rw = mmap(NULL, b->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (b->rw != MAP_FAILED)
+		b->rx = mremap(b->rw, 0, b->cache_bytes, MREMAP_MAYMOVE);
+	if (b->rx == MAP_FAILED || mprotect(b->rx, b->cache_bytes, PROT_READ | PROT_EXEC))
 		return error_set(e, "bt: memory for translated code: %m");
-	b->rw = b->rx = MAP_FAILED;
-	bool ok = ftruncate(fd, (off_t)b->cache_bytes) == 0;
-	if (ok) {
-		b->rw = mmap(NULL, b->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		b->rx = mmap(NULL, b->cache_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-		ok = b->rw != MAP_FAILED && b->rx != MAP_FAILED;
-	}
-	if (!ok)
-		error_set(e, "bt: memory for translated code: %m");
-	close(fd);
-	return ok;
+	return true;
 }
 
 static bool map_return_stack(struct bt *b, struct error *e)
@@ -176,7 +171,6 @@ static void block_drop(struct bt *b, struct block *k)
 	if (!k->valid)
 		return;
 	k->valid = false;
-	b->stats.invalidated++;
 	struct block **at = &b->block_hash[block_hash_of(k->lin)];
 	while (*at && *at != k)
 		at = &(*at)->hash_next;
@@ -196,8 +190,10 @@ static void block_drop(struct bt *b, struct block *k)
 /* Nothing is known of what has changed: all blocks of the page go. */
 static void page_drop(struct bt *b, struct code_page *p)
 {
-	while (p->blocks)
+	while (p->blocks) {
+		b->stats.invalidated++;
 		block_drop(b, p->blocks);
+	}
 	p->gen = atomic_load(&p->code->gen);
 }
 
@@ -228,8 +224,10 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 			continue;
 		for (struct block *k = p->blocks, *next; k; k = next) {
 			next = k->page == p ? k->page_next : k->page2_next;
-			if (block_covers(k, p, off, len))
+			if (block_covers(k, p, off, len)) {
+				b->stats.invalidated++;
 				block_drop(b, k);
+			}
 		}
 		p->gen = gen;
 		left |= p->blocks != NULL;
@@ -339,6 +337,7 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;
 	b->stats.host_bytes += k->bytes + k->cold_bytes;
+	perf_block(b, k);
 }
 
 struct block *cache_block_at(struct bt *b, const u8 *pc)
@@ -417,8 +416,11 @@ struct block *cache_find(struct bt *b)
 			break;
 	if (k && !k->valid) /* its second page was written */
 		k = NULL;
-	if (!k)
+	if (!k) {
+		span_begin(c, &b->stats.translating);
 		k = translate(b, page, lin);
+		span_end(&b->stats.translating);
+	}
 	if (k)
 		cache_jump(b, k);
 	return k;

@@ -232,13 +232,14 @@ void space_ac_changed(struct bt *b)
 
 /* ---- filling ----------------------------------------------------------------------------------------- */
 
-static void enter(struct space *s, struct log *l, u32 at, u64 value)
+static bool enter(struct space *s, struct log *l, u32 at, u64 value)
 {
 	u64 *p = entry(s, at);
 	if (*p == value || !log_add(s, l, at))
-		return;
+		return false;
 	s->touched[at >> 18] |= 1ull << (at >> 12 & 63);
 	*p = value;
+	return true;
 }
 
 void space_fill(struct bt *b, u64 lin, bool store)
@@ -251,13 +252,12 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	u64 tag = (lin & ~PAGE_MASK) | c->epoch;
 	if (t->rtag != tag || !t->code)
 		return;
-	b->stats.fills++;
-	enter(s, &s->loads, table_at(lin, false), t->addend + 1);
+	b->stats.load_fills += enter(s, &s->loads, table_at(lin, false), t->addend + 1);
 	if (!store || t->wtag != tag)
 		return;
 	atomic_fetch_or(&t->code->writers, 1u << (c->index & 31));
 	if (!atomic_load(&t->code->lines))
-		enter(s, &s->stores, table_at(lin, true), t->addend + 1);
+		b->stats.store_fills += enter(s, &s->stores, table_at(lin, true), t->addend + 1);
 }
 
 void space_ok(struct bt *b, u32 slot, u32 id)
