@@ -91,11 +91,13 @@ struct space {
 	u16 pcid;
 	u64 used;             /* when last chosen */
 	u8 *gs;               /* value of the host's gs base */
-	u64 *touched;         /* a bit for each page of the table that was ever written */
+	u64 *touched;         /* a bit for each page of the table that takes memory */
+	u32 n_touched;
 	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
 };
 #define N_SPACES 16
 #define LOG_MAX (1u << 16)
+#define TABLE_PAGES_MAX 16384u /* 64 MiB of one vCPU's tables, 32 GiB of guest addresses without gaps */
 
 struct bt;
 bool space_init(struct bt *b, struct error *e);
@@ -199,14 +201,16 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 #define BLOCKS_MAX (1u << 20)
 #define BLOCK_HASH (1u << 16)
 #define PAGE_HASH (1u << 14)
+#define PAGES_MAX (1u << 16)  /* code_pages, and */
+#define ALIASES_MAX 1024u     /* those of one physical page */
 
 enum { N_FAULT_SIGNALS = 5 }; /* in the order of fault.c's list */
 /* Host TSC ticks; only with cpu->measure. */
 struct span { u64 total, since; };
 struct stats {
-	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated;
+	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed;
 	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
-	u64 load_fills, store_fills;
+	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
 };
@@ -253,6 +257,7 @@ struct bt {
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
 	u64 space_clock;
+	u32 table_pages;          /* of all spaces' tables, that take memory */
 
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
@@ -264,7 +269,7 @@ struct bt {
 	u32 n_indices;            /* of block_list ever given out */
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
-	u32 next_id;
+	u32 n_pages, next_id;
 	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);

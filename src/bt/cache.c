@@ -78,6 +78,7 @@ static void pages_free(struct bt *b)
 		}
 		b->page_hash[k] = NULL;
 	}
+	b->n_pages = 0;
 }
 
 static void segment_evict(struct bt *b, u32 k);
@@ -211,6 +212,18 @@ static bool block_covers(const struct block *k, const struct code_page *p, unsig
 	for (unsigned n = off >> 6; n <= (off + len - 1) >> 6; n++)
 		lines |= 1ull << n;
 	return p == k->page && (k->ahead & lines);
+}
+
+/* Of its blocks, which are no longer valid, nothing looks at the page again. */
+static void page_free(struct bt *b, struct code_page **at)
+{
+	struct code_page *p = *at;
+	while (p->blocks)
+		block_drop(b, p->blocks);
+	*at = p->hash_next;
+	free(p);
+	b->n_pages--;
+	b->stats.pages_freed++;
 }
 
 static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
@@ -381,21 +394,46 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 	lin &= ~PAGE_MASK;
 	if (!t.code || !t.host)
 		return NULL;
-	struct code_page **head = &b->page_hash[page_hash_of(t.code)], *p;
-	for (p = *head; p; p = p->hash_next)
-		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
+	struct code_page **head = &b->page_hash[page_hash_of(t.code)], **at = head, *p;
+	unsigned others = 0;
+	for (; (p = *at); at = &p->hash_next) {
+		if (p->code != t.code)
+			continue;
+		if (p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
 			break;
-	if (!p) {
+		if (++others == ALIASES_MAX) { /* the one that was not asked for longest */
+			page_free(b, at);
+			p = NULL;
+			break;
+		}
+	}
+	if (p) { /* to the front */
+		*at = p->hash_next;
+		p->hash_next = *head;
+		*head = p;
+	} else {
 		if (!(p = calloc(1, sizeof(*p))))
 			return NULL;
 		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
 					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
 		*head = p;
+		b->n_pages++;
 	}
 	if (unlikely(atomic_load(&p->code->gen) != p->gen))
 		page_drop(b, p);
 	space_ok(b, p->slot, p->id);
 	return p;
+}
+
+/* All of them, and with them all blocks. Between blocks only. */
+static void forget_pages(struct bt *b)
+{
+	cache_flush(b);
+	pages_free(b);
+	b->next_id = 0;
+	b->stats.page_flushes++;
+	space_flush_all(b); /* ok slots hold ids */
+	space_select(b);
 }
 
 struct block *cache_find(struct bt *b)
@@ -404,6 +442,8 @@ struct block *cache_find(struct bt *b)
 	if (c->code_mode != CODE64)
 		return NULL;
 	u64 lin = c->rip;
+	if (unlikely(b->n_pages >= PAGES_MAX || b->next_id == UINT32_MAX - 1))
+		forget_pages(b);
 	c->regs[R_BLOCK] = c->rip;
 	c->cur = NULL;
 	struct code_page *page = cache_page(b, lin);

@@ -49,8 +49,11 @@ static void count_blocks(const struct bt *b, struct counters *t)
 	counter_ratio(t, "  host bytes a guest byte", host, guest);
 	counter_add(t, "dropped: their code was written", counter_read(&s->invalidated));
 	counter_add(t, "evicted", counter_read(&s->evictions));
+	counter_add(t, "all forgotten: too many pages", counter_read(&s->page_flushes));
+	counter_add(t, "pages forgotten: too many aliases", counter_read(&s->pages_freed));
 	counter_add(t, "links made", counter_read(&s->links));
 	counter_add(t, "in the cache now, stale ones too", __atomic_load_n(&b->n_indices, __ATOMIC_RELAXED) - __atomic_load_n(&b->n_free, __ATOMIC_RELAXED));
+	counter_add(t, "pages of code known now", __atomic_load_n(&b->n_pages, __ATOMIC_RELAXED));
 }
 
 static void count_exits(const struct stats *s, struct counters *t)
@@ -75,6 +78,8 @@ static void count_tables(const struct bt *b, struct counters *t)
 	counter_add(t, "entries made for loads", counter_read(&s->load_fills));
 	counter_add(t, "entries made for stores", counter_read(&s->store_fills));
 	counter_add(t, "spaces begun", counter_read(&s->spaces_recycled));
+	counter_add(t, "given back to the host", counter_read(&s->table_releases));
+	counter_add(t, "KiB now", __atomic_load_n(&b->table_pages, __ATOMIC_RELAXED) * 4ull);
 }
 
 void bt_count(const struct cpu *c, struct counters *t)
