@@ -1,5 +1,5 @@
 /* base: what every folder may use. Integer names, errors, logging, checked arithmetic,
- * the machine's clock and timers, the event loop, the key=value option parser.
+ * the machine's clock and timers, the event loop, the key=value option parser, tables of counters.
  *
  * Three kinds of error (docs/errors.md): the user's or the host's travel up as
  * `bool` + `struct error`; the guest's become architectural faults or one rate-limited
@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 typedef uint8_t u8;
 typedef uint16_t u16;
@@ -170,20 +171,40 @@ void loop_turn(struct loop *l, u64 timeout_ns);
  * twice: the last counts. String fields are NULL or malloced before, and the caller's to free
  * after, also after an error. */
 
-enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */ };
+enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */, KV_WORD /* one of `words` */ };
 struct kv_key {
 	const char *name;
 	enum kv_type type;
-	size_t offset;       /* of the field: char * (malloced), bool, u64, u64 */
+	size_t offset;       /* of the field: char * (malloced), bool, u64, u64, u32 (which of the words) */
 	const char *help;
+	u64 min, max;        /* numbers and sizes; max 0: no limits */
+	const char *const *words; /* NULL at the end */
 };
 /* `what` names the option in errors, e.g. "--serial". Errors name the nearest valid key. */
 bool kv_parse(const char *what, const char *text, const struct kv_key *keys, size_t n_keys,
 	      void *out, struct error *e);
 void kv_help(const char *what, const struct kv_key *keys, size_t n_keys);
+void kv_help_keys(const struct kv_key *keys, size_t n_keys); /* a line each */
 bool parse_number(const char *text, u64 *out); /* decimal or 0x...; false if malformed or too large */
 bool parse_size(const char *text, u64 *out);          /* "512M" -> bytes; false if malformed */
 /* The closest of names to word by edit distance, or NULL when nothing is near. */
 const char *nearest_word(const char *word, const char *const *names, size_t n);
+
+/* ---- counters (counters.c): tables of them, for --stats ---------------------------------
+ * A column for each of several that count alike: counters_column, then its rows, always the same
+ * ones in the same order. Names are constants. */
+
+struct counters;
+struct counters *counters_new(const char *unit);  /* "cpu": columns are cpu 0, cpu 1, ...; NULL: no memory */
+void counters_free(struct counters *t);
+void counters_column(struct counters *t);
+/* Rows up to the next group are its own. top: print only so many, the largest first; 0: all, in order. */
+void counters_group(struct counters *t, const char *title, unsigned top);
+void counter_add(struct counters *t, const char *name, u64 n);
+void counter_ratio(struct counters *t, const char *name, u64 part, u64 whole); /* prints part / whole */
+void counter_share(struct counters *t, const char *name, u64 part, u64 whole); /* in percent */
+void counters_print(struct counters *t, FILE *f);
+/* Another thread's counter. */
+static inline u64 counter_read(const u64 *n) { return __atomic_load_n(n, __ATOMIC_RELAXED); }
 
 #endif

@@ -125,6 +125,64 @@ static bool parse_bool(const char *text, bool *out)
 	return false;
 }
 
+/* A size as people write it. */
+static void size_text(u64 v, char *buf, size_t cap)
+{
+	static const char *const units[] = { "", "K", "M", "G", "T" };
+	unsigned k = 0;
+
+	while (k < 4 && v && !(v & 1023)) {
+		v >>= 10;
+		k++;
+	}
+	snprintf(buf, cap, "%llu%s", (unsigned long long)v, units[k]);
+}
+
+static bool in_limits(const char *what, const struct kv_key *k, const char *value, u64 v,
+		      struct error *e)
+{
+	char limit[32];
+
+	if (!k->max || (v >= k->min && v <= k->max))
+		return true;
+	u64 near = v < k->min ? k->min : k->max;
+	if (k->type == KV_SIZE)
+		size_text(near, limit, sizeof(limit));
+	else
+		snprintf(limit, sizeof(limit), "%llu", (unsigned long long)near);
+	return error_set(e, "%s: %s=%s: too %s; the %s is %s", what, k->name, value,
+			 v < k->min ? "small" : "large", v < k->min ? "least" : "most", limit);
+}
+
+/* The words with a separator between. */
+static void list_words(const char *const *words, const char *sep, char *buf, size_t cap)
+{
+	size_t len = 0;
+
+	buf[0] = 0;
+	for (size_t i = 0; words[i] && len < cap; i++)
+		len += (size_t)snprintf(buf + len, cap - len, "%s%s", i ? sep : "", words[i]);
+}
+
+static bool set_word(const char *what, const struct kv_key *k, const char *value, u32 *field,
+		     struct error *e)
+{
+	size_t n = 0;
+
+	for (; k->words[n]; n++) {
+		if (!strcmp(value, k->words[n])) {
+			*field = (u32)n;
+			return true;
+		}
+	}
+	const char *near = nearest_word(value, k->words, n);
+	if (near)
+		return error_set(e, "%s: %s=%s: no such value; did you mean %s?", what, k->name, value, near);
+	char all[256];
+	list_words(k->words, ", ", all, sizeof(all));
+	return error_set(e, "%s: %s=%s: no such value; there are: %s", what, k->name, value, all);
+}
+
 static bool set_value(const char *what, const struct kv_key *k, const char *value, void *out,
 		      struct error *e)
 {
@@ -145,14 +203,16 @@ static bool set_value(const char *what, const struct kv_key *k, const char *valu
 		return error_set(e, "%s: %s=%s: not a yes or no; use on or off", what, k->name, value);
 	case KV_UINT:
 		if (parse_number(value, field))
-			return true;
+			return in_limits(what, k, value, *(u64 *)field, e);
 		return error_set(e, "%s: %s=%s: not a number; use digits, as in 42 or 0x2a", what,
 				 k->name, value);
 	case KV_SIZE:
 		if (parse_size(value, field))
-			return true;
+			return in_limits(what, k, value, *(u64 *)field, e);
 		return error_set(e, "%s: %s=%s: not a size; use digits and K, M, G or T, as in 512M",
 				 what, k->name, value);
+	case KV_WORD:
+		return set_word(what, k, value, field, e);
 	}
 	bug("%s: key %s has type %d", what, k->name, k->type);
 }
@@ -214,7 +274,7 @@ static bool parse_item(const char *what, char *item, bool first, const struct kv
 		return no_such_key(what, item, keys, n, e);
 	if (k->type != KV_BOOL)
 		return error_set(e, "%s: key \"%s\" needs a value: %s=%s", what, item, item,
-				 k->type == KV_STR ? "TEXT" : k->type == KV_SIZE ? "SIZE" : "NUMBER");
+				 k->type == KV_SIZE ? "SIZE" : k->type == KV_UINT ? "NUMBER" : "TEXT");
 	*(bool *)((char *)out + k->offset) = true;
 	return true;
 }
@@ -256,15 +316,26 @@ bool kv_parse(const char *what, const char *text, const struct kv_key *keys, siz
 	return ok;
 }
 
-void kv_help(const char *what, const struct kv_key *keys, size_t n_keys)
+static void help_key(const struct kv_key *k, const char *more)
 {
 	static const char *const shape[] = { "TEXT", "on|off", "NUMBER", "SIZE" };
+	char left[128], words[64];
 
+	if (k->type == KV_WORD)
+		list_words(k->words, "|", words, sizeof(words));
+	snprintf(left, sizeof(left), "%s=%s", k->name, k->type == KV_WORD ? words : shape[k->type]);
+	printf("  %-24s %s%s\n", left, k->help ? k->help : "", more);
+}
+
+void kv_help_keys(const struct kv_key *keys, size_t n_keys)
+{
+	for (size_t i = 0; i < n_keys; i++)
+		help_key(&keys[i], "");
+}
+
+void kv_help(const char *what, const struct kv_key *keys, size_t n_keys)
+{
 	printf("%s KEY=VALUE,...\n", what);
-	for (size_t i = 0; i < n_keys; i++) {
-		char left[64];
-		snprintf(left, sizeof(left), "%s=%s", keys[i].name, shape[keys[i].type]);
-		printf("  %-24s %s%s\n", left, keys[i].help ? keys[i].help : "",
-		       i == 0 ? " (the first item may leave out the key)" : "");
-	}
+	for (size_t i = 0; i < n_keys; i++)
+		help_key(&keys[i], i == 0 ? " (the first item may leave out the key)" : "");
 }

@@ -6,8 +6,6 @@
 #include "bt/host.h"
 #include "bt/tr.h"
 
-#define CACHE_BYTES (64u << 20)
-
 /* ---- cpu's hooks -------------------------------------------------------------------------------- */
 
 static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
@@ -135,7 +133,9 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 		return X_NOTHING;
 	}
 	b->stats.enters++;
+	span_begin(c, &b->stats.inside);
 	u32 id = b->enter(b);
+	span_end(&b->stats.inside);
 	if (id != X_NOTHING && (x->x87_last || (b->block_list[id >> 10]->classes & X87_CLASSES)))
 		x87_resolve(b, id);
 	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
@@ -216,9 +216,9 @@ static void turn(struct bt *b)
 		cache_flush(b);
 	}
 	space_select(b);
-	struct link *want = b->want;
-	b->want = NULL;
 	struct block *k = cache_find(b);
+	struct link *want = b->want; /* not before: eviction takes it back */
+	b->want = NULL;
 	if (!k) {
 		b->stats.single++;
 		interp_single(c);
@@ -234,8 +234,10 @@ static void turn(struct bt *b)
 	const u8 *at = k->host;
 	while (at) {
 		u32 id = enter(b, k, at);
-		if (id == X_NOTHING)
+		if (id == X_NOTHING) {
+			b->stats.exits[X_NOTHING]++;
 			return;
+		}
 		at = handle(b, id, &k);
 		space_select(b);
 		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
@@ -251,7 +253,9 @@ static enum run_exit run(struct cpu *c)
 	fault_enter(b);
 	b->space = NULL; /* the thread's gs may be another's */
 	fpu_load(c);
+	span_begin(c, &b->stats.running);
 	if (_setjmp(c->jb)) {
+		span_end(&b->stats.translating);
 		b->want = NULL;
 		interp_caught(c);
 	}
@@ -273,6 +277,7 @@ static enum run_exit run(struct cpu *c)
 		turn(b);
 	}
 	fpu_save(c);
+	span_end(&b->stats.running);
 	return why_left(c);
 }
 
@@ -296,6 +301,7 @@ static bool usable(struct error *why_not)
 static void vcpu_destroy(struct cpu *c)
 {
 	struct bt *b = bt_of(c);
+	perf_close(b);
 	shoot_destroy(b);
 	fault_destroy(b);
 	cache_destroy(b);
@@ -307,18 +313,23 @@ static void vcpu_destroy(struct cpu *c)
 
 static bool vcpu_init(struct cpu *c, struct error *e)
 {
+	static const struct bt_options defaults;
+	const struct bt_options *o = c->engine_options ? c->engine_options : &defaults;
 	struct bt *b = calloc(1, sizeof(*b));
 	if (!b)
 		return error_set(e, "bt: out of memory");
-	b->ctx_fd = -1;
+	b->ctx_fd = b->perf_fd = -1;
 	b->cpu = c;
-	b->cache_bytes = CACHE_BYTES;
+	b->cache_bytes = o->cache ? (o->cache + 0xffff) & ~0xffffull : CACHE_BYTES;
+	b->exact_flags = o->flags == FLAGS_EXACT;
+	b->verify = o->verify;
 	if (!interp_init(c, &b->in, e)) {
 		free(b);
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e)) {
+	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;
 	}
@@ -331,6 +342,16 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	return true;
 }
 
+static const char *const flags_words[] = { "fast", "exact", NULL };
+static const char *const verify_words[] = { "sample", "all", "off", NULL };
+static const struct kv_key keys[] = {
+	ENGINE_NAME,
+	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 64M", CACHE_MIN, CACHE_MAX },
+	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
+	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
+	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },
+};
+
 const struct engine_ops bt_engine = {
 	.name = "bt",
 	.help = "binary translation: runs anywhere, at near the processor's own speed",
@@ -340,4 +361,8 @@ const struct engine_ops bt_engine = {
 	.run = run,
 	.step = interp_step,
 	.kick = kick,
+	.keys = keys,
+	.n_keys = ARRAY_LEN(keys),
+	.options_bytes = sizeof(struct bt_options),
+	.count = bt_count,
 };

@@ -91,11 +91,13 @@ struct space {
 	u16 pcid;
 	u64 used;             /* when last chosen */
 	u8 *gs;               /* value of the host's gs base */
-	u64 *touched;         /* a bit for each page of the table that was ever written */
+	u64 *touched;         /* a bit for each page of the table that takes memory */
+	u32 n_touched;
 	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
 };
 #define N_SPACES 16
 #define LOG_MAX (1u << 16)
+#define TABLE_PAGES_MAX 16384u /* 64 MiB of one vCPU's tables, 32 GiB of guest addresses without gaps */
 
 struct bt;
 bool space_init(struct bt *b, struct error *e);
@@ -199,11 +201,43 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 #define BLOCKS_MAX (1u << 20)
 #define BLOCK_HASH (1u << 16)
 #define PAGE_HASH (1u << 14)
+#define PAGES_MAX (1u << 16)  /* code_pages, and */
+#define ALIASES_MAX 1024u     /* those of one physical page */
 
+enum { N_FAULT_SIGNALS = 5 }; /* in the order of fault.c's list */
+/* Host TSC ticks; only with cpu->measure. */
+struct span { u64 total, since; };
 struct stats {
-	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated;
-	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links;
+	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed;
+	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
+	u64 load_fills, store_fills, table_releases;
+	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
+	struct span running, inside, translating;
 };
+static inline void span_begin(const struct cpu *c, struct span *s)
+{
+	if (unlikely(c->measure))
+		s->since = __builtin_ia32_rdtsc();
+}
+static inline void span_end(struct span *s)
+{
+	if (unlikely(s->since)) {
+		s->total += __builtin_ia32_rdtsc() - s->since;
+		s->since = 0;
+	}
+}
+
+/* --engine bt,KEY=VALUE (engine_ops.keys). */
+struct bt_options {
+	char *name;
+	u64 cache;                /* 0: CACHE_BYTES */
+	enum { FLAGS_FAST, FLAGS_EXACT } flags;
+	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
+	bool perf;
+};
+#define CACHE_BYTES (64ull << 20)
+#define CACHE_MIN (1ull << 20)
+#define CACHE_MAX (1ull << 30)
 
 struct request { struct page_code *page; u16 off, len; /* len 0: give back store entries */ };
 struct requests {
@@ -223,6 +257,7 @@ struct bt {
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
 	u64 space_clock;
+	u32 table_pages;          /* of all spaces' tables, that take memory */
 
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
@@ -234,7 +269,7 @@ struct bt {
 	u32 n_indices;            /* of block_list ever given out */
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
-	u32 next_id;
+	u32 n_pages, next_id;
 	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
@@ -252,6 +287,9 @@ struct bt {
 	bool listed;
 	bool exact_flags;
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
+	enum bt_verify verify;
+	int perf_fd;              /* -1: none */
+	u32 perf_lines;
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -306,5 +344,11 @@ void shoot_serve(struct bt *b); /* what others have asked of this one */
 static inline bool shoot_pending(const struct bt *b) { return atomic_load(&((struct bt *)(uintptr_t)b)->requests.pending); }
 
 void fault_kick(struct bt *b); /* any thread */
+
+/* ---- to be seen (stats.c, perf.c) -------------------------------------------------------------- */
+void bt_count(const struct cpu *c, struct counters *t); /* engine_ops.count */
+bool perf_open(struct bt *b, struct error *e);
+void perf_close(struct bt *b);
+void perf_block(struct bt *b, const struct block *k);
 
 #endif

@@ -1,6 +1,6 @@
 /* The code cache: where blocks live, how they are found, linked, invalidated and evicted.
  *
- * The memory is one memfd, mapped once to write and once to run. It is filled segment by segment,
+ * The memory is mapped once to write and once to run. It is filled segment by segment,
  * round and round: entering a segment again evicts all that is in it, the oldest first.
  *
  * Invariants
@@ -24,22 +24,17 @@
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
+/* The same memory twice: a second place for a shared mapping. It belongs to no file, not even one
+ * in memory, so that perf looks for its names where perf.c leaves them. mremap(2). */
 static bool map_cache(struct bt *b, struct error *e)
 {
-	int fd = memfd_create("ring3-code", MFD_CLOEXEC);
-	if (fd < 0)
+	b->rx = MAP_FAILED;
+	b->rw = mmap(NULL, b->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (b->rw != MAP_FAILED)
+		b->rx = mremap(b->rw, 0, b->cache_bytes, MREMAP_MAYMOVE);
+	if (b->rx == MAP_FAILED || mprotect(b->rx, b->cache_bytes, PROT_READ | PROT_EXEC))
 		return error_set(e, "bt: memory for translated code: %m");
-	b->rw = b->rx = MAP_FAILED;
-	bool ok = ftruncate(fd, (off_t)b->cache_bytes) == 0;
-	if (ok) {
-		b->rw = mmap(NULL, b->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		b->rx = mmap(NULL, b->cache_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-		ok = b->rw != MAP_FAILED && b->rx != MAP_FAILED;
-	}
-	if (!ok)
-		error_set(e, "bt: memory for translated code: %m");
-	close(fd);
-	return ok;
+	return true;
 }
 
 static bool map_return_stack(struct bt *b, struct error *e)
@@ -85,6 +80,7 @@ static void pages_free(struct bt *b)
 		}
 		b->page_hash[k] = NULL;
 	}
+	b->n_pages = 0;
 }
 
 static void segment_evict(struct bt *b, u32 k);
@@ -178,7 +174,6 @@ static void block_drop(struct bt *b, struct block *k)
 	if (!k->valid)
 		return;
 	k->valid = false;
-	b->stats.invalidated++;
 	struct block **at = &b->block_hash[block_hash_of(k->lin)];
 	while (*at && *at != k)
 		at = &(*at)->hash_next;
@@ -198,8 +193,10 @@ static void block_drop(struct bt *b, struct block *k)
 /* Nothing is known of what has changed: all blocks of the page go. */
 static void page_drop(struct bt *b, struct code_page *p)
 {
-	while (p->blocks)
+	while (p->blocks) {
+		b->stats.invalidated++;
 		block_drop(b, p->blocks);
+	}
 	p->gen = atomic_load(&p->code->gen);
 }
 
@@ -219,6 +216,18 @@ static bool block_covers(const struct block *k, const struct code_page *p, unsig
 	return p == k->page && (k->ahead & lines);
 }
 
+/* Of its blocks, which are no longer valid, nothing looks at the page again. */
+static void page_free(struct bt *b, struct code_page **at)
+{
+	struct code_page *p = *at;
+	while (p->blocks)
+		block_drop(b, p->blocks);
+	*at = p->hash_next;
+	free(p);
+	b->n_pages--;
+	b->stats.pages_freed++;
+}
+
 static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
 
 void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigned len)
@@ -230,8 +239,10 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 			continue;
 		for (struct block *k = p->blocks, *next; k; k = next) {
 			next = k->page == p ? k->page_next : k->page2_next;
-			if (block_covers(k, p, off, len))
+			if (block_covers(k, p, off, len)) {
+				b->stats.invalidated++;
 				block_drop(b, k);
+			}
 		}
 		p->gen = gen;
 		left |= p->blocks != NULL;
@@ -341,6 +352,7 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;
 	b->stats.host_bytes += k->bytes + k->cold_bytes;
+	perf_block(b, k);
 }
 
 struct block *cache_block_at(struct bt *b, const u8 *pc)
@@ -384,21 +396,46 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 	lin &= ~PAGE_MASK;
 	if (!t.code || !t.host)
 		return NULL;
-	struct code_page **head = &b->page_hash[page_hash_of(t.code)], *p;
-	for (p = *head; p; p = p->hash_next)
-		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
+	struct code_page **head = &b->page_hash[page_hash_of(t.code)], **at = head, *p;
+	unsigned others = 0;
+	for (; (p = *at); at = &p->hash_next) {
+		if (p->code != t.code)
+			continue;
+		if (p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
 			break;
-	if (!p) {
+		if (++others == ALIASES_MAX) { /* the one that was not asked for longest */
+			page_free(b, at);
+			p = NULL;
+			break;
+		}
+	}
+	if (p) { /* to the front */
+		*at = p->hash_next;
+		p->hash_next = *head;
+		*head = p;
+	} else {
 		if (!(p = calloc(1, sizeof(*p))))
 			return NULL;
 		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
 					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
 		*head = p;
+		b->n_pages++;
 	}
 	if (unlikely(atomic_load(&p->code->gen) != p->gen))
 		page_drop(b, p);
 	space_ok(b, p->slot, p->id);
 	return p;
+}
+
+/* All of them, and with them all blocks. Between blocks only. */
+static void forget_pages(struct bt *b)
+{
+	cache_flush(b);
+	pages_free(b);
+	b->next_id = 0;
+	b->stats.page_flushes++;
+	space_flush_all(b); /* ok slots hold ids */
+	space_select(b);
 }
 
 struct block *cache_find(struct bt *b)
@@ -407,6 +444,8 @@ struct block *cache_find(struct bt *b)
 	if (c->code_mode != CODE64)
 		return NULL;
 	u64 lin = c->rip;
+	if (unlikely(b->n_pages >= PAGES_MAX || b->next_id == UINT32_MAX - 1))
+		forget_pages(b);
 	c->regs[R_BLOCK] = c->rip;
 	c->cur = NULL;
 	struct code_page *page = cache_page(b, lin);
@@ -419,8 +458,11 @@ struct block *cache_find(struct bt *b)
 			break;
 	if (k && !k->valid) /* its second page was written */
 		k = NULL;
-	if (!k)
+	if (!k) {
+		span_begin(c, &b->stats.translating);
 		k = translate(b, page, lin);
+		span_end(&b->stats.translating);
+	}
 	if (k)
 		cache_jump(b, k);
 	return k;

@@ -24,7 +24,7 @@ static _Thread_local struct bt *mine;
 
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool installed;
-static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+static const int signals[N_FAULT_SIGNALS] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 static struct sigaction before[ARRAY_LEN(signals)];
 
 static const u8 greg_of[] = {
@@ -108,13 +108,16 @@ static void stop_soon(struct bt *b, greg_t *g)
 		}
 	}
 	g[REG_EFL] |= EFL_TF;
+	b->stats.steps++;
 }
 
 static void on_kick(int sig, siginfo_t *si, void *context)
 {
 	(void)sig, (void)si;
-	if (mine)
-		stop_soon(mine, ((ucontext_t *)context)->uc_mcontext.gregs);
+	if (!mine)
+		return;
+	mine->stats.kicks++;
+	stop_soon(mine, ((ucontext_t *)context)->uc_mcontext.gregs);
 }
 
 void fault_kick(struct bt *b)
@@ -125,12 +128,17 @@ void fault_kick(struct bt *b)
 
 /* ---- faults ------------------------------------------------------------------------------------------ */
 
-static void chain(int sig, siginfo_t *si, void *context)
+static unsigned signal_index(int sig)
 {
 	unsigned n = 0;
 	while (signals[n] != sig)
 		n++;
-	const struct sigaction *a = &before[n];
+	return n;
+}
+
+static void chain(int sig, siginfo_t *si, void *context)
+{
+	const struct sigaction *a = &before[signal_index(sig)];
 	if (a->sa_flags & SA_SIGINFO)
 		a->sa_sigaction(sig, si, context);
 	else if (a->sa_handler == SIG_DFL)
@@ -147,6 +155,7 @@ static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
 	const u8 *addr = si->si_addr;
 	if (si->si_signo == SIGSEGV && addr >= b->return_stack && addr < b->return_stack + 4096 + 64) {
 		g[REG_RSP] = (greg_t)b->return_top; /* calls deeper than the return stack: begin anew */
+		b->stats.return_overflows++;
 		return true;
 	}
 	struct block *k = cache_block_at(b, pc);
@@ -158,6 +167,7 @@ static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
 	if (k->map[n].string && off - k->map[n].host == k->map[n].string_from)
 		string_back(b, g, &k->map[n]);
 	leave(b, g, k, n, X_FAULT, k->map[n].saved_fault);
+	b->stats.faults[signal_index(si->si_signo)]++;
 	return true;
 }
 

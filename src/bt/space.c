@@ -13,7 +13,9 @@
  *     MEM_ALIAS_STEP from RAM, where mem/ keeps everything out, or is not canonical: it faults.
  *  3. Every entry and ok slot that is not 0 is in a log, so that a flush costs what was filled;
  *     a log has LOG_MAX places, then the space is flushed.
- *  4. A store entry is entered only after the page's `writers` names this vCPU and its lines
+ *  4. The tables' memory is bounded: TABLE_PAGES_MAX pages of a vCPU's, then the largest is given
+ *     back. (The host's own page tables for one are 8 MiB at most.)
+ *  5. A store entry is entered only after the page's `writers` names this vCPU and its lines
  *     have then been seen clear (space_protect and mem_code_mark are the other side). */
 #define LOG_TOPIC "bt"
 #include <stdlib.h>
@@ -42,6 +44,7 @@ static bool map_space(struct bt *b, struct space *s, struct error *e)
 	s->touched = mmap(NULL, TABLE_BYTES / 4096 / 8, rw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (!ok || s->touched == MAP_FAILED)
 		return error_set(e, "bt: a page table: %m");
+	madvise(s->gs, TABLE_BYTES, MADV_NOHUGEPAGE); /* for an entry here and there, 2 MiB would be much */
 	return true;
 }
 
@@ -232,13 +235,37 @@ void space_ac_changed(struct bt *b)
 
 /* ---- filling ----------------------------------------------------------------------------------------- */
 
-static void enter(struct space *s, struct log *l, u32 at, u64 value)
+/* The largest table's memory goes back to the host, with all that is in it. */
+static void release_largest(struct bt *b)
+{
+	struct space *s = &b->spaces[0];
+	for (unsigned k = 1; k < N_SPACES; k++)
+		if (b->spaces[k].n_touched > s->n_touched)
+			s = &b->spaces[k];
+	if (madvise(s->gs, TABLE_BYTES, MADV_DONTNEED) || madvise(s->touched, TABLE_BYTES / 4096 / 8, MADV_DONTNEED))
+		bug("the host does not take back a page table: %m");
+	s->loads.n = s->stores.n = 0;
+	b->table_pages -= s->n_touched;
+	s->n_touched = 0;
+	b->stats.table_releases++;
+}
+
+static bool enter(struct bt *b, struct space *s, struct log *l, u32 at, u64 value)
 {
 	u64 *p = entry(s, at);
-	if (*p == value || !log_add(s, l, at))
-		return;
-	s->touched[at >> 18] |= 1ull << (at >> 12 & 63);
+	if (*p == value)
+		return false;
+	if (!was_touched(s, at) && b->table_pages >= TABLE_PAGES_MAX)
+		release_largest(b);
+	if (!log_add(s, l, at))
+		return false;
+	if (!was_touched(s, at)) {
+		s->touched[at >> 18] |= 1ull << (at >> 12 & 63);
+		s->n_touched++;
+		b->table_pages++;
+	}
 	*p = value;
+	return true;
 }
 
 void space_fill(struct bt *b, u64 lin, bool store)
@@ -251,13 +278,12 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	u64 tag = (lin & ~PAGE_MASK) | c->epoch;
 	if (t->rtag != tag || !t->code)
 		return;
-	b->stats.fills++;
-	enter(s, &s->loads, table_at(lin, false), t->addend + 1);
+	b->stats.load_fills += enter(b, s, &s->loads, table_at(lin, false), t->addend + 1);
 	if (!store || t->wtag != tag)
 		return;
 	atomic_fetch_or(&t->code->writers, 1u << (c->index & 31));
 	if (!atomic_load(&t->code->lines))
-		enter(s, &s->stores, table_at(lin, true), t->addend + 1);
+		b->stats.store_fills += enter(b, s, &s->stores, table_at(lin, true), t->addend + 1);
 }
 
 void space_ok(struct bt *b, u32 slot, u32 id)

@@ -38,7 +38,7 @@ static const struct option_row rows[] = {
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
-	{ "engine", 'e', A_STR, CFG(engine), "NAME", "auto (the default), interp" },
+	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
@@ -51,7 +51,7 @@ static const struct option_row rows[] = {
 	{ "hash-file", 0, A_STR, CFG(hash_file), "FILE", "where the hashes go" },
 	{ "hash-from", 0, A_UINT, CFG(hash_from), "N", "hash from that instruction on" },
 	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
-	{ "stats", 0, A_FLAG, CFG(stats), NULL, "print counters at the end" },
+	{ "stats", 0, A_FLAG, CFG(stats), NULL, "count, and print the counters at the end; at any time: kill -USR1" },
 	{ "dry-run", 0, A_FLAG, CFG(dry_run), NULL, "build the machine, print it, start nothing" },
 	{ "log", 0, A_STR, EXT(log), "LEVEL|TOPIC=LEVEL,...", "error, warn (the default), info, debug, trace" },
 	{ "log-file", 0, A_STR, EXT(log_file), "FILE", "the log; default standard error" },
@@ -83,6 +83,8 @@ static bool help_one(const char *name)
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
 	else if (!strcmp(name, "cpu"))
 		cpu_model_help();
+	else if (!strcmp(name, "engine"))
+		engine_help();
 	else
 		return false;
 	return true;

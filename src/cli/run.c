@@ -1,7 +1,8 @@
-/* `ring3 run`: parse, build, run, report. Signals: SIGINT, SIGTERM, SIGHUP end the machine
- * (status 67); a crash puts the terminal back first; a bus error that the host is the cause of is
- * told and ends with status 70; SIGCONT makes the terminal raw again. A machine that does not end
- * within PATIENCE of the signal, or within 1 s of another, is left as it is: the process ends. */
+/* `ring3 run`: parse, build, run, report. Signals: SIGUSR1 prints the counters; SIGINT,
+ * SIGTERM, SIGHUP end the machine (status 67); a crash puts the terminal back first; a bus error
+ * that the host is the cause of is told and ends with status 70; SIGCONT makes the terminal raw
+ * again. A machine that does not end within PATIENCE of the signal, or within 1 s of another, is
+ * left as it is: the process ends. */
 #define LOG_TOPIC "cli"
 #include <signal.h>
 #include <stdio.h>
@@ -33,6 +34,13 @@ static void on_signal(int sig)
 	machine_quit(m);
 	alarm(atomic_exchange(&asked, true) ? 1 : PATIENCE);
 }
+static void on_usr1(int sig)
+{
+	struct machine *m = atomic_load(&running);
+	(void)sig;
+	if (m)
+		machine_ask_stats(m);
+}
 static void on_crash(int sig)
 {
 	console_restore_terminal();
@@ -62,6 +70,7 @@ static void catch_signals(void)
 	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM };
 	for (size_t k = 0; k < ARRAY_LEN(ends); k++)
 		sigaction(ends[k], &(struct sigaction){ .sa_handler = on_signal }, NULL);
+	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = on_usr1, .sa_flags = SA_RESTART }, NULL);
 	sigaction(SIGABRT, &(struct sigaction){ .sa_handler = on_crash, .sa_flags = SA_RESETHAND }, NULL);
 	sigaction(SIGSEGV, &(struct sigaction){ .sa_handler = on_crash, .sa_flags = SA_RESETHAND }, NULL);
 	sigaction(SIGBUS, &(struct sigaction){ .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO }, NULL);

@@ -210,6 +210,8 @@ struct cpu {
 	const struct cpu_model *model;
 	const struct cpu_hooks *hooks;
 	void *engine;           /* the engine's own per-vCPU state */
+	const void *engine_options; /* of the machine: engine_ops.keys; NULL: the defaults */
+	bool measure;           /* count also what costs time to count (--stats) */
 	const struct insn *first; /* of the block under way; NULL between instructions: cur - first are complete */
 	u64 icount;             /* instructions completed before `first` */
 	u64 icount_limit;       /* leave at this count; UINT64_MAX: none */

@@ -11,6 +11,8 @@ enum run_exit {
 	RUN_STOPPED,  /* triple fault or shutdown: c->stopped */
 };
 
+#define ENGINE_NAME { "name", KV_STR, 0, "the engine" }
+
 struct engine_ops {
 	const char *name;       /* "interp", "bt", "kvm" */
 	const char *help;
@@ -22,6 +24,12 @@ struct engine_ops {
 	/* Delivers the events that are due, then runs one instruction, or delivers what it raises,
 	 * whatever c->icount_limit; no instruction where an event stops the processor or it rests. */
 	enum run_exit (*step)(struct cpu *c);
+	/* --engine NAME,KEY=VALUE,...: fields of a structure of so many bytes, which cpu->engine_options points
+	 * to. All zero is the default, as is NULL. The first key is ENGINE_NAME. No keys: it has no options. */
+	const struct kv_key *keys;
+	size_t n_keys, options_bytes;
+	/* Adds this processor's counters, always the same ones. Any thread, while the processor runs. NULL: none. */
+	void (*count)(const struct cpu *c, struct counters *t);
 	/* Makes run() return soon; any thread; called after an event was posted. */
 	void (*kick)(struct cpu *c);
 };

@@ -8,6 +8,11 @@
 
 extern const struct engine_ops *const engines[]; /* NULL at the end; best first */
 const struct engine_ops *engine_find(const char *name);
+/* What --engine says, "NAME[,KEY=VALUE...]" ("auto": the first that this host can run): the engine and its
+ * options, for cpu->engine_options, to be freed by engine_options_free. False: error is set, nothing to free. */
+bool engine_choose(const char *text, const struct engine_ops **ops, void **options, struct error *e);
+void engine_options_free(const struct engine_ops *ops, void *options);
+void engine_help(void);
 
 /* A processor and its thread (vcpu.c). */
 struct vcpu;

@@ -1,4 +1,6 @@
-/* The engines, best first: what --engine auto tries in this order. */
+/* The engines, best first: what --engine auto tries in this order. And the option that names one. */
+#define LOG_TOPIC "engine"
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine.h"
@@ -17,4 +19,95 @@ const struct engine_ops *engine_find(const char *name)
 		if (!strcmp(engines[k]->name, name))
 			return engines[k];
 	return NULL;
+}
+
+/* ---- the option ------------------------------------------------------------------------------- */
+
+static const struct kv_key name_only[] = { ENGINE_NAME };
+
+static const struct kv_key *keys_of(const struct engine_ops *ops, size_t *n, size_t *bytes)
+{
+	*n = ops->n_keys ? ops->n_keys : ARRAY_LEN(name_only);
+	*bytes = ops->n_keys ? ops->options_bytes : sizeof(char *);
+	return ops->n_keys ? ops->keys : name_only;
+}
+
+void engine_options_free(const struct engine_ops *ops, void *options)
+{
+	size_t n, bytes;
+	if (!options)
+		return;
+	const struct kv_key *keys = keys_of(ops, &n, &bytes);
+	for (size_t k = 0; k < n; k++)
+		if (keys[k].type == KV_STR)
+			free(*(char **)(void *)((char *)options + keys[k].offset));
+	free(options);
+}
+
+/* The first item of the list is the name, with its key or without. */
+static void name_of(const char *text, char *name, size_t cap)
+{
+	if (!strncmp(text, "name=", 5))
+		text += 5;
+	snprintf(name, cap, "%.*s", (int)strcspn(text, ","), text);
+}
+
+static const struct engine_ops *first_usable(void)
+{
+	struct error why;
+	unsigned k = 0;
+	while (engines[k + 1] && !engines[k]->usable(&why))
+		k++;
+	log_info("engine %s: auto takes the first that this host can run", engines[k]->name);
+	return engines[k];
+}
+
+static bool no_such_engine(const char *name, struct error *e)
+{
+	const char *names[16] = { "auto" };
+	size_t n = 1;
+	for (unsigned k = 0; engines[k] && n < ARRAY_LEN(names); k++)
+		names[n++] = engines[k]->name;
+	const char *near = nearest_word(name, names, n);
+	return error_set(e, "--engine %s: no such engine; %s%s%s", name, near ? "did you mean " : "see ",
+			 near ? near : "--help engine", near ? "?" : "");
+}
+
+bool engine_choose(const char *text, const struct engine_ops **ops, void **options, struct error *e)
+{
+	char name[64], what[96];
+	struct error why;
+	size_t n, bytes;
+	name_of(text, name, sizeof(name));
+	if (strchr(name, '='))
+		return error_set(e, "--engine %s: the name comes first, as in %s,%s", name, engines[0]->name, name);
+	*ops = !strcmp(name, "auto") ? first_usable() : engine_find(name);
+	if (!*ops)
+		return no_such_engine(name, e);
+	const struct kv_key *keys = keys_of(*ops, &n, &bytes);
+	if (!(*options = calloc(1, bytes)))
+		return error_set(e, "--engine %s: out of memory", name);
+	snprintf(what, sizeof(what), "--engine %s", (*ops)->name);
+	bool ok = kv_parse(what, text, keys, n, *options, e);
+	const char *said = *(char **)*options; /* it may be given again, or go on after ",," */
+	if (ok && strcmp(said, name))
+		ok = error_set(e, "--engine %s: not together with %s", said, name);
+	if (ok && !(*ops)->usable(&why))
+		ok = error_set(e, "--engine %s: %s", name, why.msg);
+	if (ok)
+		return true;
+	engine_options_free(*ops, *options);
+	*options = NULL;
+	return false;
+}
+
+void engine_help(void)
+{
+	printf("--engine auto[,KEY=VALUE...]\n  the first of these that this host can run\n");
+	for (unsigned k = 0; engines[k]; k++) {
+		const struct engine_ops *ops = engines[k];
+		printf("--engine %s%s\n  %s\n", ops->name, ops->n_keys > 1 ? "[,KEY=VALUE...]" : "", ops->help);
+		if (ops->n_keys > 1)
+			kv_help_keys(ops->keys + 1, ops->n_keys - 1);
+	}
 }

@@ -81,6 +81,7 @@ void block_cache_flush(struct cpu *c)
 {
 	struct block_cache *bc = interp_of(c)->blocks;
 	make_empty(bc);
+	bc->flushes++;
 	native_reset(c);
 }
 
@@ -236,6 +237,8 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 	b->bytes = (u16)off;
 	b->insn[b->n] = (struct insn){ .fn = op_end, .off = (u16)off };
 	bc->used += (sizeof(*b) + (b->n + 1u) * sizeof(struct insn) + 63) & ~63ull;
+	bc->built++;
+	bc->decoded += b->n;
 	return b;
 }
 

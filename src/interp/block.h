@@ -53,6 +53,7 @@ struct block_cache {
 	struct block *current;   /* the block under way or just done; &none: not known */
 	struct page_code rom_code; /* stands for pages that have none: never written */
 	struct insn one[2];      /* single steps */
+	u64 flushes, built, decoded; /* decoded: instructions */
 	struct block none;       /* matches nothing; last, since struct block has no end of its own */
 };
 

@@ -25,6 +25,7 @@ void interp_boundary(struct cpu *c);
 void interp_caught(struct cpu *c);
 enum run_exit interp_run(struct cpu *c);   /* what engine_ops.run and step are */
 enum run_exit interp_step(struct cpu *c);
+void interp_count(const struct cpu *c, struct counters *t); /* engine_ops.count */
 
 struct engine_ops;
 extern const struct engine_ops interp_engine; /* listed in engine/engines.c */

@@ -155,6 +155,17 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	return false;
 }
 
+void interp_count(const struct cpu *c, struct counters *t)
+{
+	const struct block_cache *bc = interp_of(c)->blocks;
+	u64 built = counter_read(&bc->built), decoded = counter_read(&bc->decoded);
+	counters_group(t, "interpreter", 0);
+	counter_add(t, "instructions", counter_read(&c->icount));
+	counter_add(t, "blocks decoded", built);
+	counter_ratio(t, "  instructions a block", decoded, built);
+	counter_add(t, "blocks forgotten: no more room", counter_read(&bc->flushes));
+}
+
 static void vcpu_destroy(struct cpu *c)
 {
 	struct interp *in = c->engine;
@@ -176,4 +187,5 @@ const struct engine_ops interp_engine = {
 	.run = interp_run,
 	.step = interp_step,
 	.kick = kick,
+	.count = interp_count,
 };

@@ -60,6 +60,12 @@ void machine_quit(struct machine *m)
 	loop_wake(m->loop);
 }
 
+void machine_ask_stats(struct machine *m)
+{
+	atomic_store(&m->stats_asked, true);
+	loop_wake(m->loop);
+}
+
 /* ---- consoles ------------------------------------------------------------------------------ */
 
 struct serial_link { struct machine *m; int index; };
@@ -122,35 +128,6 @@ bool machine_console_open(struct machine *m, int k, struct error *e)
 
 /* ---- building ------------------------------------------------------------------------------- */
 
-static bool choose_engine(struct machine *m, struct error *e)
-{
-	const char *name = m->cfg->engine ? m->cfg->engine : "auto";
-	if (!strcmp(name, "auto")) {
-		for (int k = 0; engines[k]; k++) {
-			struct error why;
-			if (engines[k]->usable(&why)) {
-				m->engine = engines[k];
-				log_info("engine %s: auto takes the first that this host can run", engines[k]->name);
-				return true;
-			}
-		}
-	}
-	m->engine = engine_find(name);
-	if (!m->engine) {
-		const char *names[16] = { "auto" };
-		size_t n = 1;
-		for (int k = 0; engines[k] && n < ARRAY_LEN(names); k++)
-			names[n++] = engines[k]->name;
-		const char *near = nearest_word(name, names, n);
-		return error_set(e, "--engine %s: no such engine; %s%s%s", name, near ? "did you mean " : "see ",
-				 near ? near : "--help", near ? "?" : "");
-	}
-	struct error why;
-	if (!m->engine->usable(&why))
-		return error_set(e, "--engine %s: %s", name, why.msg);
-	return true;
-}
-
 static void clock_moved(void *arg) { machine_wake(arg); }
 
 struct machine *machine_new(const struct vm_config *cfg, struct error *e)
@@ -170,7 +147,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!choose_engine(m, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, &m->engine_options, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
@@ -215,6 +192,7 @@ void machine_free(struct machine *m)
 		loop_free(m->loop);
 	clock_destroy(&m->clock);
 	blob_free(&m->firmware);
+	engine_options_free(m->engine, m->engine_options);
 	free(m);
 }
 
@@ -258,6 +236,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 	for (;;) {
 		if (atomic_load(&m->quit))
 			machine_want_end(m, END_USER, "asked to end by a signal");
+		if (atomic_exchange(&m->stats_asked, false))
+			machine_print_stats(m);
 		int want = atomic_load(&m->want);
 		if (want == WANT_END)
 			break;
@@ -283,17 +263,6 @@ enum machine_end machine_run(struct machine *m, int *status)
 }
 
 const char *machine_serial_text(const struct machine *m, int k) { return console_describe(m->console[k]); }
-
-void machine_print_stats(const struct machine *m)
-{
-	struct rusage r;
-	getrusage(RUSAGE_SELF, &r);
-	for (unsigned k = 0; k < m->n_cpus; k++)
-		fprintf(stderr, "processor %u: %llu instructions\n", k, (unsigned long long)m->cpus[k].cpu->icount);
-	fprintf(stderr, "guest time %.3f s\nhost processor time %lld.%03lld s user, %lld.%03lld s system\nhost memory at most %ld MiB\n",
-		(double)clock_ns(&m->clock) / 1e9, (long long)r.ru_utime.tv_sec, (long long)r.ru_utime.tv_usec / 1000,
-		(long long)r.ru_stime.tv_sec, (long long)r.ru_stime.tv_usec / 1000, r.ru_maxrss >> 10);
-}
 
 const char *machine_end_text(const struct machine *m) { return m->end_text; }
 

@@ -31,7 +31,7 @@ struct vm_config {
 	char *firmware;    /* a ROM image of 64 KiB to 16 MiB, mapped to end at 4 GiB and 1 MiB; reset vector entry */
 	u64 mem_bytes;     /* default 512 MiB */
 	u64 cpus;
-	char *engine;      /* "auto", "interp", ... */
+	char *engine;      /* "auto", "interp", "bt,cache=8M", ... */
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
@@ -45,7 +45,7 @@ struct vm_config {
 	char *hash_file;
 	u64 hash_from, hash_to; /* only between these instruction counts; 0, 0: all */
 	u64 max_insns;     /* stop there; 0: no limit */
-	bool stats;
+	bool stats;        /* count also what costs time to count; machine_print_stats at the end is the caller's */
 	bool dry_run;      /* to be looked at, never to be run: no file, terminal or socket is touched */
 };
 
@@ -73,6 +73,8 @@ void machine_quit(struct machine *m);
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
-void machine_print_stats(const struct machine *m); /* for --stats, to standard error, after the run */
+/* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
+void machine_print_stats(const struct machine *m);
+void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */
 
 #endif

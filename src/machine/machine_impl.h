@@ -17,6 +17,7 @@ struct machine {
 	struct loop *loop;
 	struct cpu_model model;
 	const struct engine_ops *engine;
+	void *engine_options;
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
@@ -50,6 +51,7 @@ struct machine {
 	/* how it ends */
 	_Atomic int want;         /* enum machine_want, by any thread */
 	_Atomic bool quit;        /* machine_quit */
+	_Atomic bool stats_asked;
 	enum machine_end end;
 	u32 debug_exit_code;
 	char end_text[512];

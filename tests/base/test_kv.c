@@ -5,8 +5,10 @@
 struct disk {
 	char *file, *format;
 	bool snapshot, readonly;
-	u64 queues, size;
+	u64 queues, size, depth, block;
+	u32 mode;
 };
+static const char *const modes[] = { "read", "write", "append", NULL };
 
 static const struct kv_key keys[] = {
 	{ "file", KV_STR, offsetof(struct disk, file), "image" },
@@ -15,6 +17,11 @@ static const struct kv_key keys[] = {
 	{ "readonly", KV_BOOL, offsetof(struct disk, readonly), "no writes" },
 	{ "queues", KV_UINT, offsetof(struct disk, queues), "how many" },
 	{ "size", KV_SIZE, offsetof(struct disk, size), "bytes" },
+};
+static const struct kv_key limited[] = {
+	{ "mode", KV_WORD, offsetof(struct disk, mode), "how", .words = modes },
+	{ "depth", KV_UINT, offsetof(struct disk, depth), "requests", 2, 64 },
+	{ "block", KV_SIZE, offsetof(struct disk, block), "bytes", 512, 3 << 20 },
 };
 
 static struct disk d;
@@ -96,6 +103,28 @@ static void errors(void **state)
 	assert_fails("a,snapshot=maybe", "use on or off");
 }
 
+static void limits(void **state)
+{
+	static const struct { const char *text, *says; } bad[] = {
+		{ "depth=1", "depth=1: too small; the least is 2" }, { "depth=65", "depth=65: too large; the most is 64" },
+		{ "block=0", "block=0: too small; the least is 512" }, { "block=4M", "block=4M: too large; the most is 3M" },
+		{ "raed", "mode=raed: no such value; did you mean read?" }, { "mode=wri", "did you mean write?" },
+		{ "mode=xyzzy", "no such value; there are: read, write, append" }, { "mode=", "there are: read, write, append" },
+		{ "read,mode", "needs a value: mode=TEXT" },
+	};
+	assert_true(kv_parse("--disk", "append,depth=2,block=3M", limited, ARRAY_LEN(limited), &d, &e));
+	assert_int_equal(d.mode, 2);
+	assert_int_equal(d.depth, 2);
+	assert_int_equal(d.block, 3 << 20);
+	assert_true(kv_parse("--disk", "mode=read,depth=64,block=512", limited, ARRAY_LEN(limited), &d, &e));
+	assert_int_equal(d.mode, 0);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		assert_false(kv_parse("--disk", bad[i].text, limited, ARRAY_LEN(limited), &d, &e));
+		if (!strstr(e.msg, bad[i].says))
+			fail_msg("\"%s\": \"%s\" does not say \"%s\"", bad[i].text, e.msg, bad[i].says);
+	}
+}
+
 static void sizes(void **state)
 {
 	static const struct { const char *text; u64 size; } good[] = {
@@ -148,7 +177,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(values), cmocka_unit_test(first_key), cmocka_unit_test(last_counts),
 		cmocka_unit_test(commas), cmocka_unit_test(errors), cmocka_unit_test(sizes),
-		cmocka_unit_test(nearest),
+		cmocka_unit_test(nearest), cmocka_unit_test(limits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, tear_down);

@@ -5,23 +5,30 @@
 #include "fuzz.h"
 #include "cli/cli.h"
 
-struct fields { char *text; bool flag; u64 number, size; };
+struct fields { char *text; bool flag; u64 number, size; u32 word; };
+static const char *const words[] = { "yes", "no", "maybe", NULL };
 
 static void by_themselves(const char *text)
 {
 	static const struct kv_key keys[] = {
 		{ "text", KV_STR, offsetof(struct fields, text), "" }, { "flag", KV_BOOL, offsetof(struct fields, flag), "" },
 		{ "number", KV_UINT, offsetof(struct fields, number), "" }, { "size", KV_SIZE, offsetof(struct fields, size), "" },
+		{ "word", KV_WORD, offsetof(struct fields, word), "", .words = words },
+		{ "few", KV_UINT, offsetof(struct fields, number), "", 2, 9 },
 	};
 	struct fields f = { 0 };
 	struct error e = { "" };
 	struct clock clock;
 	struct cpu_model model;
+	const struct engine_ops *ops;
+	void *options;
 	u64 n;
 
 	if (!kv_parse("--x", text, keys, ARRAY_LEN(keys), &f, &e) && !e.msg[0])
 		bug("refused without a reason");
 	free(f.text);
+	if (engine_choose(text, &ops, &options, &e))
+		engine_options_free(ops, options);
 	parse_size(text, &n);
 	parse_number(text, &n);
 	/* After an @ only: it asks the host's CPUID for everything, which takes long in a virtual machine. */

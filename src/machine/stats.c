@@ -1,0 +1,26 @@
+/* --stats: what the machine and its processors have counted, while it runs or at its end.
+ *
+ * The processors are not stopped: each counter is read whole, but not all at the same instant. */
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "machine/machine_impl.h"
+
+static double seconds(struct timeval t) { return (double)t.tv_sec + (double)t.tv_usec / 1e6; }
+
+void machine_print_stats(const struct machine *m)
+{
+	struct rusage r;
+	getrusage(RUSAGE_SELF, &r);
+	fprintf(stderr, "engine %s\nguest time %.3f s\nhost processor time %.3f s user, %.3f s system\nhost memory at most %ld MiB\n",
+		m->engine->name, (double)clock_ns(&m->clock) / 1e9, seconds(r.ru_utime), seconds(r.ru_stime), r.ru_maxrss >> 10);
+	struct counters *t = m->engine->count ? counters_new("cpu") : NULL;
+	if (!t)
+		return;
+	for (unsigned k = 0; k < m->n_cpus; k++) {
+		counters_column(t);
+		m->engine->count(m->cpus[k].cpu, t);
+	}
+	counters_print(t, stderr);
+	counters_free(t);
+}
