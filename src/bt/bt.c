@@ -13,11 +13,20 @@
 static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
 {
 	space_flush_page(bt_of(c), lin, mask);
+	bt_of(c)->interp_tlb_flush(c, lin, mask);
 }
 
 static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
 	shoot_code(bt_of(c), p, off, len);
+	bt_of(c)->interp_code_written(c, p, off, len);
+}
+
+/* The interpreter is about to keep blocks of a page. */
+static void code_marked(struct cpu *c, struct page_code *p)
+{
+	if (atomic_load(&p->writers))
+		shoot_stores(bt_of(c), p);
 }
 
 /* ---- flags ---------------------------------------------------------------------------------------- */
@@ -194,6 +203,11 @@ static enum run_exit why_left(const struct cpu *c)
 static void turn(struct bt *b)
 {
 	struct cpu *c = b->cpu;
+	if (c->code_mode != CODE64) {
+		b->want = NULL;
+		interp_some(c);
+		return;
+	}
 	if (unlikely((c->cr4 & CR4_TSD) != b->tsd)) {
 		b->tsd = c->cr4 & CR4_TSD; /* RDTSC was translated for the other */
 		cache_flush(b);
@@ -309,8 +323,11 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx->zmm = &c->zmm[0][0];
 	b->ctx->k = c->k;
 	b->ctx->units_off = 1;
+	b->interp_tlb_flush = c->on_tlb_flush;
+	b->interp_code_written = c->on_code_written;
 	c->on_tlb_flush = tlb_flushed;
 	c->on_code_written = code_written;
+	c->on_code_marked = code_marked;
 	return true;
 }
 

@@ -231,6 +231,9 @@ struct bt {
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
 	struct link *want;        /* by which it exited last: to be linked */
+	/* The interpreter's own, behind ours: its blocks run where there is no translation. */
+	void (*interp_tlb_flush)(struct cpu *c, u64 lin, u64 mask);
+	void (*interp_code_written)(struct cpu *c, struct page_code *p, unsigned off, unsigned len);
 	void *altstack;
 	_Atomic bool inside;      /* may be in translated code */
 	pthread_t self;
