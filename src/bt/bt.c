@@ -76,12 +76,13 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 struct touched { u64 lin[3]; unsigned n; };
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
+	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
 	t->n = 0;
 	if (i->flags & IF_MEM)
-		t->lin[t->n++] = insn_ea(c, i) + c->ebase[i->seg];
+		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
 	if (i->flags & IF_STACK) {
-		t->lin[t->n++] = c->regs[R_SP] - 8;
-		t->lin[t->n++] = c->regs[R_SP];
+		t->lin[t->n++] = (((c->regs[R_SP] - (mask == ~0ull ? 8 : 4)) & c->sp_mask) + ss) & mask;
+		t->lin[t->n++] = ((c->regs[R_SP] & c->sp_mask) + ss) & mask;
 	}
 }
 
@@ -89,7 +90,7 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 {
 	struct cpu *c = b->cpu;
-	c->rip = k->lin + k->map[n].guest;
+	c->rip = rip_of(b, k->lin + k->map[n].guest);
 	const struct insn *i = decoded(b, k, n);
 	if (!i) { /* changed since, or one that this processor model does not have */
 		interp_single(c);
@@ -142,7 +143,13 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 		return X_NOTHING;
 	}
 	b->stats.enters++;
+	u64 wide[R_15 - R_8 + 1]; /* of 64-bit mode, which legacy code uses as it likes */
+	bool legacy = b->klass.mode != CODE64;
+	if (legacy)
+		memcpy(wide, &c->regs[R_8], sizeof(wide));
 	u32 id = b->enter(b);
+	if (legacy)
+		memcpy(&c->regs[R_8], wide, sizeof(wide));
 	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
 	if (id == X_NOTHING)
 		return id;
@@ -156,6 +163,13 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	return id;
 }
 
+/* Of an indirect branch. */
+static bool target_valid(const struct bt *b)
+{
+	u64 to = b->ctx->target;
+	return b->klass.mode == CODE64 ? cpu_canonical(b->cpu, to) : rip_of(b, to) <= b->klass.cs_limit;
+}
+
 /* What an exit asks for. Returns where to go on in the same block, or NULL: by RIP. */
 static const u8 *handle(struct bt *b, u32 id, struct block **in)
 {
@@ -166,18 +180,19 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 	b->stats.exits[kind]++;
 	switch (kind) {
 	case X_GOTO: case X_KICK:
-		c->rip = k->lin + k->map[n].guest;
+		c->rip = rip_of(b, k->lin + k->map[n].guest);
 		return NULL;
 	case X_LINK0: case X_LINK1:
 		b->want = &k->link[kind - X_LINK0];
-		c->rip = b->want->target;
+		c->rip = rip_of(b, b->want->target);
 		return NULL;
 	case X_INDIRECT:
-		if (likely(cpu_canonical(c, b->ctx->target))) {
-			c->rip = b->ctx->target;
+		if (likely(target_valid(b))) {
+			c->rip = rip_of(b, b->ctx->target);
 			return NULL;
 		}
-		c->regs[R_SP] += (u64)(i64)k->sp_back; /* as if it had not begun: it raises #GP */
+		/* As if it had not begun: it raises #GP. */
+		c->regs[R_SP] = (c->regs[R_SP] & ~c->sp_mask) | ((c->regs[R_SP] + (u64)(i64)k->sp_back) & c->sp_mask);
 		insn_by_interp(b, k, n);
 		return NULL;
 	case X_INSN: case X_FAULT:
@@ -203,7 +218,7 @@ static enum run_exit why_left(const struct cpu *c)
 static void turn(struct bt *b)
 {
 	struct cpu *c = b->cpu;
-	if (c->code_mode != CODE64) {
+	if (c->code_mode == CODE64 && c->seg_check) { /* LMSLE */
 		b->want = NULL;
 		interp_some(c);
 		return;
@@ -212,7 +227,9 @@ static void turn(struct bt *b)
 		b->tsd = c->cr4 & CR4_TSD; /* RDTSC was translated for the other */
 		cache_flush(b);
 	}
+	legacy_class(b);
 	space_select(b);
+	space_class(b);
 	struct link *want = b->want;
 	b->want = NULL;
 	struct block *k = cache_find(b);
@@ -221,7 +238,7 @@ static void turn(struct bt *b)
 		interp_single(c);
 		return;
 	}
-	if (want && k->lin == want->target && want->from->valid)
+	if (want && k->lin == want->target && want->from->valid && (want->checked || want->from->page == k->page))
 		cache_link(b, want, k);
 	if (k->units && !units_usable(c, k)) {
 		for (unsigned n = 0; n < k->n && !c->slow && !events_due(c); n++)
@@ -234,8 +251,11 @@ static void turn(struct bt *b)
 		if (id == X_NOTHING)
 			return;
 		at = handle(b, id, &k);
+		if (!at)
+			return;
 		space_select(b);
-		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
+		space_class(b);
+		if (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN)
 			return;
 	}
 }

@@ -217,7 +217,7 @@ static bool block_covers(const struct block *k, const struct code_page *p, unsig
 	return p == k->page && (k->ahead & lines);
 }
 
-static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
+static u32 page_hash_of(const void *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
 
 void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigned len)
 {
@@ -370,19 +370,22 @@ void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len)
 struct code_page *cache_page(struct bt *b, u64 lin)
 {
 	struct cpu *c = b->cpu;
+	if (c->code_mode != CODE64)
+		lin = (u32)lin;
 	struct code_tlb_entry t = *mmu_fetch_page(c, lin);
 	lin &= ~PAGE_MASK;
-	if (!t.code || !t.host)
+	if (!t.host)
 		return NULL;
-	struct code_page **head = &b->page_hash[page_hash_of(t.code)], *p;
+	struct page_code *code = t.code ? t.code : &b->rom_code;
+	struct code_page **head = &b->page_hash[page_hash_of(t.code ? (void *)t.code : t.host)], *p;
 	for (p = *head; p; p = p->hash_next)
-		if (p->code == t.code && p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
+		if (p->code == code && p->host == t.host && p->lin == lin && p->cpl == c->cpl && class_equal(&p->klass, &b->klass))
 			break;
 	if (!p) {
 		if (!(p = calloc(1, sizeof(*p))))
 			return NULL;
-		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
-					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
+		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = code, .mode = c->code_mode, .cpl = c->cpl,
+					 .klass = b->klass, .gen = atomic_load(&code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
 		*head = p;
 	}
 	if (unlikely(atomic_load(&p->code->gen) != p->gen))
@@ -394,9 +397,12 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 struct block *cache_find(struct bt *b)
 {
 	struct cpu *c = b->cpu;
-	if (c->code_mode != CODE64)
-		return NULL;
 	u64 lin = c->rip;
+	if (c->code_mode != CODE64) {
+		lin = (u32)(lin + b->klass.cs_base);
+		if ((u32)c->rip > b->klass.cs_limit)
+			return NULL;
+	}
 	c->regs[R_BLOCK] = c->rip;
 	c->cur = NULL;
 	struct code_page *page = cache_page(b, lin);

@@ -106,9 +106,9 @@ static void liveness(struct translation *t)
 	struct tins *last = &t->ins[t->n - 1];
 	u8 live = EVERY_FLAG;
 	if (last->kind == K_JMP || last->kind == K_CALL)
-		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u);
+		live = live_at(t, branch_target(t, t->n - 1));
 	else if (last->kind == K_JCC || last->kind == K_LOOP)
-		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u) | live_at(t, next_lin_of(t, t->n - 1));
+		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
@@ -173,7 +173,7 @@ unsigned unused_register(const struct tins *i)
 	bug("an instruction that uses ten registers");
 }
 
-static const ZydisDecodedOperand *memory_of(const struct tins *i)
+const ZydisDecodedOperand *memory_of(const struct tins *i)
 {
 	for (unsigned k = 0; k < i->zi.operand_count; k++)
 		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -214,7 +214,7 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 
 /* Faults by itself where it is not aligned: SSE's operands of 16 bytes, but for the moves that
  * say otherwise; the aligned moves of every width; CMPXCHG16B. */
-static bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
+bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
@@ -229,8 +229,8 @@ static bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
 	}
 }
 
-/* Memory operands that the path cannot take: none in ModRM, hidden ones, bit strings, several. */
-static bool plain_memory(const struct translation *t, const struct tins *i)
+/* Not so: none in ModRM, hidden ones, bit strings, several. */
+bool one_operand_of_memory(const struct tins *i)
 {
 	unsigned n = 0;
 	const ZydisDecodedOperand *m = NULL;
@@ -253,6 +253,16 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	default:
 		break;
 	}
+	return true;
+}
+
+/* Memory operands that the path can take. */
+static bool plain_memory(const struct translation *t, const struct tins *i)
+{
+	if (!one_operand_of_memory(i))
+		return false;
+	const ZydisDecodedOperand *m = memory_of(i);
+	unsigned size = m->size / 8u;
 	struct ea a;
 	if (!operand_ea(t, i, m, &a) || !mem_possible(&a))
 		return false;
@@ -262,7 +272,7 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 }
 
 /* Units of vector code; -1: none. -2: one whose state is not kept here. */
-static int unit_of(const struct tins *i)
+int unit_of(const struct tins *i)
 {
 	bool vector = false, opmask = false;
 	for (unsigned k = 0; k < i->zi.operand_count; k++) {
@@ -288,7 +298,7 @@ static int unit_of(const struct tins *i)
 	}
 }
 
-static enum kind interp_kind(const struct tins *i)
+enum kind interp_kind(const struct tins *i)
 {
 	bool rep = (i->op->flags & OF_STRING) && (i->zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
 	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++)
@@ -336,7 +346,7 @@ static enum kind branch_kind(const struct translation *t, const struct tins *i)
 	}
 }
 
-static bool is_hint(const ZydisDecodedInstruction *zi)
+bool is_hint(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_NOP: case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
@@ -348,12 +358,37 @@ static bool is_hint(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* State that translated code does not keep where the host's instruction looks. */
+bool is_state(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
+	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
+		return true;
+	default:
+		return false;
+	}
+}
+
+void use_unit(struct translation *t, int unit)
+{
+	if (unit < 0)
+		return;
+	t->units = true;
+	t->classes |= (u8)(1u << unit);
+	if (unit == FC_AVX512)
+		t->b->ctx->zmm_high = true;
+}
+
 static enum kind classify(struct translation *t, struct tins *i)
 {
 	struct cpu *c = t->b->cpu;
 	const struct op *o = i->op;
 	if (!cpu_offers_isa(c, i->zi.meta.isa_set) || ((i->zi.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !(o->flags & OF_LOCK)))
 		return interp_kind(i);
+	if (t->page->mode != CODE64)
+		return legacy_kind(t, i);
 	if (o->op_class == OC_BRANCH)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
@@ -367,26 +402,17 @@ static enum kind classify(struct translation *t, struct tins *i)
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return K_LEA;
 	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
-	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
-	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
-		return K_INTERP;
 	default: break;
 	}
 	int unit = unit_of(i);
-	if (unit == -2)
+	if (unit == -2 || is_state(&i->zi))
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))
 		return K_INTERP;
 	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
 		return K_INTERP;
-	if (unit >= 0) {
-		t->units = true;
-		t->classes |= (u8)(1u << unit);
-		if (unit == FC_AVX512)
-			t->b->ctx->zmm_high = true;
-	}
+	use_unit(t, unit);
 	return m ? K_MEM : K_COPY;
 }
 
@@ -497,7 +523,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 	switch ((enum kind)i->kind) {
 	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
-	case K_JMP: return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
+	case K_JMP: return branch_far(t, branch_target(t, k));
 	default: return false;
 	}
 }
@@ -525,7 +551,7 @@ static void prelude(struct translation *t, unsigned k)
 }
 
 /* Before the instruction's own host instruction, where the way to it has overwritten the flags. */
-static void flags_for_insn(struct translation *t, unsigned k)
+void flags_for_insn(struct translation *t, unsigned k)
 {
 	if (t->saved && t->ins[k].wants) {
 		mark_commit(t, k);
@@ -551,7 +577,7 @@ static bool emit_copy(struct translation *t, unsigned k)
 	return with_data(t, k, &x, false);
 }
 
-static bool has_high8(const struct tins *i)
+bool has_high8(const struct tins *i)
 {
 	for (unsigned k = 0; k < i->zi.operand_count_visible; k++)
 		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high8(i->zo[k].reg.value))
@@ -560,7 +586,7 @@ static bool has_high8(const struct tins *i)
 }
 
 /* AH..BH beside memory: no register of the address may need REX. */
-static bool with_high8(struct translation *t, unsigned k, struct enc *x)
+bool with_high8(struct translation *t, unsigned k, struct enc *x)
 {
 	struct emit *e = &t->e;
 	unsigned spare = unused_register(&t->ins[k]);
@@ -731,6 +757,8 @@ static bool emit_leave(struct translation *t, unsigned k)
 
 static bool emit_insn(struct translation *t, unsigned k)
 {
+	if (t->page->mode != CODE64)
+		return legacy_emit(t, k);
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
 	case K_MEM: return emit_memory(t, k);
@@ -888,26 +916,28 @@ static bool emit_block(struct translation *t)
 struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 {
 	struct translation *t = b->scratch;
-	unsigned off = lin & PAGE_MASK, in_page = 4096 - off, have = in_page;
+	unsigned off = lin & PAGE_MASK, in_page = 4096 - off;
+	u64 room = page->mode == CODE64 ? ~0ull : (u64)page->klass.cs_limit + 1 - rip_of(b, lin); /* CS's limit */
+	unsigned have = (unsigned)MIN(in_page, room);
 	t->b = b;
 	t->lin = lin;
 	t->page = page;
 	t->page2 = NULL;
 	t->ahead = 0;
 	memcpy(t->bytes, page->host + off, in_page);
-	decode_block(t, in_page, in_page);
+	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */
 		ZydisDecodedInstruction zi;
 		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		if (in_page >= 15 || isa_decode(page->mode, b->in.quirks, t->bytes, in_page, &zi, zo) != ISA_SHORT)
+		if (in_page >= 15 || have < in_page || isa_decode(page->mode, b->in.quirks, t->bytes, in_page, &zi, zo) != ISA_SHORT)
 			return NULL;
 		struct code_page *second = cache_page(b, (lin | PAGE_MASK) + 1);
 		if (!second)
 			return NULL;
 		t->page2 = second;
 		memcpy(t->bytes + in_page, second->host, 16);
-		have = in_page + 15;
+		have = (unsigned)MIN(in_page + 15, room);
 		decode_block(t, have, in_page);
 		if (!t->n)
 			return NULL;
