@@ -52,6 +52,9 @@ static bool map_return_stack(struct bt *b, struct error *e)
 	return true;
 }
 
+/* Of an empty place of the jump cache: no address that is looked for there. */
+static u64 no_tag(u32 n) { return n ? 0 : 4; }
+
 bool cache_init(struct bt *b, struct error *e)
 {
 	b->block_hash = calloc(BLOCK_HASH, sizeof(*b->block_hash));
@@ -70,7 +73,7 @@ bool cache_init(struct bt *b, struct error *e)
 		b->seg[k].cold_start = b->seg[k].end - size / 2;
 	}
 	b->cold_used = b->seg[0].cold_start;
-	b->jump_tag[0] = 1; /* 0 would stand for linear address 0 */
+	b->jump_tag[0] = no_tag(0);
 	return true;
 }
 
@@ -261,7 +264,7 @@ static void segment_evict(struct bt *b, u32 k)
 	for (u32 n = 0; n < N_JUMP; n++) {
 		u64 at = (u64)(b->jump_host[n] - b->rx);
 		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
-			b->jump_tag[n] = n == 0;
+			b->jump_tag[n] = no_tag(n);
 			b->jump_host[n] = NULL;
 		}
 	}
