@@ -105,6 +105,11 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 	interp_exec(c, i);
 	for (unsigned m = 0; m < t.n; m++)
 		space_fill(b, t.lin[m], true);
+	/* A segment may have been loaded. */
+	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
+		legacy_class(b);
+		ends = !class_equal(&b->klass, &k->page->klass);
+	}
 	return !ends && !last && k->valid;
 }
 

@@ -67,8 +67,10 @@ void legacy_class(struct bt *b)
 	*x = (struct seg_class){ .mode = c->code_mode, .cs_base = (u32)c->ebase[S_CS], .cs_limit = c->seg[S_CS].limit,
 				 .sp16 = c->sp_mask == 0xffff };
 	for (unsigned s = S_ES; s <= S_GS; s++) {
-		if (s != S_CS && s < S_FS && is_flat(c, s))
+		if (s != S_CS && s < S_FS && is_flat(c, s)) {
 			x->flat |= (u8)(1u << s);
+			continue;
+		}
 		b->ctx->seg_base[s] = c->ebase[s];
 		b->ctx->seg_end[2 * s] = end_of(c, s, false);
 		b->ctx->seg_end[2 * s + 1] = end_of(c, s, true);
@@ -82,6 +84,15 @@ static unsigned sp_bytes(const struct translation *t) { return t->page->klass.sp
 
 /* Parts are host registers. */
 struct la { u8 base, index, scale, adsz, seg; i32 disp; };
+
+static bool is_segment(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_ES && o->reg.value <= ZYDIS_REGISTER_GS;
+}
+bool legacy_flat(const struct translation *t, const ZydisDecodedOperand *o)
+{
+	return o->mem.segment >= ZYDIS_REGISTER_ES && o->mem.segment <= ZYDIS_REGISTER_GS && flat(t, (unsigned)(o->mem.segment - ZYDIS_REGISTER_ES));
+}
 
 static unsigned gpr(ZydisRegister r) { return host_of((unsigned)ZydisRegisterGetId(r)); }
 
@@ -197,6 +208,27 @@ static void push_const(struct translation *t, unsigned k, unsigned n, u32 v)
 	sp_move(t, HOST_SP, -(i32)n);
 }
 
+void legacy_push_target(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	unsigned n = t->ins[k].zi.operand_width / 8u;
+	struct marg m = push_place(t, k, n);
+	e_mem(e, E_GS | 0x8b, V, M_CTX(target));
+	store(e, V, m, n);
+	sp_move(t, HOST_SP, -(i32)n);
+}
+
+/* Intel stores only 16 bits of a 32-bit slot, AMD zero-extends. */
+static void push_segment(struct translation *t, unsigned k, unsigned s, unsigned n)
+{
+	struct emit *e = &t->e;
+	struct marg m = push_place(t, k, n);
+	e_ctx_load(e, V, M_CTX(cpu));
+	e_mem(e, 0x0fb7, V, M_BASE(V, offsetof(struct cpu, seg) + s * sizeof(struct segment) + offsetof(struct segment, sel)));
+	store(e, V, m, t->b->cpu->model->vendor[0] == 'A' ? n : 2);
+	sp_move(t, HOST_SP, -(i32)n);
+}
+
 static bool emit_push(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
@@ -213,6 +245,9 @@ static bool emit_push(struct translation *t, unsigned k)
 		if (!address_of(i, o, &a))
 			return false;
 		load(e, V, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+	} else if (is_segment(o)) {
+		push_segment(t, k, (unsigned)(o->reg.value - ZYDIS_REGISTER_ES), n);
+		return true;
 	} else {
 		r = gpr(o->reg.value);
 	}
@@ -307,6 +342,54 @@ static bool emit_memory(struct translation *t, unsigned k)
 	x.scale = 0;
 	x.disp = m.disp;
 	return has_high8(i) ? with_high8(t, k, &x) : put(t, i, &x);
+}
+
+/* LODS, SCAS, CMPS without REP: bytes of the operand; 0: not one of them, or not here. */
+static unsigned scan_size(const struct tins *i)
+{
+	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++)
+		if (i->zi.raw.prefixes[k].value == 0xf2 || i->zi.raw.prefixes[k].value == 0xf3)
+			return 0;
+	if (i->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || i->zi.address_width != 32)
+		return 0;
+	switch (i->zi.opcode) {
+	case 0xa6: case 0xac: case 0xae: return 1;
+	case 0xa7: case 0xad: case 0xaf: return i->zi.operand_width / 8u;
+	default: return 0;
+	}
+}
+
+static bool emit_scan(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	unsigned n = scan_size(i), op = i->zi.opcode & 0xfe;
+	enum crossing how = n == 1 ? NO_CROSSING : BY_ALIGNMENT;
+	struct la from = { .base = RSI, .index = ENC_NONE, .adsz = 4, .seg = S_DS }, to = { .base = RDI, .index = ENC_NONE, .adsz = 4, .seg = S_ES };
+	for (unsigned j = 0; j < i->zi.operand_count; j++)
+		if (i->zo[j].type == ZYDIS_OPERAND_TYPE_MEMORY && i->zo[j].mem.base == ZYDIS_REGISTER_ESI)
+			from.seg = (u8)(i->zo[j].mem.segment - ZYDIS_REGISTER_ES);
+	e_ctx_load(e, T, M_CTX(cpu));
+	e_mem(e, 0xf7, 0, M_BASE(T, offsetof(struct cpu, rflags))); /* test dword, DF */
+	e32(e, FL_DF);
+	cold_add(t, e_jcc(e, CC_NZ), k);
+	struct marg m = mem(t, k, op == 0xae ? &to : &from, n, false, how);
+	unsigned r = RAX;
+	if (op == 0xa6) {
+		e_mem(e, n == 1 ? 0x0fb6 : n == 2 ? 0x0fb7 : 0x8b, V, m);
+		r = V;
+		m = mem(t, k, &to, n, false, how);
+	}
+	mark_commit(t, k);
+	if (n == 2)
+		e8(e, 0x66);
+	/* MOV or CMP r, m */
+	e_mem(e, (op == 0xac ? 0x8a : 0x3a) | (n > 1), r, m);
+	if (op != 0xae)
+		e_mem(e, 0x8d, RSI, M_BASE(RSI, n));
+	if (op != 0xac)
+		e_mem(e, 0x8d, RDI, M_BASE(RDI, n));
+	return true;
 }
 
 static bool emit_lea(struct translation *t, unsigned k)
@@ -518,6 +601,12 @@ static enum kind stack_kind(const struct translation *t, const struct tins *i)
 	}
 }
 
+static bool loads_data_segment(const struct tins *i)
+{
+	return (i->zi.mnemonic == ZYDIS_MNEMONIC_MOV || i->zi.mnemonic == ZYDIS_MNEMONIC_POP) && is_segment(&i->zo[0]) &&
+	       i->zo[0].reg.value != ZYDIS_REGISTER_SS && i->zo[0].reg.value != ZYDIS_REGISTER_CS;
+}
+
 /* VEX.W means nothing here where it would choose 64 bits: all such, and what names general registers. */
 static bool vex_possible(const struct tins *i, int unit)
 {
@@ -549,11 +638,21 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
+	if (system_possible(t, i))
+		return K_SYSTEM;
+	if (string_possible(t, i))
+		return K_STRING;
+	if (i->zi.mnemonic == ZYDIS_MNEMONIC_PUSH)
+		return stack_kind(t, i);
+	if (scan_size(i))
+		return K_MEM;
+	if (loads_data_segment(i))
+		return K_INTERP; /* goes on here where the class is the same */
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
 		return interp_kind(i);
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return K_LEA;
-	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
+	case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
 	case ZYDIS_MNEMONIC_DAA: case ZYDIS_MNEMONIC_DAS: case ZYDIS_MNEMONIC_AAA: case ZYDIS_MNEMONIC_AAS: case ZYDIS_MNEMONIC_AAM:
 	case ZYDIS_MNEMONIC_AAD: case ZYDIS_MNEMONIC_SALC:
 		return K_INTERP;
@@ -580,13 +679,15 @@ bool legacy_emit(struct translation *t, unsigned k)
 {
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
-	case K_MEM: return emit_memory(t, k);
+	case K_MEM: return scan_size(&t->ins[k]) ? emit_scan(t, k) : emit_memory(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
 	case K_LEAVE: return emit_leave(t, k);
 	case K_NOP: return true;
-	case K_INTERP: case K_INTERP_LAST: case K_SYSTEM: return false;
+	case K_SYSTEM: return system_emit(t, k);
+	case K_STRING: string_emit(t, k); return true;
+	case K_INTERP: case K_INTERP_LAST: return false;
 	default: return emit_branch(t, k);
 	}
 }

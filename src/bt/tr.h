@@ -100,6 +100,9 @@ void string_emit(struct translation *t, unsigned k);
 enum kind legacy_kind(struct translation *t, struct tins *i);
 bool legacy_emit(struct translation *t, unsigned k);
 u64 legacy_target(const struct translation *t, unsigned k);
+void legacy_push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+/* Whether the operand's segment is one that needs neither base nor limit. */
+bool legacy_flat(const struct translation *t, const ZydisDecodedOperand *o);
 
 /* branch.c */
 bool branch_far(const struct translation *t, u64 target); /* goes to `checked` of another block */

@@ -52,7 +52,10 @@ static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	case ZYDIS_MNEMONIC_CMPXCHG8B: case ZYDIS_MNEMONIC_CMPXCHG16B:
 		return FL_ZF;
 	default:
-		return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? 0 : sure;
+		if (zi->meta.category == ZYDIS_CATEGORY_STRINGOP &&
+		    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+			return 0; /* perhaps not once */
+		return sure;
 	}
 }
 /* Whether it writes any, perhaps. */
@@ -101,6 +104,11 @@ static u8 live_at(struct translation *t, u64 lin)
 	return live & ~sure;
 }
 
+static bool is_pushf(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ || zi->mnemonic == ZYDIS_MNEMONIC_PUSHFD || zi->mnemonic == ZYDIS_MNEMONIC_PUSHF;
+}
+
 static void liveness(struct translation *t)
 {
 	struct tins *last = &t->ins[t->n - 1];
@@ -111,7 +119,7 @@ static void liveness(struct translation *t)
 		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
+		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
 		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
@@ -362,7 +370,7 @@ bool is_hint(const ZydisDecodedInstruction *zi)
 bool is_state(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
 	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
 		return true;
@@ -537,7 +545,7 @@ static void prelude(struct translation *t, unsigned k)
 	struct insn_map *m = &t->map[k];
 	m->saved = t->saved;
 	if (needs_flags_away(t, k)) {
-		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
+		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || is_pushf(&i->zi);
 		if (!t->saved && (i->live || far)) {
 			flags_save(e);
 			t->saved = true;
