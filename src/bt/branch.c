@@ -16,30 +16,30 @@ bool branch_far(const struct translation *t, u64 target)
 	return t->page2 || (target & ~PAGE_MASK) != t->page->lin;
 }
 
-static void link_site(struct translation *t, unsigned n, u8 *site, u64 target, bool checked)
+void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool checked)
 {
 	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target,
 					   .checked = checked || branch_far(t, target) };
 }
 
 /* A jump to another block by way of link n; flags are in the host's and may be live there. */
-static void jump_on(struct translation *t, struct emit *e, unsigned n, u64 target)
+void branch_jump(struct translation *t, struct emit *e, unsigned n, u64 target)
 {
 	if (branch_far(t, target))
 		flags_save(e);
-	link_site(t, n, e_jmp(e), target, false);
+	branch_link(t, n, e_jmp(e), target, false);
 }
 
 void branch_fall(struct translation *t)
 {
-	u64 target = t->lin + t->guest_bytes;
+	u64 target = next_lin_of(t, t->n - 1);
 	if (!t->saved) {
-		jump_on(t, &t->e, 1, target);
+		branch_jump(t, &t->e, 1, target);
 		return;
 	}
 	if (!branch_far(t, target))
 		flags_restore(&t->e);
-	link_site(t, 1, e_jmp(&t->e), target, false);
+	branch_link(t, 1, e_jmp(&t->e), target, false);
 }
 
 void branch_stubs(struct translation *t)
@@ -55,13 +55,15 @@ void branch_stubs(struct translation *t)
 	}
 }
 
-static u64 target_of(const struct translation *t, unsigned k)
+u64 branch_target(const struct translation *t, unsigned k)
 {
+	if (t->page->mode != CODE64)
+		return legacy_target(t, k);
 	return next_lin_of(t, k) + t->ins[k].zo[0].imm.value.u;
 }
 
 /* LOOP, JRCXZ: short jumps only. */
-static void emit_loop(struct translation *t, unsigned k)
+void branch_loop(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
@@ -71,23 +73,23 @@ static void emit_loop(struct translation *t, unsigned k)
 	e8(e, i->zi.opcode);
 	e8(e, 0);
 	u8 *taken = e->p - 1;
-	jump_on(t, e, 1, next_lin_of(t, k));
+	branch_jump(t, e, 1, next_lin_of(t, k));
 	e_here8(e, taken);
-	jump_on(t, e, 0, target_of(t, k));
+	branch_jump(t, e, 0, branch_target(t, k));
 }
 
-static void emit_jcc(struct translation *t, unsigned k)
+void branch_jcc(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	mark_commit(t, k);
 	u8 *taken = e_jcc(e, t->ins[k].zi.opcode & 15);
-	if (branch_far(t, target_of(t, k))) {
+	if (branch_far(t, branch_target(t, k))) {
 		e_here32(&t->out, taken);
-		jump_on(t, &t->out, 0, target_of(t, k));
+		branch_jump(t, &t->out, 0, branch_target(t, k));
 	} else {
-		link_site(t, 0, taken, target_of(t, k), false);
+		branch_link(t, 0, taken, branch_target(t, k), false);
 	}
-	jump_on(t, e, 1, next_lin_of(t, k));
+	branch_jump(t, e, 1, next_lin_of(t, k));
 }
 
 /* Pushes the return address and moves RSP. */
@@ -113,7 +115,7 @@ static void push_return(struct translation *t, unsigned k)
 }
 
 /* Where a RET comes back to: T is where the guest wants to go. */
-static void return_site(struct translation *t, unsigned k)
+void branch_return_site(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	u64 here = next_lin_of(t, k);
@@ -132,7 +134,7 @@ static void return_site(struct translation *t, unsigned k)
 		e_set32(e, e->p - 4, at);
 	}
 	e_jcc_to(e, CC_NZ, t->b->lookup);
-	link_site(t, 1, e_jmp(e), here, true);
+	branch_link(t, 1, e_jmp(e), here, true);
 }
 
 /* T = an indirect branch's target. */
@@ -167,7 +169,7 @@ static void emit_call_indirect(struct translation *t, unsigned k)
 	e_ctx_store(e, T, M_CTX(target));
 	push_return(t, k);
 	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
-	return_site(t, k);
+	branch_return_site(t, k);
 }
 
 static void emit_ret(struct translation *t, unsigned k)
@@ -191,20 +193,20 @@ void branch_emit(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	switch (i->kind) {
 	case K_JMP:
-		link_site(t, 0, e_jmp(e), target_of(t, k), false);
+		branch_link(t, 0, e_jmp(e), branch_target(t, k), false);
 		break;
 	case K_JCC:
-		emit_jcc(t, k);
+		branch_jcc(t, k);
 		break;
 	case K_LOOP:
-		emit_loop(t, k);
+		branch_loop(t, k);
 		break;
 	case K_CALL:
 		push_return(t, k);
-		if (t->saved && !branch_far(t, target_of(t, k)))
+		if (t->saved && !branch_far(t, branch_target(t, k)))
 			flags_restore(e);
-		link_site(t, 0, e_call(e), target_of(t, k), false);
-		return_site(t, k);
+		branch_link(t, 0, e_call(e), branch_target(t, k), false);
+		branch_return_site(t, k);
 		break;
 	case K_CALL_IND:
 		emit_call_indirect(t, k);

@@ -11,11 +11,20 @@
 static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
 {
 	space_flush_page(bt_of(c), lin, mask);
+	bt_of(c)->interp_tlb_flush(c, lin, mask);
 }
 
 static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
 	shoot_code(bt_of(c), p, off, len);
+	bt_of(c)->interp_code_written(c, p, off, len);
+}
+
+/* The interpreter is about to keep blocks of a page. */
+static void code_marked(struct cpu *c, struct page_code *p)
+{
+	if (atomic_load(&p->writers))
+		shoot_stores(bt_of(c), p);
 }
 
 /* ---- flags ---------------------------------------------------------------------------------------- */
@@ -65,12 +74,13 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 struct touched { u64 lin[3]; unsigned n; };
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
+	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
 	t->n = 0;
 	if (i->flags & IF_MEM)
-		t->lin[t->n++] = insn_ea(c, i) + c->ebase[i->seg];
+		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
 	if (i->flags & IF_STACK) {
-		t->lin[t->n++] = c->regs[R_SP] - 8;
-		t->lin[t->n++] = c->regs[R_SP];
+		t->lin[t->n++] = (((c->regs[R_SP] - (mask == ~0ull ? 8 : 4)) & c->sp_mask) + ss) & mask;
+		t->lin[t->n++] = ((c->regs[R_SP] & c->sp_mask) + ss) & mask;
 	}
 }
 
@@ -78,7 +88,7 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 {
 	struct cpu *c = b->cpu;
-	c->rip = k->lin + k->map[n].guest;
+	c->rip = rip_of(b, k->lin + k->map[n].guest);
 	const struct insn *i = decoded(b, k, n);
 	if (!i) { /* changed since, or one that this processor model does not have */
 		interp_single(c);
@@ -93,6 +103,11 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 	interp_exec(c, i);
 	for (unsigned m = 0; m < t.n; m++)
 		space_fill(b, t.lin[m], true);
+	/* A segment may have been loaded. */
+	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
+		legacy_class(b);
+		ends = !class_equal(&b->klass, &k->page->klass);
+	}
 	return !ends && !last && k->valid;
 }
 
@@ -133,9 +148,15 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 		return X_NOTHING;
 	}
 	b->stats.enters++;
+	u64 wide[R_15 - R_8 + 1]; /* of 64-bit mode, which legacy code uses as it likes */
+	bool legacy = b->klass.mode != CODE64;
+	if (legacy)
+		memcpy(wide, &c->regs[R_8], sizeof(wide));
 	span_begin(c, &b->stats.inside);
 	u32 id = b->enter(b);
 	span_end(&b->stats.inside);
+	if (legacy)
+		memcpy(&c->regs[R_8], wide, sizeof(wide));
 	if (id != X_NOTHING && (x->x87_last || (b->block_list[id >> 10]->classes & X87_CLASSES)))
 		x87_resolve(b, id);
 	atomic_store_explicit(&b->inside, false, memory_order_relaxed);
@@ -151,6 +172,13 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	return id;
 }
 
+/* Of an indirect branch. */
+static bool target_valid(const struct bt *b)
+{
+	u64 to = b->ctx->target;
+	return b->klass.mode == CODE64 ? cpu_canonical(b->cpu, to) : rip_of(b, to) <= b->klass.cs_limit;
+}
+
 /* What an exit asks for. Returns where to go on in the same block, or NULL: by RIP. */
 static const u8 *handle(struct bt *b, u32 id, struct block **in)
 {
@@ -161,18 +189,19 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 	b->stats.exits[kind]++;
 	switch (kind) {
 	case X_GOTO: case X_KICK:
-		c->rip = k->lin + k->map[n].guest;
+		c->rip = rip_of(b, k->lin + k->map[n].guest);
 		return NULL;
 	case X_LINK0: case X_LINK1:
 		b->want = &k->link[kind - X_LINK0];
-		c->rip = b->want->target;
+		c->rip = rip_of(b, b->want->target);
 		return NULL;
 	case X_INDIRECT:
-		if (likely(cpu_canonical(c, b->ctx->target))) {
-			c->rip = b->ctx->target;
+		if (likely(target_valid(b))) {
+			c->rip = rip_of(b, b->ctx->target);
 			return NULL;
 		}
-		c->regs[R_SP] += (u64)(i64)k->sp_back; /* as if it had not begun: it raises #GP */
+		/* As if it had not begun: it raises #GP. */
+		c->regs[R_SP] = (c->regs[R_SP] & ~c->sp_mask) | ((c->regs[R_SP] + (u64)(i64)k->sp_back) & c->sp_mask);
 		insn_by_interp(b, k, n);
 		return NULL;
 	case X_INSN: case X_FAULT: case X_GROUP:
@@ -210,12 +239,19 @@ static u32 translation_mode(const struct cpu *c)
 static void turn(struct bt *b)
 {
 	struct cpu *c = b->cpu;
+	if (c->code_mode == CODE64 && c->seg_check) { /* LMSLE */
+		b->want = NULL;
+		interp_some(c);
+		return;
+	}
 	u32 made_for = translation_mode(c);
 	if (unlikely(made_for != b->made_for)) {
 		b->made_for = made_for;
 		cache_flush(b);
 	}
+	legacy_class(b);
 	space_select(b);
+	space_class(b);
 	struct block *k = cache_find(b);
 	struct link *want = b->want; /* not before: eviction takes it back */
 	b->want = NULL;
@@ -224,7 +260,7 @@ static void turn(struct bt *b)
 		interp_single(c);
 		return;
 	}
-	if (want && k->lin == want->target && want->from->valid)
+	if (want && k->lin == want->target && want->from->valid && (want->checked || want->from->page == k->page))
 		cache_link(b, want, k);
 	if (k->classes && !units_usable(c, k)) {
 		for (unsigned n = 0; n < k->n && !c->slow && !events_due(c); n++)
@@ -239,8 +275,11 @@ static void turn(struct bt *b)
 			return;
 		}
 		at = handle(b, id, &k);
+		if (!at)
+			return;
 		space_select(b);
-		if (at && (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN))
+		space_class(b);
+		if (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN)
 			return;
 	}
 }
@@ -337,8 +376,11 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx->zmm = &c->zmm[0][0];
 	b->ctx->k = c->k;
 	b->ctx->units_off = 1;
+	b->interp_tlb_flush = c->on_tlb_flush;
+	b->interp_code_written = c->on_code_written;
 	c->on_tlb_flush = tlb_flushed;
 	c->on_code_written = code_written;
+	c->on_code_marked = code_marked;
 	return true;
 }
 

@@ -50,6 +50,7 @@ struct ctx {
 	u64 tsc_offset;                  /* guest's TSC - host's */
 	u64 tsc_aux;
 	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
+	u64 seg_base[8], seg_end[16];    /* by enum sreg; first offset out of bounds for reads, for writes (legacy.c) */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
 	u64 enter_at;
 	struct cpu *cpu;
@@ -82,6 +83,18 @@ static inline u32 table_at(u64 lin, bool store) { return (u32)((lin >> 12) * 8 +
 /* Guest addresses that share an entry (a load's and a store's too) differ in multiples of 2^40,
  * MEM_ALIAS_STEP. */
 
+/* ---- classes (legacy.c): what code outside 64-bit mode is specialized on --------------------- */
+struct seg_class {
+	u32 cs_base, cs_limit;
+	u8 mode;              /* enum code_mode; CODE64: the rest is 0 */
+	u8 flat;              /* bits by enum sreg: readable, writable, base 0, limit 4 GiB */
+	bool sp16;
+	u8 none;
+};
+static inline bool class_equal(const struct seg_class *a, const struct seg_class *b) { return !__builtin_memcmp(a, b, sizeof(*a)); }
+struct bt;
+void legacy_class(struct bt *b); /* the present one, to b->klass; segments to the context */
+
 /* ---- spaces (space.c): page tables by address space and privilege --------------------------- */
 struct log { u32 *at; u32 n, cap; };
 struct space {
@@ -90,6 +103,7 @@ struct space {
 	bool user;            /* CPL 3 */
 	u16 pcid;
 	u64 used;             /* when last chosen */
+	struct seg_class klass; /* of the blocks that ok slots are for */
 	u8 *gs;               /* value of the host's gs base */
 	u64 *touched;         /* a bit for each page of the table that takes memory */
 	u32 n_touched;
@@ -103,6 +117,7 @@ struct bt;
 bool space_init(struct bt *b, struct error *e);
 void space_destroy(struct bt *b);
 void space_select(struct bt *b);                /* by cpu->epoch, mmu, cpl; sets the gs base */
+void space_class(struct bt *b);                 /* then: by b->klass */
 void space_ac_changed(struct bt *b);
 void space_flush_page(struct bt *b, u64 lin, u64 mask); /* INVLPG, in every space */
 void space_flush_all(struct bt *b);
@@ -156,6 +171,7 @@ struct code_page {
 	u32 gen;                  /* of code, when its blocks were made */
 	u32 id, slot;             /* in ok slots */
 	u8 mode, cpl;
+	struct seg_class klass;
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
 struct block {
@@ -256,6 +272,7 @@ struct bt {
 	u8 **jump_host;
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
+	struct seg_class klass;   /* of the code at RIP */
 	u64 space_clock;
 	u32 table_pages;          /* of all spaces' tables, that take memory */
 
@@ -271,6 +288,7 @@ struct bt {
 	struct code_page **page_hash;
 	u32 n_pages, next_id;
 	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
+	struct page_code rom_code; /* stands for pages that have none: never written */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
@@ -279,6 +297,9 @@ struct bt {
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
 	struct link *want;        /* by which it exited last: to be linked */
+	/* The interpreter's own, behind ours: its blocks run where there is no translation. */
+	void (*interp_tlb_flush)(struct cpu *c, u64 lin, u64 mask);
+	void (*interp_code_written)(struct cpu *c, struct page_code *p, unsigned off, unsigned len);
 	void *altstack;
 	_Atomic bool inside;      /* may be in translated code */
 	pthread_t self;
@@ -294,6 +315,7 @@ struct bt {
 	struct stats stats;
 };
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
+static inline u64 rip_of(const struct bt *b, u64 lin) { return b->klass.mode == CODE64 ? lin : (u32)(lin - b->klass.cs_base); }
 
 static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 10) & 1023; }
 static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }

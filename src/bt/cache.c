@@ -19,8 +19,6 @@
 #include "bt/bt.h"
 
 #define RETURN_STACK (1u << 20)
-/* An empty entry's tag must be an address that is looked up elsewhere: 0, and of entry 0 this. */
-#define JUMP_NONE0 4u
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
@@ -49,6 +47,9 @@ static bool map_return_stack(struct bt *b, struct error *e)
 	return true;
 }
 
+/* Of an empty place of the jump cache: no address that is looked for there. */
+static u64 no_tag(u32 n) { return n ? 0 : 4; }
+
 bool cache_init(struct bt *b, struct error *e)
 {
 	b->block_hash = calloc(BLOCK_HASH, sizeof(*b->block_hash));
@@ -67,7 +68,7 @@ bool cache_init(struct bt *b, struct error *e)
 		b->seg[k].cold_start = b->seg[k].end - size / 2;
 	}
 	b->cold_used = b->seg[0].cold_start;
-	b->jump_tag[0] = JUMP_NONE0;
+	b->jump_tag[0] = no_tag(0);
 	return true;
 }
 
@@ -228,7 +229,7 @@ static void page_free(struct bt *b, struct code_page **at)
 	b->stats.pages_freed++;
 }
 
-static u32 page_hash_of(const struct page_code *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
+static u32 page_hash_of(const void *c) { return (u32)((u64)c >> 4 ^ (u64)c >> 18) & (PAGE_HASH - 1); }
 
 void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigned len)
 {
@@ -274,7 +275,7 @@ static void segment_evict(struct bt *b, u32 k)
 	for (u32 n = 0; n < N_JUMP; n++) {
 		u64 at = (u64)(b->jump_host[n] - b->rx);
 		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
-			b->jump_tag[n] = n ? 0 : JUMP_NONE0;
+			b->jump_tag[n] = no_tag(n);
 			b->jump_host[n] = NULL;
 		}
 	}
@@ -392,16 +393,19 @@ void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len)
 struct code_page *cache_page(struct bt *b, u64 lin)
 {
 	struct cpu *c = b->cpu;
+	if (c->code_mode != CODE64)
+		lin = (u32)lin;
 	struct code_tlb_entry t = *mmu_fetch_page(c, lin);
 	lin &= ~PAGE_MASK;
-	if (!t.code || !t.host)
+	if (!t.host)
 		return NULL;
-	struct code_page **head = &b->page_hash[page_hash_of(t.code)], **at = head, *p;
+	struct page_code *code = t.code ? t.code : &b->rom_code;
+	struct code_page **head = &b->page_hash[page_hash_of(t.code ? (void *)t.code : t.host)], **at = head, *p;
 	unsigned others = 0;
 	for (; (p = *at); at = &p->hash_next) {
-		if (p->code != t.code)
+		if (p->code != code || p->host != t.host)
 			continue;
-		if (p->lin == lin && p->mode == c->code_mode && p->cpl == c->cpl)
+		if (p->lin == lin && p->cpl == c->cpl && class_equal(&p->klass, &b->klass))
 			break;
 		if (++others == ALIASES_MAX) { /* the one that was not asked for longest */
 			page_free(b, at);
@@ -416,8 +420,8 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 	} else {
 		if (!(p = calloc(1, sizeof(*p))))
 			return NULL;
-		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = t.code, .mode = c->code_mode, .cpl = c->cpl,
-					 .gen = atomic_load(&t.code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
+		*p = (struct code_page){ .hash_next = *head, .lin = lin, .host = t.host, .code = code, .mode = c->code_mode, .cpl = c->cpl,
+					 .klass = b->klass, .gen = atomic_load(&code->gen), .id = ++b->next_id, .slot = cache_ok_slot(lin) };
 		*head = p;
 		b->n_pages++;
 	}
@@ -441,11 +445,14 @@ static void forget_pages(struct bt *b)
 struct block *cache_find(struct bt *b)
 {
 	struct cpu *c = b->cpu;
-	if (c->code_mode != CODE64)
-		return NULL;
 	u64 lin = c->rip;
 	if (unlikely(b->n_pages >= PAGES_MAX || b->next_id == UINT32_MAX - 1))
 		forget_pages(b);
+	if (c->code_mode != CODE64) {
+		lin = (u32)(lin + b->klass.cs_base);
+		if ((u32)c->rip > b->klass.cs_limit)
+			return NULL;
+	}
 	c->regs[R_BLOCK] = c->rip;
 	c->cur = NULL;
 	struct code_page *page = cache_page(b, lin);

@@ -130,15 +130,17 @@ static inline void e_rorx(struct emit *e, unsigned to, unsigned from, unsigned n
 	e8(e, 0xc0 | (to & 7) << 3 | (from & 7));
 	e8(e, n);
 }
-/* SHLX to, from, count: likewise. */
-static inline void e_shlx(struct emit *e, unsigned to, unsigned from, unsigned count)
+/* SHLX, SHRX to, from, count: likewise. */
+static inline void e_shift(struct emit *e, unsigned pp, unsigned to, unsigned from, unsigned count)
 {
 	e8(e, 0xc4);
 	e8(e, (to < 8) << 7 | 0x40 | (from < 8) << 5 | 2);
-	e8(e, 0x81 | (~count & 15) << 3);
+	e8(e, 0x80 | (~count & 15) << 3 | pp);
 	e8(e, 0xf7);
 	e8(e, 0xc0 | (to & 7) << 3 | (from & 7));
 }
+static inline void e_shlx(struct emit *e, unsigned to, unsigned from, unsigned count) { e_shift(e, 1, to, from, count); }
+static inline void e_shrx(struct emit *e, unsigned to, unsigned from, unsigned count) { e_shift(e, 3, to, from, count); }
 
 /* ---- jumps. Those to be filled in later return the place of their displacement. */
 enum cc { CC_O, CC_NO, CC_B, CC_NB, CC_Z, CC_NZ, CC_BE, CC_NBE, CC_S, CC_NS, CC_P, CC_NP, CC_L, CC_NL, CC_LE, CC_NLE };

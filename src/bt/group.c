@@ -165,7 +165,7 @@ void groups_plan(struct translation *t)
 {
 	for (unsigned k = 0; k < t->n; k++)
 		t->ins[k].group = GROUP_NONE;
-	if (t->ungrouped)
+	if (t->ungrouped || t->page->mode != CODE64)
 		return;
 	for (unsigned k = 0; k < t->n; k++)
 		k = plan(t, k);

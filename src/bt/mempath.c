@@ -30,7 +30,7 @@ void cold_add(struct translation *t, u8 *site, unsigned k)
 }
 
 /* Not aligned, which is no crossing yet: look, and go back to after the jump. addr holds the address. */
-static void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size)
+void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size)
 {
 	cold_add(t, site, k);
 	if (t->e.full)
@@ -105,7 +105,7 @@ static void entry_load_at(struct emit *e, u64 lin, bool store)
 {
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, T, M_ABS((i32)table_at(lin, store)));
 }
-static u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc)
+u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc)
 {
 	if (mask < 0x80) {
 		e_reg(e, E_B | 0xf6, 0, r);

@@ -181,7 +181,7 @@ static void other_ac(struct bt *b)
 {
 	for (unsigned k = 0; k < N_SPACES; k++) {
 		struct space *x = &b->spaces[k];
-		if (x->epoch != b->cpu->epoch || x->user || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
+		if (x->epoch != b->cpu->epoch || x->user || !class_equal(&x->klass, &b->klass) || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
 			continue;
 		b->ctx->gs_ac[x->mmu == MMU_KERNEL] = (u64)x->gs;
 	}
@@ -223,6 +223,18 @@ void space_select(struct bt *b)
 	if (!user && c->mmu != MMU_CHECK && c->cr4 & CR4_SMAP)
 		other_ac(b);
 	set_gs((u64)s->gs);
+}
+
+/* The ok slots of another class's pages would let its blocks be entered. */
+void space_class(struct bt *b)
+{
+	struct space *s = b->space;
+	if (likely(class_equal(&s->klass, &b->klass)))
+		return;
+	for (u32 k = 0; k < s->oks.n; k++)
+		*space_ok_slot(s, s->oks.at[k]) = 0;
+	s->oks.n = 0;
+	s->klass = b->klass;
 }
 
 /* Translated STAC and CLAC have changed the gs base. */

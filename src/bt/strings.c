@@ -1,6 +1,6 @@
 /* STOS and MOVS, REP or not, where they stay within a page: the host's own instruction, on RDI and
  * RSI made host addresses for as long as it takes. All else (DF set, more than a page, a page
- * without an entry) is the interpreter's. SDM vol. 2 REP, STOS, MOVS. */
+ * without an entry, segments that are not flat, 16-bit addresses) is the interpreter's. SDM vol. 2 REP, STOS, MOVS. */
 #include "bt/tr.h"
 
 static bool is_stos(ZydisMnemonic m)
@@ -18,11 +18,14 @@ static bool is_movs(const ZydisDecodedInstruction *zi)
 
 bool string_possible(const struct translation *t, const struct tins *i)
 {
-	if (t->page->mode != CODE64 || i->zi.address_width != 64 || !(is_stos(i->zi.mnemonic) || is_movs(&i->zi)))
+	if (i->zi.address_width == 16 || (i->zi.address_width == 64) != (t->page->mode == CODE64) || !(is_stos(i->zi.mnemonic) || is_movs(&i->zi)))
 		return false;
+	for (unsigned k = 0; k < i->zi.operand_count && t->page->mode != CODE64; k++)
+		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY && !legacy_flat(t, &i->zo[k]))
+			return false;
 	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++) {
 		u8 v = i->zi.raw.prefixes[k].value;
-		if (v == 0x64 || v == 0x65 || v == 0xf2)
+		if (((v == 0x64 || v == 0x65) && t->page->mode == CODE64) || v == 0xf2)
 			return false;
 	}
 	return true;
@@ -59,12 +62,24 @@ static void entry(struct translation *t, unsigned k, unsigned to, unsigned addr,
 	cold_add(t, e_jcc(e, CC_Z), k);
 }
 
+/* Outside 64-bit mode: the upper halves do not count, and may not stay. */
+static void cut(struct emit *e, bool movs, bool rep)
+{
+	e_reg(e, 0x89, RDI, RDI);
+	if (movs)
+		e_reg(e, 0x89, RSI, RSI);
+	if (rep)
+		e_reg(e, 0x89, RCX, RCX);
+}
+
 void string_emit(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	unsigned size = size_of(i);
 	bool rep = has_rep(i), movs = !is_stos(i->zi.mnemonic);
+	if (t->page->mode != CODE64)
+		cut(e, movs, rep);
 	if (rep) { /* more than a page holds; also keeps the sum below from wrapping */
 		e_reg(e, E_W | 0x81, 7, RCX);   /* cmp rcx, imm32 */
 		e32(e, 4096 / size);
@@ -106,4 +121,6 @@ void string_emit(struct translation *t, unsigned k)
 		e_mem(e, E_W | E_GS | 0x2b, RSI, M_CTX(target));
 		e_reg(e, E_W | 0x83, 0, RSI); e8(e, 1);
 	}
+	if (t->page->mode != CODE64)
+		cut(e, movs, false);
 }

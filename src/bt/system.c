@@ -1,6 +1,6 @@
 /* System instructions that kernels use so often that leaving translated code for them would cost
- * more than all else: what they do is done here, in 64-bit mode at CPL 0 (or where CPL does not
- * matter). SDM vol. 2. */
+ * more than all else: what they do is done here, at CPL 0 (or where CPL does not matter; V86 mode
+ * has CPL 3). SDM vol. 2. */
 #include "bt/tr.h"
 
 static bool is_gpr64_or_32(const ZydisDecodedOperand *o)
@@ -11,12 +11,15 @@ static bool is_gpr64_or_32(const ZydisDecodedOperand *o)
 bool system_possible(const struct translation *t, const struct tins *i)
 {
 	bool cpl0 = t->page->cpl == 0;
-	if (t->page->mode != CODE64)
-		return false;
 	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_SWAPGS:
-	case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_SWAPGS:
+		return cpl0 && t->page->mode == CODE64;
+	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
 		return cpl0;
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD:
+		return true;
+	case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD:
+		return t->page->mode != CODE64 && (cpl0 || t->page->mode == CODE32);
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		return i->zi.operand_width == 64;
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
@@ -38,6 +41,13 @@ static void emit_cli(struct emit *e)
 	e32(e, ~(u32)FL_IF);
 	e_mem(e, 0x81, 4, AT_CPU(event_mask));
 	e32(e, ~(u32)EV_INTR);
+}
+
+static void emit_direction(struct emit *e, bool set)
+{
+	e_ctx_load(e, T, M_CTX(cpu));
+	e_mem(e, 0x81, set ? 1 : 4, AT_CPU(rflags)); /* or, and dword */
+	e32(e, set ? FL_DF : ~(u32)FL_DF);
 }
 
 /* Only where nothing is pending: else the interpreter, which knows the shadow. What comes in the
@@ -122,7 +132,10 @@ static void emit_pushf(struct translation *t, unsigned k)
 	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
 	e_mem(e, E_GS | 0x8b, T, M_CTX(ac));
 	e_mem(e, E_W | E_GS | 0x09, T, M_CTX(target));
-	push_target(t, k);
+	if (t->page->mode == CODE64)
+		push_target(t, k);
+	else
+		legacy_push_target(t, k);
 }
 
 bool system_emit(struct translation *t, unsigned k)
@@ -130,8 +143,11 @@ bool system_emit(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHF:
 		emit_pushf(t, k);
+		return true;
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD:
+		emit_direction(e, i->zi.mnemonic == ZYDIS_MNEMONIC_STD);
 		return true;
 	case ZYDIS_MNEMONIC_SWAPGS:
 		emit_swapgs(t, k);

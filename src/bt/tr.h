@@ -90,7 +90,10 @@ bool mem_offset(struct translation *t, const struct ea *a, struct marg to);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k);
 static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
+void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size);
 void cold_emit(struct translation *t);
+/* Jumps by the bits of r under mask; clobbers the flags. */
+u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
 
 /* group.c */
@@ -105,8 +108,24 @@ bool system_emit(struct translation *t, unsigned k);
 bool string_possible(const struct translation *t, const struct tins *i);
 void string_emit(struct translation *t, unsigned k);
 
+/* legacy.c: the same for 16- and 32-bit code */
+enum kind legacy_kind(struct translation *t, struct tins *i);
+bool legacy_emit(struct translation *t, unsigned k);
+u64 legacy_target(const struct translation *t, unsigned k);
+void legacy_push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+/* Whether the operand's segment is one that needs neither base nor limit. */
+bool legacy_flat(const struct translation *t, const ZydisDecodedOperand *o);
+
 /* branch.c */
 bool branch_far(const struct translation *t, u64 target); /* goes to `checked` of another block */
+u64 branch_target(const struct translation *t, unsigned k); /* linear, of a direct one */
+/* Exit n of the block: site goes to target. checked: by its ok slot also within the page. */
+void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool checked);
+/* The same from here on; flags are in the host's and may be live there. */
+void branch_jump(struct translation *t, struct emit *e, unsigned n, u64 target);
+void branch_jcc(struct translation *t, unsigned k);
+void branch_loop(struct translation *t, unsigned k);
+void branch_return_site(struct translation *t, unsigned k);
 void branch_emit(struct translation *t, unsigned k);
 void branch_fall(struct translation *t);   /* after a last instruction that is no branch */
 void branch_stubs(struct translation *t);
@@ -121,8 +140,25 @@ void push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
 const ZydisDecodedOperand *memory_of(const struct tins *i);
 bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
 unsigned unused_register(const struct tins *i);
+const ZydisDecodedOperand *memory_of(const struct tins *i);
+bool one_operand_of_memory(const struct tins *i);
+bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size);
+bool is_hint(const ZydisDecodedInstruction *zi);
+bool is_state(const ZydisDecodedInstruction *zi);
+int unit_of(const struct tins *i);
+/* Before the instruction's own host instruction, where the way to it has overwritten the flags. */
+void flags_for_insn(struct translation *t, unsigned k);
+bool has_high8(const struct tins *i);
+/* AH..BH beside the memory of x. */
+bool with_high8(struct translation *t, unsigned k, struct enc *x);
+void use_unit(struct translation *t, int unit);
+enum kind interp_kind(const struct tins *i);
 static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }
-static inline u64 next_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off + t->ins[k].zi.length; }
+static inline u64 next_lin_of(const struct translation *t, unsigned k)
+{
+	u64 lin = t->lin + t->ins[k].off + t->ins[k].zi.length;
+	return t->page->mode == CODE64 ? lin : (u32)lin;
+}
 /* From here on the instruction may not be begun again: it has changed something, or borrowed a register. */
 static inline void mark_commit(struct translation *t, unsigned k)
 {

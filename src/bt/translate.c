@@ -55,7 +55,10 @@ static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	case ZYDIS_MNEMONIC_FCOMI: case ZYDIS_MNEMONIC_FCOMIP: case ZYDIS_MNEMONIC_FUCOMI: case ZYDIS_MNEMONIC_FUCOMIP:
 		return 0; /* none where #IA is not masked */
 	default:
-		return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? 0 : sure;
+		if (zi->meta.category == ZYDIS_CATEGORY_STRINGOP &&
+		    (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+			return 0; /* perhaps not once */
+		return sure;
 	}
 }
 /* Whether it writes any, perhaps. */
@@ -104,17 +107,22 @@ static u8 live_at(struct translation *t, u64 lin)
 	return live & ~sure;
 }
 
+static bool is_pushf(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_PUSHFQ || zi->mnemonic == ZYDIS_MNEMONIC_PUSHFD || zi->mnemonic == ZYDIS_MNEMONIC_PUSHF;
+}
+
 static void liveness(struct translation *t)
 {
 	struct tins *last = &t->ins[t->n - 1];
 	u8 live = EVERY_FLAG;
 	if (last->kind == K_JMP || last->kind == K_CALL)
-		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u);
+		live = live_at(t, branch_target(t, t->n - 1));
 	else if (last->kind == K_JCC || last->kind == K_LOOP)
-		live = live_at(t, next_lin_of(t, t->n - 1) + last->zo[0].imm.value.u) | live_at(t, next_lin_of(t, t->n - 1));
+		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ || t->b->exact_flags)
+		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
 		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
@@ -217,7 +225,7 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 
 /* Faults by itself where it is not aligned: SSE's operands of 16 bytes, but for the moves that
  * say otherwise; the aligned moves of every width; CMPXCHG16B. */
-static bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
+bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
@@ -232,8 +240,8 @@ static bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size)
 	}
 }
 
-/* Memory operands that the path cannot take: none in ModRM, hidden ones, bit strings, several. */
-static bool plain_memory(const struct translation *t, const struct tins *i)
+/* Not so: none in ModRM, hidden ones, bit strings, several. */
+bool one_operand_of_memory(const struct tins *i)
 {
 	unsigned n = 0;
 	const ZydisDecodedOperand *m = NULL;
@@ -256,6 +264,16 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	default:
 		break;
 	}
+	return true;
+}
+
+/* Memory operands that the path can take. */
+static bool plain_memory(const struct translation *t, const struct tins *i)
+{
+	if (!one_operand_of_memory(i))
+		return false;
+	const ZydisDecodedOperand *m = memory_of(i);
+	unsigned size = m->size / 8u;
 	struct ea a;
 	if (!operand_ea(t, i, m, &a) || !mem_possible(&a))
 		return false;
@@ -265,7 +283,7 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 }
 
 /* The unit (enum fpu_class); -1: none. -2: not here. */
-static int unit_of(const struct tins *i)
+int unit_of(const struct tins *i)
 {
 	bool mmx = false, vector = false, opmask = false;
 	for (unsigned k = 0; k < i->zi.operand_count; k++) {
@@ -302,7 +320,7 @@ static int unit_of(const struct tins *i)
 	}
 }
 
-static enum kind interp_kind(const struct tins *i)
+enum kind interp_kind(const struct tins *i)
 {
 	bool rep = (i->op->flags & OF_STRING) && (i->zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE));
 	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++)
@@ -350,7 +368,7 @@ static enum kind branch_kind(const struct translation *t, const struct tins *i)
 	}
 }
 
-static bool is_hint(const ZydisDecodedInstruction *zi)
+bool is_hint(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_NOP: case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
@@ -362,12 +380,37 @@ static bool is_hint(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* State that translated code does not keep where the host's instruction looks. */
+bool is_state(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
+	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
+		return true;
+	default:
+		return false;
+	}
+}
+
+void use_unit(struct translation *t, int unit)
+{
+	if (unit < 0)
+		return;
+	t->units |= unit > FC_MMX;
+	t->classes |= (u8)(1u << unit);
+	if (unit == FC_AVX512)
+		t->b->ctx->zmm_high = true;
+}
+
 static enum kind classify(struct translation *t, struct tins *i)
 {
 	struct cpu *c = t->b->cpu;
 	const struct op *o = i->op;
 	if (!cpu_offers_isa(c, i->zi.meta.isa_set) || ((i->zi.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !(o->flags & OF_LOCK)))
 		return interp_kind(i);
+	if (t->page->mode != CODE64)
+		return legacy_kind(t, i);
 	if (o->op_class == OC_BRANCH)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
@@ -391,7 +434,7 @@ static enum kind classify(struct translation *t, struct tins *i)
 	default: break;
 	}
 	int unit = unit_of(i);
-	if (unit == -2)
+	if (unit == -2 || is_state(&i->zi))
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))
@@ -400,13 +443,9 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_INTERP;
 	if (unit >= FC_SSE && c->nofpu[unit] == V_UD)
 		return K_INTERP;
-	if (unit >= 0) {
-		t->units |= unit > FC_MMX;
-		t->classes |= (u8)(1u << unit);
+	if (unit >= 0)
 		i->fop = x87_fop(i);
-		if (unit == FC_AVX512)
-			t->b->ctx->zmm_high = true;
-	}
+	use_unit(t, unit);
 	return m ? K_MEM : K_COPY;
 }
 
@@ -522,7 +561,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 	switch ((enum kind)i->kind) {
 	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
-	case K_JMP: return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
+	case K_JMP: return branch_far(t, branch_target(t, k));
 	default: return false;
 	}
 }
@@ -536,7 +575,7 @@ static void prelude(struct translation *t, unsigned k)
 	struct insn_map *m = &t->map[k];
 	m->saved = t->saved;
 	if (needs_flags_away(t, k)) {
-		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || i->zi.mnemonic == ZYDIS_MNEMONIC_PUSHFQ;
+		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || is_pushf(&i->zi);
 		if (!t->saved && (i->live || far)) {
 			flags_save(e);
 			t->saved = true;
@@ -550,7 +589,7 @@ static void prelude(struct translation *t, unsigned k)
 }
 
 /* Before the instruction's own host instruction, where the way to it has overwritten the flags. */
-static void flags_for_insn(struct translation *t, unsigned k)
+void flags_for_insn(struct translation *t, unsigned k)
 {
 	if (t->saved && t->ins[k].wants) {
 		mark_commit(t, k);
@@ -576,7 +615,7 @@ static bool emit_copy(struct translation *t, unsigned k)
 	return with_data(t, k, &x, false);
 }
 
-static bool has_high8(const struct tins *i)
+bool has_high8(const struct tins *i)
 {
 	for (unsigned k = 0; k < i->zi.operand_count_visible; k++)
 		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER && is_high8(i->zo[k].reg.value))
@@ -585,7 +624,7 @@ static bool has_high8(const struct tins *i)
 }
 
 /* AH..BH beside memory: no register of the address may need REX. */
-static bool with_high8(struct translation *t, unsigned k, struct enc *x)
+bool with_high8(struct translation *t, unsigned k, struct enc *x)
 {
 	struct emit *e = &t->e;
 	unsigned spare = unused_register(&t->ins[k]);
@@ -756,6 +795,8 @@ static bool emit_leave(struct translation *t, unsigned k)
 
 static bool emit_insn(struct translation *t, unsigned k)
 {
+	if (t->page->mode != CODE64)
+		return legacy_emit(t, k);
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
 	case K_MEM: return emit_memory(t, k);
@@ -918,26 +959,28 @@ static bool emit_block(struct translation *t)
 struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 {
 	struct translation *t = b->scratch;
-	unsigned off = lin & PAGE_MASK, in_page = 4096 - off, have = in_page;
+	unsigned off = lin & PAGE_MASK, in_page = 4096 - off;
+	u64 room = page->mode == CODE64 ? ~0ull : (u64)page->klass.cs_limit + 1 - rip_of(b, lin); /* CS's limit */
+	unsigned have = (unsigned)MIN(in_page, room);
 	t->b = b;
 	t->lin = lin;
 	t->page = page;
 	t->page2 = NULL;
 	t->ahead = 0;
 	memcpy(t->bytes, page->host + off, in_page);
-	decode_block(t, in_page, in_page);
+	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */
 		ZydisDecodedInstruction zi;
 		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		if (in_page >= 15 || isa_decode(page->mode, b->in.quirks, t->bytes, in_page, &zi, zo) != ISA_SHORT)
+		if (in_page >= 15 || have < in_page || isa_decode(page->mode, b->in.quirks, t->bytes, in_page, &zi, zo) != ISA_SHORT)
 			return NULL;
 		struct code_page *second = cache_page(b, (lin | PAGE_MASK) + 1);
 		if (!second)
 			return NULL;
 		t->page2 = second;
 		memcpy(t->bytes + in_page, second->host, 16);
-		have = in_page + 15;
+		have = (unsigned)MIN(in_page + 15, room);
 		decode_block(t, have, in_page);
 		if (!t->n)
 			return NULL;

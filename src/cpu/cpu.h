@@ -172,6 +172,9 @@ struct cpu {
 	void (*on_tlb_flush)(struct cpu *c, u64 lin, u64 mask);
 	/* Own store of len bytes at off hit decoded code of this page: the current block may be stale. */
 	void (*on_code_written)(struct cpu *c, struct page_code *p, unsigned off, unsigned len);
+	/* Bytes of this page have been marked (mem_code_mark) and will be read now, to be kept as decoded code.
+	 * For an engine whose stores do not all look at the marks. */
+	void (*on_code_marked)(struct cpu *c, struct page_code *p);
 	void (*on_device)(struct cpu *c); /* icount mode: this instruction reached a device: look at events right after it */
 	struct tlb_large tlb_large;
 	u8 *alias;              /* two pages of address space: locked accesses that cross a page */

@@ -110,6 +110,7 @@ void block_cache_destroy(struct cpu *c)
 	free(bc);
 	c->on_tlb_flush = NULL;
 	c->on_code_written = NULL;
+	c->on_code_marked = NULL;
 	c->on_device = NULL;
 }
 
@@ -149,6 +150,14 @@ static struct page_code *code_of(struct block_cache *bc, const struct code_tlb_e
 	return t->code ? t->code : &bc->rom_code;
 }
 
+static u32 mark(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
+{
+	u32 gen = mem_code_mark(p, off, len);
+	if (c->on_code_marked)
+		c->on_code_marked(c, p);
+	return gen;
+}
+
 struct fetched {
 	struct code_tlb_entry page1, page2; /* copies: a second walk may evict the first */
 	bool crosses;
@@ -173,7 +182,7 @@ static enum isa_status decode_at(struct cpu *c, struct fetched *f, u64 lin, unsi
 	if (!now)
 		return ISA_SHORT;
 	f->page2 = *mmu_fetch_page(c, (lin | PAGE_MASK) + 1);
-	f->gen2 = mem_code_mark(code_of(interp_of(c)->blocks, &f->page2), 0, 15);
+	f->gen2 = mark(c, code_of(interp_of(c)->blocks, &f->page2), 0, 15);
 	fetch_bytes(c, &f->page2, 0, buf + have, want - have);
 	st = interp_decode(c, c->code_mode, buf, want, out);
 	return st == ISA_SHORT && want == 15 ? ISA_TOO_LONG : st;
@@ -210,7 +219,7 @@ static struct block *block_build(struct cpu *c, const struct code_tlb_entry *t, 
 	*b = (struct block){ .key = key, .host = t->host, .code = code_of(bc, &f.page1), .link = { &bc->none, &bc->none } };
 	while (b->n < BLOCK_MAX && off < 4096 - start) {
 		struct insn *i = &b->insn[b->n];
-		u32 gen = mem_code_mark(b->code, start + off, MIN(15u, 4096 - start - off));
+		u32 gen = mark(c, b->code, start + off, MIN(15u, 4096 - start - off));
 		if (!b->n)
 			b->gen = gen;
 		else if (gen != b->gen)

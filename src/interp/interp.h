@@ -17,6 +17,8 @@ bool interp_init(struct cpu *c, struct interp *in, struct error *e); /* sets c->
 void interp_destroy(struct cpu *c);
 /* The instruction at RIP, with all that comes before and after one: breakpoints, traps, shadows. */
 void interp_single(struct cpu *c);
+/* Whole blocks, until an event is due, single steps are asked for or code_mode is another. c->slow is 0. */
+void interp_some(struct cpu *c);
 /* A decoded instruction that stands at RIP (its off is 0); c->slow is 0. RIP is then the next. */
 void interp_exec(struct cpu *c, const struct insn *i);
 /* Between two instructions: a fault from here on belongs to what stands at RIP. */

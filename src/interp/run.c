@@ -69,6 +69,20 @@ static inline bool events_due(const struct cpu *c)
 	return atomic_load_explicit(&c->events, memory_order_relaxed) & c->event_mask;
 }
 
+void interp_some(struct cpu *c)
+{
+	struct block_cache *bc = interp_of(c)->blocks;
+	unsigned mode = c->code_mode;
+	interp_boundary(c);
+	do {
+		struct block *b = block_find(c, bc, jump_tag(c, bc));
+		block_enter(c, bc, b ? b : block_get(c));
+		c->icount += block_done(c);
+		c->first = NULL;
+	} while (c->code_mode == mode && !c->slow && !events_due(c) && c->activity == ACT_RUN);
+	interp_boundary(c);
+}
+
 static enum run_exit why_left(const struct cpu *c)
 {
 	if (c->stopped)

@@ -6,6 +6,7 @@ static void put(struct code *c, unsigned v) { c->b[c->n++] = (u8)v; }
 
 static bool bit(unsigned v, unsigned n) { return v >> n & 1; }
 
+static bool is_long(const ZydisDecodedInstruction *zi) { return zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64; }
 static bool has_modrm(const ZydisDecodedInstruction *zi) { return zi->attributes & ZYDIS_ATTRIB_HAS_MODRM; }
 
 /* Bits of the REX kind: R X B as they are (not inverted). */
@@ -97,11 +98,39 @@ static void put_tail(struct code *c, const ZydisDecodedInstruction *zi, const Zy
 			put(c, bytes[at]);
 	}
 	for (unsigned k = 0; k < zi->operand_count; k++)
-		if (zo[k].encoding == ZYDIS_OPERAND_ENCODING_IS4 && zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+		if (zo[k].encoding == ZYDIS_OPERAND_ENCODING_IS4 && !is_long(zi))
 			c->b[c->n - 1] &= 0x7f;
 }
 
 /* ---- prefixes and opcode ----------------------------------------------------------------------- */
+
+static bool is_moffs(const ZydisDecodedInstruction *zi)
+{
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xfc) == 0xa0;
+}
+
+/* Whether 66h chooses between 16 and 32 bits; elsewhere it is another instruction's, or nothing. */
+static bool sized_by_66(const ZydisDecodedInstruction *zi)
+{
+	unsigned op = zi->opcode;
+	switch (zi->opcode_map) {
+	case ZYDIS_OPCODE_MAP_DEFAULT: return op < 0xd8 || op > 0xdf;
+	case ZYDIS_OPCODE_MAP_0F:
+		return (op & 0xf0) == 0x40 || op == 0x1f || (op >= 0xa3 && op <= 0xa5) || (op >= 0xab && op <= 0xad) || op == 0xaf ||
+		       (op >= 0xb0 && op <= 0xbf) || op == 0xc0 || op == 0xc1 ||
+		       zi->mnemonic == ZYDIS_MNEMONIC_RDRAND || zi->mnemonic == ZYDIS_MNEMONIC_RDSEED;
+	default: return zi->mnemonic == ZYDIS_MNEMONIC_MOVBE || zi->mnemonic == ZYDIS_MNEMONIC_CRC32;
+	}
+}
+
+/* 66h in 64-bit mode for what the instruction of 16-bit code does. */
+static bool size16_of_code16(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned k = 0; k < zi->raw.prefix_count; k++)
+		if (zi->raw.prefixes[k].value == 0x66 && zi->raw.prefixes[k].type == ZYDIS_PREFIX_TYPE_MANDATORY)
+			return true;
+	return zi->operand_width == 16 && sized_by_66(zi);
+}
 
 static bool put_legacy(struct code *c, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, const struct enc *x)
 {
@@ -121,6 +150,8 @@ static bool put_legacy(struct code *c, const ZydisDecodedInstruction *zi, const 
 	for (unsigned k = 0; k < zi->operand_count; k++)
 		if (zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER)
 			high8 |= is_high8(zo[k].reg.value) && zo[k].visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+	if (zi->machine_mode == ZYDIS_MACHINE_MODE_LEGACY_16)
+		size16 = size16_of_code16(zi);
 	if (lock)
 		put(c, 0xf0);
 	if (size16)
@@ -141,6 +172,19 @@ static bool put_legacy(struct code *c, const ZydisDecodedInstruction *zi, const 
 	case ZYDIS_OPCODE_MAP_0F3A: put(c, 0x0f); put(c, 0x3a); break;
 	case ZYDIS_OPCODE_MAP_0F0F: put(c, 0x0f); put(c, 0x0f); return true; /* the opcode is the last byte */
 	default: break;
+	}
+	if (!is_long(zi) && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xf0) == 0x40) { /* there it is REX */
+		put(c, 0xff);
+		put(c, 0xc0 | (zi->opcode & 8u) | (x->rm & 7u));
+		return true;
+	}
+	if (x->mem && is_moffs(zi)) {
+		put(c, 0x88 | (zi->opcode & 1u) | (zi->opcode & 2 ? 0 : 2));
+		return true;
+	}
+	if (zi->opcode == 0x82 && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) {
+		put(c, 0x80);
+		return true;
 	}
 	bool in_opcode = false;
 	for (unsigned k = 0; k < zi->operand_count; k++)
@@ -198,7 +242,7 @@ unsigned enc_put(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *z
 	default:
 		return 0;
 	}
-	if (has_modrm(zi)) {
+	if (has_modrm(zi) || (x->mem && is_moffs(zi))) {
 		if (x->mem)
 			put_memory(&c, x, x->wide || zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
 		else

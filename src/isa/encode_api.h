@@ -1,6 +1,7 @@
 /* Encodes a decoded instruction anew, for 64-bit mode, with other registers and another memory
  * operand: what the interpreter's stubs and the translator are made with. Prefixes that say
- * nothing there (segments, address size) are dropped; LOCK, operand size and mandatory ones stay.
+ * nothing there (segments, address size) are dropped; LOCK, operand size and mandatory ones stay. Of
+ * 16-bit code the operand-size prefix comes and goes as the operand's size asks.
  * AMD64 APM vol. 3 1.1 to 1.10 (legacy, VEX, XOP); SDM vol. 2 2.7 (EVEX). */
 #ifndef RING3_ISA_ENCODE_H
 #define RING3_ISA_ENCODE_H
@@ -26,7 +27,9 @@ struct enc {
 
 /* What the instruction has: registers by number, memory as decoded (RIP-relative is the caller's). */
 void enc_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct enc *x);
-/* Returns the length, 0 if it cannot be: AH..BH beside a register that needs REX. */
+/* Returns the length, 0 if it cannot be: AH..BH beside a register that needs REX. INC and DEC of one byte
+ * and 82h get the form that 64-bit mode has; so does a MOV of an absolute address where the caller has
+ * set x->mem. */
 unsigned enc_put(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, const u8 *bytes, const struct enc *x, u8 *out);
 
 #endif
