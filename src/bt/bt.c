@@ -283,6 +283,7 @@ static void vcpu_destroy(struct cpu *c)
 {
 	struct bt *b = bt_of(c);
 	shoot_destroy(b);
+	verify_destroy(b);
 	fault_destroy(b);
 	cache_destroy(b);
 	space_destroy(b);
@@ -299,6 +300,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx_fd = -1;
 	b->cpu = c;
 	b->cache_bytes = CACHE_BYTES;
+	verify_init(b);
 	if (!interp_init(c, &b->in, e)) {
 		free(b);
 		return false;

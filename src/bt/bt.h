@@ -193,7 +193,7 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 
 struct stats {
 	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated;
-	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links;
+	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, fills, crossings, kicks, faults, spaces_recycled, enters, links, verified;
 };
 
 struct request { struct page_code *page; u16 off, len; /* len 0: give back store entries */ };
@@ -243,6 +243,8 @@ struct bt {
 	bool listed;
 	bool exact_flags;
 	u64 tsd;                  /* CR4.TSD that RDTSC was translated for */
+	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
+	struct verifier *verifier;
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -276,6 +278,14 @@ void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
 struct block *translate(struct bt *b, struct code_page *page, u64 lin);
 /* For translate.c, of the second page. */
 struct code_page *cache_page(struct bt *b, u64 lin);
+
+/* ---- the verifier (verify*.c) ------------------------------------------------------------------- */
+/* Whether a block's code keeps to what verify.c says. guest: the bytes that it was made from, or NULL. */
+bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e);
+/* For translate.c: a new block, verified if it is its turn; bug() if it is wrong. */
+void verify_new(struct bt *b, const struct block *k, const u8 *guest);
+void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
+void verify_destroy(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
 u8 *glue_find(struct emit *e);
