@@ -221,6 +221,8 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 			v->entry_lost = true;
 		break;
 	case X_INSN: case X_GROUP:
+		if (kind == X_GROUP && (v->root != ROOT_INSN || !k->map[v->k_insn + 1].no_resume))
+			return verify_bad(v, h->off, "leaves a group that is none");
 		if ((v->root != ROOT_INSN && v->root != ROOT_DEAD) || insn != v->k_insn)
 			return verify_bad(v, h->off, "leaves for guest instruction %u", insn);
 		if ((saved && !p->ctx_flags) || !guest_flags(v, p, h->off, saved, "where it leaves"))
