@@ -140,6 +140,17 @@ static u8 string_of(const ZydisDecodedInstruction *zi)
 	}
 }
 
+/* With no prefixes but REP, operand size and REX. */
+static bool string_form(const struct hinsn *h)
+{
+	for (unsigned k = 0; k < h->zi.raw.prefix_count; k++) {
+		u8 v = h->zi.raw.prefixes[k].value;
+		if (!(v == 0xf3 && h->rep) && v != 0x66 && (v & 0xf0) != 0x40)
+			return false;
+	}
+	return h->zi.address_width == 64;
+}
+
 /* ---- one instruction -------------------------------------------------------------------------------- */
 
 static const char *branch_form(const struct hinsn *h)
@@ -231,8 +242,7 @@ const char *form_check(struct hinsn *h)
 	h->rep = zi->attributes & ZYDIS_ATTRIB_HAS_REP;
 	h->string = string_of(zi);
 	if (h->string)
-		return zi->address_width == 64 && !(zi->attributes & (ZYDIS_ATTRIB_HAS_SEGMENT | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_LOCK)) &&
-		       (h->rep || zi->raw.prefix_count == (zi->operand_width == 16)) ? NULL : "a string instruction of an odd kind";
+		return string_form(h) ? NULL : "a string instruction of an odd kind";
 	h->branch = zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
 	if (h->branch && (why = branch_form(h)))
 		return why;
