@@ -342,6 +342,7 @@ static void vcpu_destroy(struct cpu *c)
 	struct bt *b = bt_of(c);
 	perf_close(b);
 	shoot_destroy(b);
+	verify_destroy(b);
 	fault_destroy(b);
 	cache_destroy(b);
 	space_destroy(b);
@@ -362,6 +363,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->cache_bytes = o->cache ? (o->cache + 0xffff) & ~0xffffull : CACHE_BYTES;
 	b->exact_flags = o->flags == FLAGS_EXACT;
 	b->verify = o->verify;
+	verify_init(b);
 	if (!interp_init(c, &b->in, e)) {
 		free(b);
 		return false;

@@ -229,6 +229,7 @@ struct stats {
 	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
+	u64 verified;
 };
 static inline void span_begin(const struct cpu *c, struct span *s)
 {
@@ -311,6 +312,8 @@ struct bt {
 	enum bt_verify verify;
 	int perf_fd;              /* -1: none */
 	u32 perf_lines;
+	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
+	struct verifier *verifier;
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -348,6 +351,14 @@ struct code_page *cache_page(struct bt *b, u64 lin);
 
 /* Brings cpu->fop, fip, fcs, fdp, fds up to date after leaving translated code by exit id (x87.c). */
 void x87_resolve(struct bt *b, u32 id);
+
+/* ---- the verifier (verify*.c) ------------------------------------------------------------------- */
+/* Whether a block's code keeps to what verify.c says. guest: the bytes that it was made from, or NULL. */
+bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e);
+/* For translate.c: a new block, verified if it is its turn; bug() if it is wrong. */
+void verify_new(struct bt *b, const struct block *k, const u8 *guest);
+void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
+void verify_destroy(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
 u8 *glue_find(struct emit *e);

@@ -34,9 +34,11 @@ bool system_possible(const struct translation *t, const struct tins *i)
 
 #define AT_CPU(field) M_BASE(T, offsetof(struct cpu, field))
 
-static void emit_cli(struct emit *e)
+static void emit_cli(struct translation *t, unsigned k)
 {
+	struct emit *e = &t->e;
 	e_ctx_load(e, T, M_CTX(cpu));
+	mark_commit(t, k);
 	e_mem(e, 0x81, 4, AT_CPU(rflags));       /* and dword */
 	e32(e, ~(u32)FL_IF);
 	e_mem(e, 0x81, 4, AT_CPU(event_mask));
@@ -59,6 +61,7 @@ static void emit_sti(struct translation *t, unsigned k)
 	e_mem(e, 0x83, 7, AT_CPU(events));       /* cmp dword, 0 */
 	e8(e, 0);
 	cold_add(t, e_jcc(e, CC_NZ), k);
+	mark_commit(t, k);
 	e_mem(e, 0x81, 1, AT_CPU(rflags));       /* or dword */
 	e32(e, FL_IF);
 	e_mem(e, 0x81, 1, AT_CPU(event_mask));
@@ -82,6 +85,7 @@ static void emit_ac(struct translation *t, unsigned k, bool set)
 		e_ctx_load(e, T, M_ABS(CTX(gs_ac[0])));
 	e_reg(e, E_W | 0x85, T, T);
 	cold_add(t, e_jcc(e, CC_Z), k);
+	mark_commit(t, k);
 	e_ctx_imm(e, M_CTX(ac), set ? FL_AC : 0);
 	emit_wrgsbase(e);
 }
@@ -170,7 +174,7 @@ bool system_emit(struct translation *t, unsigned k)
 		break;
 	}
 	if (i->zi.mnemonic == ZYDIS_MNEMONIC_CLI)
-		emit_cli(e);
+		emit_cli(t, k);
 	else if (i->zi.mnemonic == ZYDIS_MNEMONIC_STI)
 		emit_sti(t, k);
 	else

@@ -774,6 +774,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	unsigned to = at_home(r) ? T : r;
+	mark_commit(t, k);
 	e_load(e, to, m);
 	if (at_home(r))
 		e_ctx_store(e, T, home_of(r));
@@ -788,6 +789,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 	struct enc x = { 0 };
 	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(RBP, 8));
 	e_mov(e, RBP, T);
 	return true;
@@ -1013,5 +1015,6 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->block->classes = t->classes;
 	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
 	block_finish(b, t->block, &t->e, &t->out);
+	verify_new(b, t->block, t->bytes);
 	return t->block;
 }

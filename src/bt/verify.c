@@ -1,0 +1,756 @@
+/* The verifier: reads a block's host code again, byte by byte, as if someone else had written it, and
+ * proves that running it, whatever the guest's registers and memory hold, ends in one of the ways
+ * out that bt.h knows and touches nothing but the guest's RAM and its own context.
+ *
+ * It shares nothing with the translator but bt.h: instructions are decoded with Zydis, the
+ * code of each guest instruction is carried out on symbolic values, along every path, from every
+ * place where the block may be entered.
+ *
+ *  1. All bytes are whole instructions of the kinds in verify_form.c; branches lead to starts of
+ *     such inside the block, to exit_common and lookup, or are links to block heads or their stubs.
+ *  2. Guest memory is accessed through T as verify_path.c says; the space (gs) only at the known
+ *     places for the known ends; RSP only by CALL and RET, as the return stack.
+ *  3. Where the block may be left (exits, faults, kicks up to insn_map.commit) every guest register
+ *     is in its place with the value that it had at the instruction's start; at the instruction's
+ *     end those that it does not write. ctx.exit names this block and a way out that fits.
+ *  4. The first instruction is reached only after the ok slots of its page(s) were looked at, where
+ *     the entry is `checked`, and vector code only after the units were.
+ *  5. With the guest's bytes at hand: the address accessed is the operand's, the guest's own
+ *     instruction stands there once with its own registers and immediates (verify_guest.c).
+ *
+ * Not looked at: status flags, but for their coming back where they are kept; which are live. Threading:
+ * a verifier belongs to a vCPU. */
+#define LOG_TOPIC "bt"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bt/verify.h"
+
+#define STEPS_MAX 4000u /* host instructions on the paths of one guest instruction */
+#define SAMPLE 256u
+#define DIVERSION 5u   /* bytes that cache.c writes over an entry of a block that is no longer valid */
+
+static bool walk(struct verifier *v, struct path p);
+static bool walk_fork(struct verifier *v, struct path p);
+
+bool verify_bad(struct verifier *v, u32 off, const char *fmt, ...)
+{
+	char what[256];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	return error_set(v->e, "at +%#x of guest instruction %u: %s", off, v->k_insn, what);
+}
+
+/* ---- places ---------------------------------------------------------------------------------------
+ * A block's code is in two parts; a place is a number for a byte of either: those of the first, a
+ * gap, those of the second. The first part is decoded from its first byte to its last; the second,
+ * which has constants in it too, where paths lead. */
+enum { GAP = 16 };
+
+static u32 cold_place(const struct verifier *v) { return v->k->bytes + GAP; }
+
+const u8 *verify_pc(const struct verifier *v, u32 place)
+{
+	return place < v->k->bytes ? v->k->checked + place : v->k->cold + (place - cold_place(v));
+}
+
+/* ~0: outside of the block. */
+static u32 place_of(const struct verifier *v, const u8 *pc)
+{
+	const struct block *k = v->k;
+	if (pc >= k->checked && pc < k->checked + k->bytes)
+		return (u32)(pc - k->checked);
+	if (pc >= k->cold && pc < k->cold + k->cold_bytes)
+		return cold_place(v) + (u32)(pc - k->cold);
+	return ~0u;
+}
+
+static bool room(struct verifier *v, u32 places)
+{
+	if (places > v->cap) { /* an instruction a byte at most */
+		free(v->number);
+		free(v->owned);
+		free(v->insn);
+		free(v->seen);
+		v->number = malloc(places * sizeof(*v->number));
+		v->owned = malloc(places);
+		v->insn = malloc(places * sizeof(*v->insn));
+		v->seen = malloc(places);
+		v->cap = v->number && v->owned && v->insn && v->seen ? places : 0;
+	}
+	v->places = places;
+	return v->cap >= places;
+}
+
+/* Decodes what begins at a place. */
+static bool decode_at(struct verifier *v, u32 place)
+{
+	const struct block *k = v->k;
+	struct hinsn *h = &v->insn[v->n];
+	u32 left = (place < k->bytes ? k->bytes : v->places) - place;
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, verify_pc(v, place), left, &h->zi, h->zo)))
+		return verify_bad(v, place, "no instruction");
+	h->off = place;
+	h->len = h->zi.length;
+	const char *why = form_check(h);
+	if (why)
+		return verify_bad(v, place, "%s", why);
+	for (unsigned n = 0; n < h->len; n++)
+		if (v->owned[place + n])
+			return verify_bad(v, place, "an instruction across another");
+	memset(v->owned + place, 1, h->len);
+	v->seen[v->n] = 0;
+	v->number[place] = (u16)++v->n;
+	return true;
+}
+
+static bool decode(struct verifier *v)
+{
+	const struct block *k = v->k;
+	if (!room(v, k->bytes + GAP + k->cold_bytes))
+		return error_set(v->e, "no memory to verify %u bytes", k->bytes);
+	memset(v->number, 0, v->places * sizeof(*v->number));
+	memset(v->owned, 0, v->places);
+	v->n = 0;
+	for (u32 off = 0; off < k->bytes; off += v->insn[v->n - 1].len)
+		if (!decode_at(v, off))
+			return false;
+	return true;
+}
+
+/* The instruction that begins there; NULL: none does. */
+static const struct hinsn *insn_at(struct verifier *v, u32 place)
+{
+	if (place >= v->places)
+		return NULL;
+	if (!v->number[place] && (place < cold_place(v) || !decode_at(v, place)))
+		return NULL;
+	return &v->insn[v->number[place] - 1];
+}
+
+static bool in_region(const struct verifier *v, u32 off)
+{
+	const struct insn_map *m = v->k->map + v->k_insn;
+	return v->root == ROOT_INSN && off >= m[0].host && off < m[1].host;
+}
+
+/* The main code of another guest instruction. */
+static bool in_another(const struct verifier *v, u32 off)
+{
+	const struct block *k = v->k;
+	if (v->root == ROOT_DEAD || v->root == ROOT_RETURN)
+		return false;
+	return off >= k->map[0].host && off < k->map[k->n].host && !in_region(v, off);
+}
+
+/* ---- ways out -------------------------------------------------------------------------------------------- */
+
+static bool slot_looked_at(struct verifier *v, const struct path *p, i64 at, u32 value)
+{
+	sym w = sym_atom(&v->syms, AT_WORD, 0, SYM_NONE, (u32)at);
+	return path_fact(v, p, FACT_ZERO, sym_low(&v->syms, sym_add_const(&v->syms, w, (u64)-(i64)value), 32), 0);
+}
+
+static bool insn_begin(struct verifier *v, unsigned insn);
+
+/* The path has reached the first guest instruction, or the next one. *go_on: which it then carries
+ * out, too: nothing else leads there (a group: an entry that serves several). */
+static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
+{
+	const struct block *k = v->k;
+	*go_on = false;
+	if (v->root == ROOT_INSN) {
+		unsigned next = v->k_insn + 1;
+		if (!guest_done(v, p, p->at) || !guest_flags(v, p, p->at, k->map[next].saved, "at the next instruction"))
+			return false;
+		for (; next < k->n && k->map[next].no_resume && k->map[next].host == k->map[next + 1].host; next++)
+			if (!guest_prepare(v, next) || (v->g.known && v->g.kind != G_NOP))
+				return *v->e->msg ? false : verify_bad(v, p->at, "an instruction without code");
+		if (!k->map[next].no_resume)
+			return true;
+		for (unsigned g = 0; g < 16; g++)
+			v->start[g] = guest_value(p, g);
+		v->start_gs = p->slot[SL_GS];
+		v->start_kernel_gs = p->slot[SL_KERNEL_GS];
+		p->n_touch = p->own = 0;
+		p->outs = 0;
+		p->taken = -1;
+		p->cpu_done = 0;
+		p->exit_set = p->dirty = p->space_set = false;
+		p->kept |= k->map[next].saved;
+		*go_on = true;
+		return insn_begin(v, next);
+	}
+	if (!guest_untouched(v, p, p->at, -1, "at the first instruction") || !guest_flags(v, p, p->at, k->map[0].saved, "at the first instruction"))
+		return false;
+	if (v->root == ROOT_CHECKED)
+		v->entry_live |= p->host_flags;
+	else
+		v->entry_lost |= !p->host_flags;
+	if (k->units && !slot_looked_at(v, p, CTX(units_off), 0))
+		return verify_bad(v, p->at, "the units were not looked at");
+	if (p->exit_set)
+		return verify_bad(v, p->at, "an entry that does more than look");
+	for (unsigned n = v->root == ROOT_HOST; n < 2; n++) {
+		const struct code_page *page = n ? k->page2 : k->page;
+		if (page && !slot_looked_at(v, p, OK_AT + (i64)page->slot * 4, page->id))
+			return verify_bad(v, p->at, "the ok slot of page %u was not looked at", n);
+	}
+	return true;
+}
+
+static bool exit_checked(struct verifier *v, const struct path *p, const struct hinsn *h, bool saved)
+{
+	const struct block *k = v->k;
+	unsigned kind = p->exit & 15, insn = p->exit >> 4 & 63;
+	if (!p->exit_set || p->foreign_exit)
+		return verify_bad(v, h->off, "leaves without a word why");
+	if (p->exit >> 10 != k->index || insn >= k->n)
+		return verify_bad(v, h->off, "leaves in the name of another block");
+	bool entry = v->root == ROOT_CHECKED || v->root == ROOT_HOST || v->root == ROOT_STALE_CHECKED || v->root == ROOT_STALE;
+	switch (kind) {
+	case X_GOTO:
+		if (!entry || insn)
+			return verify_bad(v, h->off, "goes to the dispatcher from the middle");
+		if (saved && !p->ctx_flags)
+			return verify_bad(v, h->off, "status flags are not there");
+		if (!saved && !p->host_flags && v->root != ROOT_STALE)
+			v->entry_lost = true;
+		break;
+	case X_INSN: case X_GROUP:
+		if (kind == X_GROUP && (v->root != ROOT_INSN || !k->map[v->k_insn + 1].no_resume))
+			return verify_bad(v, h->off, "leaves a group that is none");
+		if ((v->root != ROOT_INSN && v->root != ROOT_DEAD) || insn != v->k_insn)
+			return verify_bad(v, h->off, "leaves for guest instruction %u", insn);
+		if ((saved && !p->ctx_flags) || !guest_flags(v, p, h->off, saved, "where it leaves"))
+			return verify_bad(v, h->off, "status flags are not there");
+		break;
+	case X_LINK0: case X_LINK1:
+		if (p->link != kind - X_LINK0 + 1 || insn != k->n - 1u)
+			return verify_bad(v, h->off, "leaves by a link that it is not on");
+		/* Registers were looked at where the link is. */
+		return saved == k->link[kind - X_LINK0].checked || verify_bad(v, h->off, "status flags are not there");
+	default:
+		return verify_bad(v, h->off, "leaves in a way that is none");
+	}
+	return guest_untouched(v, p, h->off, -1, "where it leaves");
+}
+
+/* Who asks is in ctx.exit, should the target not be known. */
+static bool named(struct verifier *v, const struct path *p, const struct hinsn *h)
+{
+	const struct block *k = v->k;
+	if (v->root == ROOT_RETURN && p->foreign_exit)
+		return true; /* the block that returned */
+	if (!p->exit_set || p->exit != exit_id(k->index, k->n - 1u, X_INDIRECT))
+		return verify_bad(v, h->off, "an indirect branch without its name");
+	if (guest_value(p, R_SP) != sym_add_const(&v->syms, guest_start(v, R_SP), (u64)-(i64)k->sp_back))
+		return verify_bad(v, h->off, "sp_back does not undo what was done to RSP");
+	return true;
+}
+
+/* An indirect branch to `target`, a guest address. */
+static bool indirect(struct verifier *v, const struct path *p, const struct hinsn *h, sym target)
+{
+	if (!p->ctx_flags)
+		return verify_bad(v, h->off, "an indirect branch with status flags that are not in the context");
+	if (v->root == ROOT_RETURN)
+		return guest_untouched(v, p, h->off, -1, "where it comes back elsewhere") &&
+		       (target == v->arrived || verify_bad(v, h->off, "T is not where it comes back"));
+	if (v->root != ROOT_INSN || v->k_insn != v->k->n - 1u)
+		return verify_bad(v, h->off, "an indirect branch that is not the block's last instruction");
+	return guest_done(v, p, h->off) && guest_target(v, p, h, target);
+}
+
+/* To lookup, or to where it has failed. */
+static bool looked_up(struct verifier *v, const struct path *p, const struct hinsn *h, bool missed)
+{
+	struct path q = *p;
+	if (missed)
+		q.reg[RCX] = q.slot[SL_RCX];
+	if (v->g.known && v->g.kind != G_JMP_IND && v->root != ROOT_RETURN)
+		return verify_bad(v, h->off, "an indirect branch that the guest does not have");
+	return named(v, &q, h) && indirect(v, &q, h, q.reg[T]);
+}
+
+/* A jump or call to the host's address that the jump cache had. */
+static bool to_found(struct verifier *v, const struct path *p, const struct hinsn *h, sym to)
+{
+	const struct atom *a = sym_single(&v->syms, to);
+	if (!a || a->kind != AT_JUMP)
+		return verify_bad(v, h->off, "a branch to what is not from the jump cache");
+	if (v->g.known && v->root == ROOT_INSN && v->g.kind != (h->zi.mnemonic == ZYDIS_MNEMONIC_CALL ? G_CALL_IND : G_JMP_IND))
+		return verify_bad(v, h->off, "an indirect branch that the guest does not have");
+	return indirect(v, p, h, a->of);
+}
+
+/* ---- branches ---------------------------------------------------------------------------------------------- */
+
+static const u8 *goes_to(const struct verifier *v, const struct hinsn *h)
+{
+	return verify_pc(v, h->off) + h->len + (i64)h->zo[0].imm.value.u;
+}
+
+/* The link whose displacement is this branch's. -1: none. */
+static int link_of(const struct verifier *v, const struct hinsn *h)
+{
+	const u8 *site = verify_pc(v, h->off) + h->len - 4;
+	for (int n = 0; n < 2; n++)
+		if (v->k->link[n].site && v->k->link[n].site - v->b->rw + v->b->rx == site)
+			return h->zi.raw.imm[0].size == 32 ? n : -1;
+	return -1;
+}
+
+static bool link_checked(struct verifier *v, struct path *p, const struct hinsn *h, int n)
+{
+	const struct block *k = v->k;
+	const struct link *l = &k->link[n];
+	const u8 *to = l->to ? l->checked ? l->to->checked : l->to->host : l->stub;
+	if (p->link)
+		return verify_bad(v, h->off, "a link behind a link");
+	if (l->from != k || (l->to && !l->to->valid))
+		return verify_bad(v, h->off, "a link that is not in order");
+	if (goes_to(v, h) != to)
+		return verify_bad(v, h->off, "link %d does not go where it should", n);
+	if (place_of(v, l->stub) == ~0u)
+		return verify_bad(v, h->off, "the stub of link %d is elsewhere", n);
+	bool same_page = !k->page2 && (l->target & ~PAGE_MASK) == k->page->lin;
+	if (!l->checked && (!same_page || v->root == ROOT_RETURN))
+		return verify_bad(v, h->off, "link %d to another page does not check", n);
+	if (!guest_flags(v, p, h->off, l->checked, "at a link"))
+		return false;
+	if (v->root == ROOT_INSN) {
+		if (v->k_insn != k->n - 1u || !guest_done(v, p, h->off) || !guest_link(v, p, h, (unsigned)n))
+			return v->k_insn == k->n - 1u ? false : verify_bad(v, h->off, "a link in the middle of the block");
+	} else if (v->root == ROOT_RETURN || v->root == ROOT_DEAD) {
+		if (!guest_untouched(v, p, h->off, -1, "at a link"))
+			return false;
+		if (v->root == ROOT_RETURN && !path_fact(v, p, FACT_EQUAL, v->arrived, sym_const(&v->syms, l->target)))
+			return verify_bad(v, h->off, "comes back to here without looking where");
+	} else {
+		return verify_bad(v, h->off, "a link at the entry");
+	}
+	struct path q = *p;
+	q.link = (u8)(n + 1);
+	q.at = place_of(v, l->stub);
+	return walk_fork(v, q);
+}
+
+/* RCX is zero where the branch is taken. */
+static void rcx_condition(struct verifier *v, struct path *p, bool taken)
+{
+	struct syms *s = &v->syms;
+	sym rcx = p->reg[RCX];
+	const struct atom *a = sym_single(s, rcx);
+	if (taken) {
+		path_add_fact(p, FACT_ZERO, rcx, 0);
+		if (a && a->kind == AT_SHL && a->n >= 52 && a->n < 64)
+			path_add_fact(p, FACT_ALIGNED, a->of, 1u << (64 - a->n));
+	} else if (a && a->kind == AT_ENTRY) { /* entries are 0 or there */
+		path_add_fact(p, FACT_PRESENT, s->exprs[rcx].atom[0], 0);
+	}
+}
+
+/* The guest's instruction is a conditional branch. */
+static bool guest_condition(const struct verifier *v)
+{
+	return v->g.known && v->root == ROOT_INSN && (v->g.kind == G_LOOP || v->g.kind == G_JCC);
+}
+
+/* This is it. */
+static bool guest_branches(struct verifier *v, const struct path *p, const struct hinsn *h)
+{
+	if (h->zi.mnemonic != v->g.zi.mnemonic || p->taken >= 0 || (v->g.kind == G_LOOP && h->zi.address_width != v->g.zi.address_width))
+		return verify_bad(v, h->off, "another condition than the guest's");
+	bool flags = h->zi.cpu_flags && h->zi.cpu_flags->tested;
+	return !flags || guest_flags(v, p, h->off, false, "at a conditional branch");
+}
+
+static bool conditional(struct verifier *v, struct path *p, const struct hinsn *h, const u8 *to, bool *go_on)
+{
+	struct path q = *p;
+	q.at = place_of(v, to);
+	ZydisMnemonic m = h->zi.mnemonic;
+	if (guest_condition(v)) {
+		if (!guest_branches(v, p, h))
+			return false;
+		q.taken = 1;
+		p->taken = 0;
+		if (gprs_written(&h->zi, h->zo)) {
+			p->reg[RCX] = q.reg[RCX] = p->out[RCX] = q.out[RCX] = sym_fresh(&v->syms);
+			p->outs |= 1u << RCX;
+			q.outs |= 1u << RCX;
+		}
+	} else if (m == ZYDIS_MNEMONIC_JRCXZ) {
+		rcx_condition(v, &q, true);
+		rcx_condition(v, p, false);
+	} else if (m == ZYDIS_MNEMONIC_JECXZ || m == ZYDIS_MNEMONIC_LOOP || m == ZYDIS_MNEMONIC_LOOPE || m == ZYDIS_MNEMONIC_LOOPNE) {
+		if (v->g.known || v->root != ROOT_INSN)
+			return verify_bad(v, h->off, "a loop that the guest does not have");
+		if (gprs_written(&h->zi, h->zo))
+			p->reg[RCX] = q.reg[RCX] = sym_fresh(&v->syms);
+	} else {
+		path_condition(v, &q, m, true);
+		path_condition(v, p, m, false);
+	}
+	p->at = h->off + h->len;
+	*go_on = true;
+	if (to == v->b->lookup || to == v->b->lookup_miss)
+		return looked_up(v, &q, h, to == v->b->lookup_miss);
+	return walk_fork(v, q);
+}
+
+/* *go_on: the path continues at p->at. */
+static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bool *go_on)
+{
+	ZydisMnemonic m = h->zi.mnemonic;
+	*go_on = false;
+	if (m == ZYDIS_MNEMONIC_RET) {
+		if (v->g.known && v->g.kind != G_RET)
+			return verify_bad(v, h->off, "a return that the guest does not have");
+		return named(v, p, h) && indirect(v, p, h, p->reg[T]);
+	}
+	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
+		return to_found(v, p, h, p->reg[T]);
+	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		const ZydisDecodedOperand *o = &h->zo[0];
+		if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE || h->zi.address_width != 64 || o->mem.disp.value != CTX(target) || o->size != 64)
+			return verify_bad(v, h->off, "a call by what is not ctx.target");
+		return to_found(v, p, h, p->slot[SL_TARGET]);
+	}
+	const u8 *to = goes_to(v, h);
+	int n = link_of(v, h);
+	if (n >= 0) {
+		struct path q = *p;
+		if (m != ZYDIS_MNEMONIC_JMP && m != ZYDIS_MNEMONIC_CALL) {
+			if (v->root != ROOT_INSN || (guest_condition(v) && !guest_branches(v, p, h)))
+				return v->root == ROOT_INSN ? false : verify_bad(v, h->off, "a condition where there is none");
+			q.taken = 1;
+			p->taken = 0;
+		}
+		if (!link_checked(v, &q, h, n))
+			return false;
+		*go_on = m != ZYDIS_MNEMONIC_JMP && m != ZYDIS_MNEMONIC_CALL;
+		p->at = h->off + h->len;
+		return true; /* what comes after a CALL is a root of its own */
+	}
+	bool jmp = m == ZYDIS_MNEMONIC_JMP;
+	if (jmp && (to == v->b->exit_common || to == v->b->exit_saved))
+		return exit_checked(v, p, h, to == v->b->exit_saved);
+	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
+		return looked_up(v, p, h, to == v->b->lookup_miss);
+	bool looks = to == v->b->lookup || to == v->b->lookup_miss;
+	if (m == ZYDIS_MNEMONIC_CALL || (!looks && !insn_at(v, place_of(v, to))))
+		return verify_bad(v, h->off, "a branch to where no code of the block begins");
+	if (!jmp)
+		return conditional(v, p, h, to, go_on);
+	p->at = place_of(v, to);
+	*go_on = true;
+	return true;
+}
+
+/* ---- paths ------------------------------------------------------------------------------------------------------ */
+
+/* At a string instruction, perhaps in its middle: RDI and RSI hold host addresses, which the signal's
+ * handler undoes (string_back). */
+static bool string_may_leave(struct verifier *v, const struct path *p, const struct hinsn *h, const struct insn_map *m)
+{
+	struct syms *s = &v->syms;
+	struct path q = *p;
+	if (m->string != h->string || h->off - m->host != m->string_from)
+		return verify_bad(v, h->off, "a string instruction that the map does not tell of");
+	q.reg[RDI] = sym_add_const(s, sym_add(s, q.reg[RDI], sym_scale(s, q.slot[SL_T], ~0ull)), 1);
+	if (h->string == MAP_MOVS)
+		q.reg[RSI] = sym_add_const(s, sym_add(s, q.reg[RSI], sym_scale(s, q.slot[SL_TARGET], ~0ull)), 1);
+	return guest_untouched(v, &q, h->off, -1, "where a string is left") && guest_flags(v, &q, h->off, m->saved_then, "where a string is left") &&
+	       guest_flags(v, &q, h->off, m->saved_fault, "where a string is left");
+}
+
+/* Where a kick or a fault may leave the block, the instruction can begin again. */
+static bool may_leave(struct verifier *v, const struct path *p, const struct hinsn *h)
+{
+	const struct insn_map *m = &v->k->map[v->k_insn];
+	if (!in_region(v, h->off))
+		return true;
+	u32 in = h->off - m->host;
+	if (in <= m->commit && (in == 0 || in >= m->prelude) && !m->held &&
+	    (!guest_untouched(v, p, h->off, -1, "where a kick may leave it") || !guest_flags(v, p, h->off, in ? m->saved_then : m->saved, "where a kick may leave it")))
+		return false;
+	if (h->string)
+		return string_may_leave(v, p, h, m);
+	u64 at;
+	bool faults = (h->mem >= 0 && !h->gs && !path_at_cpu(v, p, h, &at)) || (h->zi.mnemonic != ZYDIS_MNEMONIC_LEA && guest_is_own(v, h));
+	if (!faults)
+		return true;
+	int victim = in >= m->victim_from && m->victim != ENC_NONE ? m->victim : -1;
+	if (victim >= 0 && p->slot[victim == RCX ? SL_RCX : SL_V] != guest_start(v, (unsigned)victim))
+		return verify_bad(v, h->off, "the register that was borrowed is not kept");
+	return guest_untouched(v, p, h->off, victim, "where it may fault") && guest_flags(v, p, h->off, m->saved_fault, "where it may fault");
+}
+
+static bool walk(struct verifier *v, struct path p)
+{
+	bool first = true, go_on;
+	for (;;) {
+		if (!v->budget--)
+			return verify_bad(v, p.at, "paths without end");
+		if (p.at == v->end && !(first && v->root == ROOT_INSN && p.at == v->k->map[v->k_insn].host)) {
+			if (!fell_through(v, &p, &go_on) || !go_on)
+				return *v->e->msg == 0;
+			first = true;
+			continue;
+		}
+		first = false;
+		/* After the last instruction: a kick may leave here. */
+		if (v->root == ROOT_INSN && v->k_insn == v->k->n - 1u && p.at == v->k->map[v->k->n].host && !p.link &&
+		    (!guest_done(v, &p, p.at) || !guest_flags(v, &p, p.at, v->k->map[v->k->n].saved, "at the block's end")))
+			return false;
+		const struct hinsn *h = insn_at(v, p.at);
+		if (!h)
+			return *v->e->msg ? false : verify_bad(v, p.at, "runs on past the block's end");
+		if (in_another(v, p.at))
+			return verify_bad(v, p.at, "runs into another guest instruction");
+		v->seen[v->number[p.at] - 1] = 1;
+		if (!may_leave(v, &p, h))
+			return false;
+		if (h->branch) {
+			if (!branch(v, &p, h, &go_on))
+				return false;
+			if (!go_on)
+				return true;
+		} else if (!path_step(v, &p, h)) {
+			return false;
+		}
+		if (v->syms.full)
+			return verify_bad(v, p.at, "too many values");
+	}
+}
+
+/* The other side of a branch; then this one goes on in the instruction that it is in. */
+static bool walk_fork(struct verifier *v, struct path p)
+{
+	unsigned insn = v->k_insn;
+	sym start[16], gs = v->start_gs, kernel_gs = v->start_kernel_gs;
+	memcpy(start, v->start, sizeof(start));
+	if (!walk(v, p))
+		return false;
+	if (v->k_insn == insn)
+		return true;
+	memcpy(v->start, start, sizeof(start));
+	v->start_gs = gs;
+	v->start_kernel_gs = kernel_gs;
+	return insn_begin(v, insn);
+}
+
+/* v->start is known. */
+static bool insn_begin(struct verifier *v, unsigned insn)
+{
+	const struct insn_map *m = &v->k->map[insn];
+	v->k_insn = insn;
+	v->end = insn + 1u < v->k->n ? m[1].host : ~0u;
+	v->shares = m->no_resume || m[1].no_resume;
+	return guest_prepare(v, insn);
+}
+
+static struct path fresh_path(struct verifier *v, u32 at)
+{
+	struct path p = { .at = at, .taken = -1 };
+	for (unsigned r = 0; r < 16; r++)
+		p.reg[r] = sym_fresh(&v->syms);
+	for (unsigned n = 0; n < N_SLOTS; n++)
+		p.slot[n] = sym_fresh(&v->syms);
+	p.slot[SL_GS] = sym_atom(&v->syms, AT_SEGMENT, S_GS, SYM_NONE, 0);
+	p.slot[SL_KERNEL_GS] = sym_atom(&v->syms, AT_SEGMENT, N_SREGS, SYM_NONE, 0);
+	p.packed = SYM_NONE;
+	p.events = sym_fresh(&v->syms);
+	p.rflags = sym_fresh(&v->syms);
+	for (unsigned g = 0; g < 16; g++) {
+		if (is_homeless(g))
+			p.slot[g == R_11 ? SL_HOME11 : SL_HOME15] = guest_start(v, g);
+		else
+			p.reg[g == R_SP ? (unsigned)HOST_SP : g] = guest_start(v, g);
+	}
+	return p;
+}
+
+/* Guest registers with values of their own. */
+static void starts(struct verifier *v)
+{
+	syms_reset(&v->syms);
+	for (unsigned g = 0; g < 16; g++)
+		v->start[g] = sym_atom(&v->syms, AT_GUEST, g, SYM_NONE, 0);
+	v->start_gs = sym_atom(&v->syms, AT_SEGMENT, S_GS, SYM_NONE, 0);
+	v->start_kernel_gs = sym_atom(&v->syms, AT_SEGMENT, N_SREGS, SYM_NONE, 0);
+}
+
+static bool walk_root(struct verifier *v, enum root root, unsigned insn, u32 at, u32 end)
+{
+	v->root = root;
+	v->k_insn = insn;
+	v->end = end;
+	v->budget = STEPS_MAX;
+	starts(v);
+	v->g.known = v->shares = false;
+	if (root == ROOT_INSN && !insn_begin(v, insn))
+		return false;
+	struct path p = fresh_path(v, at);
+	p.ctx_flags = root == ROOT_CHECKED || root == ROOT_STALE_CHECKED || root == ROOT_RETURN || (root == ROOT_INSN && v->k->map[insn].saved);
+	p.host_flags = !p.ctx_flags;
+	p.kept = root == ROOT_RETURN || (root == ROOT_INSN && p.ctx_flags);
+	if (root == ROOT_RETURN) { /* T is the target; the block that returns has set ctx.exit */
+		v->arrived = p.reg[T];
+		p.exit_set = p.foreign_exit = true;
+	}
+	return walk(v, p);
+}
+
+static bool insn_verified(struct verifier *v, unsigned n)
+{
+	const struct insn_map *m = &v->k->map[n];
+	if (m[0].no_resume)
+		return n > 0 || verify_bad(v, m->host, "a first instruction that nothing may lead to");
+	if (m[0].host != m[1].host || n + 1u == v->k->n)
+		return walk_root(v, ROOT_INSN, n, m[0].host, ~0u);
+	v->k_insn = n;
+	starts(v);
+	if (!guest_prepare(v, n))
+		return false;
+	return !v->g.known || v->g.kind == G_NOP || verify_bad(v, m->host, "an instruction without code");
+}
+
+/* The places that struct block names are where instructions begin. */
+static bool layout_checked(struct verifier *v)
+{
+	const struct block *k = v->k;
+	u32 host = place_of(v, k->host);
+	v->k_insn = 0;
+	if (host > k->map[0].host || host < DIVERSION || host + DIVERSION > k->bytes)
+		return verify_bad(v, 0, "the entries are not where they should be");
+	if (!v->number[host] || place_of(v, k->stale) < cold_place(v) || place_of(v, k->stale_checked) < cold_place(v))
+		return verify_bad(v, 0, "an entry in the middle of an instruction");
+	for (unsigned n = 0; n < k->n; n++) {
+		v->k_insn = n;
+		if (k->map[n].host > k->map[n + 1].host || k->map[n].guest >= k->map[n + 1].guest || k->map[n].host >= k->bytes || !v->number[k->map[n].host])
+			return verify_bad(v, k->map[n].host, "the map of instructions is not in order");
+	}
+	if (k->map[k->n].host > k->bytes || k->map[k->n].guest != k->guest_bytes)
+		return verify_bad(v, k->map[k->n].host, "the map ends elsewhere than the block");
+	return true;
+}
+
+static bool entries_verified(struct verifier *v)
+{
+	const struct block *k = v->k;
+	v->entry_live = v->entry_lost = false;
+	bool ok = walk_root(v, ROOT_CHECKED, 0, 0, k->map[0].host) && walk_root(v, ROOT_HOST, 0, place_of(v, k->host), k->map[0].host) &&
+	       walk_root(v, ROOT_STALE_CHECKED, 0, place_of(v, k->stale_checked), ~0u) && walk_root(v, ROOT_STALE, 0, place_of(v, k->stale), ~0u);
+	return ok && (!v->entry_live || !v->entry_lost || verify_bad(v, 0, "an entry that loses live status flags"));
+}
+
+/* What comes after a CALL is where a RET comes back to. */
+static bool returns_verified(struct verifier *v)
+{
+	const struct block *k = v->k;
+	for (u32 n = 0; n < v->n; n++) {
+		if (v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_CALL)
+			continue;
+		u32 back = v->insn[n].off + v->insn[n].len;
+		if (back >= k->bytes || !v->number[back] || back < place_of(v, k->host) + DIVERSION)
+			return verify_bad(v, v->insn[n].off, "a call without a place to come back to");
+		if (!walk_root(v, ROOT_RETURN, k->n - 1u, back, ~0u))
+			return false;
+	}
+	return true;
+}
+
+/* What nothing leads to must be in order all the same; NOPs are there to fill. */
+static bool rest_verified(struct verifier *v)
+{
+	for (u32 n = 0; n < v->n; n++)
+		if (!v->seen[n] && v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_NOP && !walk_root(v, ROOT_DEAD, v->k->n - 1u, v->insn[n].off, ~0u))
+			return false;
+	return true;
+}
+
+static bool block_verified(struct verifier *v)
+{
+	v->k_insn = 0;
+	*v->e->msg = 0;
+	if (!decode(v) || !layout_checked(v) || !entries_verified(v))
+		return false;
+	for (unsigned n = 0; n < v->k->n; n++)
+		if (!insn_verified(v, n))
+			return false;
+	return returns_verified(v) && rest_verified(v);
+}
+
+/* ---- from outside -------------------------------------------------------------------------------------------------- */
+
+bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e)
+{
+	struct verifier *v = b->verifier;
+	if (!v) {
+		if (!(v = b->verifier = calloc(1, sizeof(*v))))
+			return error_set(e, "no memory for the verifier");
+		ZydisDecoderInit(&v->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	}
+	v->b = b;
+	v->k = k;
+	v->guest = guest;
+	v->e = e;
+	return block_verified(v);
+}
+
+static void hex(char *to, size_t room_for, const u8 *bytes, unsigned n)
+{
+	size_t at = 0;
+	for (unsigned k = 0; k < n && at + 4 < room_for; k++)
+		at += (size_t)snprintf(to + at, room_for - at, "%02x ", bytes[k]);
+	to[at] = 0;
+}
+
+void verify_new(struct bt *b, const struct block *k, const u8 *guest)
+{
+	struct error e;
+	if (!b->verify_every || ++b->verify_count % b->verify_every)
+		return;
+	b->stats.verified++;
+	if (likely(verify_block(b, k, guest, &e)))
+		return;
+	char g[2048], h[8192], c[8192];
+	hex(g, sizeof(g), guest, k->guest_bytes);
+	hex(h, sizeof(h), k->checked, k->bytes);
+	hex(c, sizeof(c), k->cold, k->cold_bytes);
+	bug("the block of guest code at %#lx is not what it should be, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, e.msg, g, h, c);
+}
+
+void verify_init(struct bt *b)
+{
+	const char *s = getenv("RING3_BT_VERIFY");
+	u64 n = SAMPLE;
+	if (s && !strcmp(s, "all"))
+		n = 1;
+	else if (s && !strcmp(s, "off"))
+		n = 0;
+	else if (s && *s && (!parse_number(s, &n) || n > UINT32_MAX)) {
+		log_warn("RING3_BT_VERIFY=%s: all, off, or a number: one block in so many is verified", s);
+		n = SAMPLE;
+	}
+	b->verify_every = (u32)n;
+}
+
+void verify_destroy(struct bt *b)
+{
+	struct verifier *v = b->verifier;
+	if (!v)
+		return;
+	free(v->insn);
+	free(v->seen);
+	free(v->number);
+	free(v->owned);
+	free(v);
+	b->verifier = NULL;
+}
