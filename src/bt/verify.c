@@ -14,7 +14,7 @@
  *     is in its place with the value that it had at the instruction's start; at the instruction's
  *     end those that it does not write. ctx.exit names this block and a way out that fits.
  *  4. The first instruction is reached only after the ok slots of its page(s) were looked at, where
- *     the entry is `checked`, and vector code only after the units were.
+ *     the entry is `checked`, and vector and x87 code only after their units were.
  *  5. With the guest's bytes at hand: the address accessed is the operand's, the guest's own
  *     instruction stands there once with its own registers and immediates (verify_guest.c).
  *
@@ -192,6 +192,8 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 		v->entry_lost |= !p->host_flags;
 	if (k->units && !slot_looked_at(v, p, CTX(units_off), 0))
 		return verify_bad(v, p->at, "the units were not looked at");
+	if ((k->classes & X87_CLASSES) && !slot_looked_at(v, p, CTX(x87_off), 0))
+		return verify_bad(v, p->at, "whether x87 is usable was not looked at");
 	if (p->exit_set)
 		return verify_bad(v, p->at, "an entry that does more than look");
 	for (unsigned n = v->root == ROOT_HOST; n < 2; n++) {

@@ -69,6 +69,7 @@ struct hinsn {
 	u8 string;             /* MAP_STOS, MAP_MOVS */
 	bool rep;
 	bool vector;           /* needs the units */
+	bool x87;              /* needs x87 or MMX */
 	bool aligned;          /* faults where its memory operand is not aligned by its size */
 };
 /* What the instruction is, or why no block may hold it (returned; NULL: it may). */
@@ -127,9 +128,11 @@ struct path {
 	sym packed;              /* flags as kept in RAX: by LAHF; by SETO too */
 	u8 packing;              /* how far: LAHF, SETO; ADD AL */
 	sym events, rflags;      /* cpu's, when they were looked at */
+	u8 x87;                  /* what of x87.c's words was stored */
 	bool dirty;              /* state of the guest's that is not in registers was changed */
 };
 
+enum { X87_LAST = 1, X87_SEG = 2, X87_FDP = 4 };
 enum root { ROOT_CHECKED, ROOT_HOST, ROOT_STALE_CHECKED, ROOT_STALE, ROOT_INSN, ROOT_RETURN, ROOT_DEAD };
 
 struct verifier {
@@ -190,6 +193,7 @@ bool guest_untouched(struct verifier *v, const struct path *p, u32 off, int exce
 /* Status flags are where they are said to be: in ctx.flags (saved) or in the host's. */
 bool guest_flags(struct verifier *v, const struct path *p, u32 off, bool saved, const char *where);
 bool guest_done(struct verifier *v, const struct path *p, u32 off);
+sym guest_offset(struct verifier *v);                            /* of its memory operand, without the segment */
 /* The host instruction is the guest's own: checked against it, its results noted (after the step). */
 bool guest_is_own(const struct verifier *v, const struct hinsn *h);
 bool guest_own_before(struct verifier *v, const struct path *p, const struct hinsn *h);

@@ -62,7 +62,7 @@ static bool general(ZydisMnemonic m)
 	M(ANDN) M(BEXTR) M(BLSI) M(BLSMSK) M(BLSR) M(TZCNT) M(LZCNT) M(POPCNT)
 	M(BZHI) M(MULX) M(PDEP) M(PEXT) M(RORX) M(SARX) M(SHLX) M(SHRX) M(ADCX) M(ADOX)
 	M(BLCFILL) M(BLCI) M(BLCIC) M(BLCMSK) M(BLCS) M(BLSFILL) M(BLSIC) M(T1MSKC) M(TZMSK)
-	M(MOVBE) M(MOVNTI) M(MOVDIRI) M(CRC32) M(RDRAND) M(RDSEED) M(VZEROUPPER) M(VZEROALL)
+	M(MOVBE) M(MOVNTI) M(MOVDIRI) M(CRC32) M(RDRAND) M(RDSEED)
 	M(RDTSC) M(RDTSCP) M(WRGSBASE)
 		return true;
 	default:
@@ -89,15 +89,28 @@ static bool vector_set(ZydisISASet s)
 	}
 }
 
-/* x87 without what moves the environment or the whole state. */
+/* x87 without what moves the environment or the whole state, or takes FERR# back. */
 static bool x87(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
-	M(FLDENV) M(FNSTENV) M(FNSAVE) M(FRSTOR) M(FXSAVE) M(FXSAVE64) M(FXRSTOR) M(FXRSTOR64)
+	M(FNINIT) M(FNCLEX) M(FLDENV) M(FNSTENV) M(FNSAVE) M(FRSTOR) M(FXSAVE) M(FXSAVE64) M(FXRSTOR) M(FXRSTOR64)
 		return false;
 	default:
-		return zi->meta.isa_set == ZYDIS_ISA_SET_X87 || zi->meta.isa_set == ZYDIS_ISA_SET_FCMOV ||
-		       zi->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 || zi->mnemonic == ZYDIS_MNEMONIC_EMMS;
+		return (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+			zi->opcode >= 0xd8 && zi->opcode <= 0xdf) || zi->mnemonic == ZYDIS_MNEMONIC_FWAIT || zi->mnemonic == ZYDIS_MNEMONIC_EMMS;
+	}
+}
+
+/* Vector code that may name no vector register. */
+static bool nameless_vector(ZydisMnemonic m)
+{
+	switch (m) {
+	M(LDMXCSR) M(STMXCSR) M(VLDMXCSR) M(VSTMXCSR) M(VZEROUPPER) M(VZEROALL)
+	M(CVTSS2SI) M(CVTTSS2SI) M(CVTSD2SI) M(CVTTSD2SI) M(VCVTSS2SI) M(VCVTTSS2SI) M(VCVTSD2SI) M(VCVTTSD2SI)
+	M(VCVTSS2USI) M(VCVTTSS2USI) M(VCVTSD2USI) M(VCVTTSD2USI) M(VCVTSH2SI) M(VCVTTSH2SI) M(VCVTSH2USI) M(VCVTTSH2USI)
+		return true;
+	default:
+		return false;
 	}
 }
 
@@ -212,6 +225,7 @@ static const char *register_form(struct hinsn *h, const ZydisDecodedOperand *o, 
 		*explicit_vector |= shown;
 		return NULL;
 	case ZYDIS_REGCLASS_MMX:
+		h->x87 = true;
 		*explicit_vector |= shown;
 		return NULL;
 	case ZYDIS_REGCLASS_X87: case ZYDIS_REGCLASS_FLAGS:
@@ -239,6 +253,7 @@ const char *form_check(struct hinsn *h)
 	h->mem = -1;
 	h->branch = false;
 	h->gs = h->vector = h->aligned = h->constant = false;
+	h->x87 = x87(zi);
 	h->rep = zi->attributes & ZYDIS_ATTRIB_HAS_REP;
 	h->string = string_of(zi);
 	if (h->string)
@@ -271,9 +286,8 @@ const char *form_check(struct hinsn *h)
 		return h->mem >= 0 && !h->gs ? "a branch by the guest's memory" : NULL;
 	if ((zi->attributes & ZYDIS_ATTRIB_HAS_LOCK) && h->mem < 0)
 		return "LOCK without memory";
-	if (zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
-		h->vector = true;
-	if (general(zi->mnemonic) || (vector_set(zi->meta.isa_set) && explicit_vector) || x87(zi))
+	h->vector |= nameless_vector(zi->mnemonic);
+	if (general(zi->mnemonic) || (vector_set(zi->meta.isa_set) && explicit_vector) || h->x87 || nameless_vector(zi->mnemonic))
 		return NULL;
 	return "an instruction that no block holds";
 }

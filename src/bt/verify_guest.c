@@ -107,6 +107,16 @@ static sym address_asked(struct verifier *v, const ZydisDecodedOperand *o)
 	return a;
 }
 
+sym guest_offset(struct verifier *v)
+{
+	const struct guest_insn *g = &v->g;
+	if (g->mem < 0 || g->ea == SYM_NONE)
+		return SYM_NONE;
+	ZydisDecodedOperand o = g->zo[g->mem];
+	o.mem.segment = ZYDIS_REGISTER_DS;
+	return address_asked(v, &o);
+}
+
 bool guest_prepare(struct verifier *v, unsigned insn)
 {
 	struct guest_insn *g = &v->g;
@@ -335,6 +345,26 @@ static unsigned accesses_asked(const struct guest_insn *g)
 	}
 }
 
+/* FOP, FIP, FDS, FDP: told, where nothing later in the block does. */
+static bool pointers_told(struct verifier *v, const struct path *p, u32 off)
+{
+	const struct block *k = v->k;
+	u16 fop = k->map[v->k_insn].fop, later = 0;
+	bool interp = false;
+	for (unsigned n = v->k_insn + 1; n < k->n; n++) {
+		later |= k->map[n].fop;
+		interp |= k->map[n].fop == FOP_INTERP;
+	}
+	u8 want = 0;
+	if ((fop & FOP_X87) && !(later & FOP_X87) && !interp)
+		want |= X87_LAST;
+	if ((fop & FOP_MEM) && !(later & FOP_MEM) && !interp)
+		want |= X87_SEG;
+	if (fop & FOP_MEM)
+		want |= X87_FDP;
+	return (p->x87 & want) == want || verify_bad(v, off, "x87 pointers are not told");
+}
+
 bool guest_done(struct verifier *v, const struct path *p, u32 off)
 {
 	const struct guest_insn *g = &v->g;
@@ -370,7 +400,7 @@ bool guest_done(struct verifier *v, const struct path *p, u32 off)
 		return verify_bad(v, off, "not all of struct cpu is looked at and changed");
 	if (p->n_touch != accesses_asked(g))
 		return verify_bad(v, off, "%u accesses to guest memory, not %u", p->n_touch, accesses_asked(g));
-	return stored(v, p, off);
+	return stored(v, p, off) && pointers_told(v, p, off);
 }
 
 /* ---- branches ----------------------------------------------------------------------------------------------- */

@@ -299,12 +299,14 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 		*value = sym_atom(&v->syms, AT_SPACE, disp == CTX(gs_ac[1]), SYM_NONE, 0);
 	else if ((o->size == 64 && (disp == CTX(tsc_offset) || disp == CTX(tsc_aux))) || (o->size == 32 && disp == CTX(ac)))
 		*value = sym_fresh(&v->syms);
-	else if (o->size == 32 && (disp == CTX(units_off) || (disp >= OK_AT && disp < OK_AT + (i64)N_OK * 4 && !(disp & 3))))
+	else if (o->size == 32 && (disp == CTX(units_off) || disp == CTX(x87_off) || (disp >= OK_AT && disp < OK_AT + (i64)N_OK * 4 && !(disp & 3))))
 		*value = sym_atom(&v->syms, AT_WORD, 0, SYM_NONE, (u32)disp);
 	else
 		return verify_bad(v, h->off, "reads %u bits at gs:[%ld], which is nothing that a block may read", o->size, (long)disp);
 	return true;
 }
+
+static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h, i64 disp);
 
 static bool space_store(struct verifier *v, struct path *p, const struct hinsn *h)
 {
@@ -332,6 +334,8 @@ static bool space_store(struct verifier *v, struct path *p, const struct hinsn *
 		p->kept = true;
 		return true;
 	}
+	if (disp == CTX(x87_last) || disp == CTX(x87_seg) || disp == CTX(fdp))
+		return x87_store(v, p, h, disp);
 	int n = slot_at(disp);
 	if ((n == SL_GS || n == SL_KERNEL_GS) && !cpl0(v))
 		return verify_bad(v, h->off, "changes a GS base outside of the kernel");
@@ -339,6 +343,28 @@ static bool space_store(struct verifier *v, struct path *p, const struct hinsn *
 		return verify_bad(v, h->off, "writes %u bits at gs:[%ld], which is nothing that a block may write", o->size, (long)disp);
 	p->slot[n] = or_target ? sym_fresh(&v->syms) : p->reg[gpr_number(from)];
 	return true;
+}
+
+/* What x87.c keeps of the instruction that has just run. */
+static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h, i64 disp)
+{
+	const ZydisDecodedOperand *o = memory(h), *from = &h->zo[1];
+	u16 fop = v->root == ROOT_INSN ? v->k->map[v->k_insn].fop : 0;
+	bool imm = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	u64 value = imm ? from->imm.value.u : 0;
+	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != (disp == CTX(fdp) ? 64 : 32) || !(fop & FOP_X87) || (v->g.known && !p->own))
+		return verify_bad(v, h->off, "x87 pointers that are not the instruction's to write");
+	if (disp == CTX(x87_last)) {
+		p->x87 |= X87_LAST;
+		return (imm && (u32)value == exit_id(v->k->index, v->k_insn, X_INSN)) || verify_bad(v, h->off, "FIP of another instruction");
+	}
+	if (disp == CTX(x87_seg)) {
+		p->x87 |= X87_SEG;
+		return (imm && (fop & FOP_MEM) && value == (8u | (fop >> FOP_SEG & 7))) || verify_bad(v, h->off, "FDS of another segment");
+	}
+	p->x87 |= X87_FDP;
+	sym s = imm ? sym_const(&v->syms, value) : gpr_number(from) >= 0 ? p->reg[gpr_number(from)] : SYM_NONE;
+	return !v->g.known || s == guest_offset(v) || verify_bad(v, h->off, "FDP that is not the operand's offset");
 }
 
 /* WRGSBASE: to the space that goes with ctx.ac. */
@@ -639,6 +665,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		return verify_bad(v, h->off, "an instruction that does not belong here");
 	if (h->vector && !v->k->units)
 		return verify_bad(v, h->off, "vector code in a block that does not ask for the units");
+	if (h->x87 && !h->vector && !(v->k->classes & X87_CLASSES))
+		return verify_bad(v, h->off, "x87 code in a block that does not ask for it");
 	if (own && !guest_own_before(v, p, h))
 		return false;
 	if (h->string)
