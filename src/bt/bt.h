@@ -314,6 +314,7 @@ struct bt {
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
 	struct verifier *verifier;
+	bool verify_strict;       /* one was wrong */
 	struct translation *scratch;
 	struct stats stats;
 };
@@ -339,6 +340,7 @@ void cache_ungroup(struct bt *b, struct block *k);
  * evict); its entering. */
 struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold);
 void block_finish(struct bt *b, struct block *k, const struct emit *hot, const struct emit *cold);
+void block_drop(struct bt *b, struct block *k); /* no longer to be found, linked or entered */
 /* From here on a write to these bytes of the page changes its gen. */
 void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
 
@@ -355,8 +357,8 @@ void x87_resolve(struct bt *b, u32 id);
 /* ---- the verifier (verify*.c) ------------------------------------------------------------------- */
 /* Whether a block's code keeps to what verify.c says. guest: the bytes that it was made from, or NULL. */
 bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e);
-/* For translate.c: a new block, verified if it is its turn; bug() if it is wrong. */
-void verify_new(struct bt *b, const struct block *k, const u8 *guest);
+/* For translate.c: a new block, verified if it is its turn; false: it must not be run (bug() where all are verified). */
+bool verify_new(struct bt *b, const struct block *k, const u8 *guest);
 void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
 

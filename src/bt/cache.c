@@ -170,7 +170,7 @@ static void list_remove(struct block **at, struct block *k, struct code_page *p)
 	}
 }
 
-static void block_drop(struct bt *b, struct block *k)
+void block_drop(struct bt *b, struct block *k)
 {
 	if (!k->valid)
 		return;

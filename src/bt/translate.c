@@ -372,7 +372,7 @@ bool is_hint(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_NOP: case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
-	case ZYDIS_MNEMONIC_PREFETCHNTA: case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCH:
+	case ZYDIS_MNEMONIC_PREFETCHNTA: case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCHWT1: case ZYDIS_MNEMONIC_PREFETCH:
 	case ZYDIS_MNEMONIC_ENDBR64: case ZYDIS_MNEMONIC_ENDBR32:
 		return true;
 	default:
@@ -1015,6 +1015,8 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->block->classes = t->classes;
 	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
 	block_finish(b, t->block, &t->e, &t->out);
-	verify_new(b, t->block, t->bytes);
-	return t->block;
+	if (likely(verify_new(b, t->block, t->bytes)))
+		return t->block;
+	block_drop(b, t->block);
+	return NULL;
 }

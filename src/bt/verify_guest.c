@@ -71,6 +71,7 @@ static enum guest_kind kind_of(const ZydisDecodedInstruction *zi, const ZydisDec
 	case ZYDIS_MNEMONIC_LOOP: case ZYDIS_MNEMONIC_LOOPE: case ZYDIS_MNEMONIC_LOOPNE: case ZYDIS_MNEMONIC_JRCXZ: case ZYDIS_MNEMONIC_JECXZ:
 		return G_LOOP;
 	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD:
 	case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		return G_SYSTEM;
 	case ZYDIS_MNEMONIC_MOV:
@@ -387,7 +388,8 @@ bool guest_done(struct verifier *v, const struct path *p, u32 off)
 	bool swapped = g->zi.mnemonic == ZYDIS_MNEMONIC_SWAPGS;
 	if (p->slot[swapped ? SL_KERNEL_GS : SL_GS] != v->start_gs || p->slot[swapped ? SL_GS : SL_KERNEL_GS] != v->start_kernel_gs)
 		return verify_bad(v, off, "a GS base has a wrong value at the end");
-	bool changes = g->zi.mnemonic == ZYDIS_MNEMONIC_CLI || g->zi.mnemonic == ZYDIS_MNEMONIC_STI || g->zi.mnemonic == ZYDIS_MNEMONIC_CLAC || g->zi.mnemonic == ZYDIS_MNEMONIC_STAC;
+	bool changes = g->zi.mnemonic == ZYDIS_MNEMONIC_CLI || g->zi.mnemonic == ZYDIS_MNEMONIC_STI || g->zi.mnemonic == ZYDIS_MNEMONIC_CLAC || g->zi.mnemonic == ZYDIS_MNEMONIC_STAC ||
+		       g->zi.mnemonic == ZYDIS_MNEMONIC_CLD || g->zi.mnemonic == ZYDIS_MNEMONIC_STD;
 	bool ac = g->zi.mnemonic == ZYDIS_MNEMONIC_CLAC || g->zi.mnemonic == ZYDIS_MNEMONIC_STAC;
 	if (p->space_set != ac || (ac && p->ac != (g->zi.mnemonic == ZYDIS_MNEMONIC_STAC)))
 		return verify_bad(v, off, "the space is not that of EFLAGS.AC");

@@ -393,6 +393,8 @@ static const struct { u32 at; u16 size; u16 mnemonic; u32 imm; u16 guest; bool c
 	{ CPU(event_mask), 32, ZYDIS_MNEMONIC_OR, EV_INTR, ZYDIS_MNEMONIC_STI, true },
 	{ CPU(rflags), 64, ZYDIS_MNEMONIC_MOV, 0, ZYDIS_MNEMONIC_PUSHFQ, false },
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_TEST, FL_DF, 0, false },
+	{ CPU(rflags), 32, ZYDIS_MNEMONIC_AND, ~(u32)FL_DF, ZYDIS_MNEMONIC_CLD, false },
+	{ CPU(rflags), 32, ZYDIS_MNEMONIC_OR, FL_DF, ZYDIS_MNEMONIC_STD, false },
 };
 
 u32 path_cpu_asked(const struct verifier *v)
@@ -417,7 +419,8 @@ static bool cpu_access(struct verifier *v, struct path *p, const struct hinsn *h
 	bool write = writes_operand(o);
 	if (o->mem.index != ZYDIS_REGISTER_NONE || (h->zi.attributes & ZYDIS_ATTRIB_HAS_SEGMENT))
 		return verify_bad(v, h->off, "struct cpu by an odd address");
-	if (h->zi.mnemonic == ZYDIS_MNEMONIC_OR && !path_fact(v, p, FACT_ZERO, sym_low(&v->syms, p->events, 32), 0))
+	bool lets_in = h->zi.mnemonic == ZYDIS_MNEMONIC_OR && v->g.zi.mnemonic != ZYDIS_MNEMONIC_STD;
+	if (lets_in && !path_fact(v, p, FACT_ZERO, sym_low(&v->syms, p->events, 32), 0))
 		return verify_bad(v, h->off, "lets interrupts in while one may be pending");
 	if (write)
 		p->dirty = true;
