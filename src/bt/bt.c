@@ -361,7 +361,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx_fd = b->perf_fd = -1;
 	b->cpu = c;
 	b->cache_bytes = o->cache ? (o->cache + 0xffff) & ~0xffffull : CACHE_BYTES;
-	b->exact_flags = o->flags == FLAGS_EXACT;
+	const char *flags = getenv("RING3_BT_FLAGS"); /* for programs that take no --engine */
+	b->exact_flags = o->flags == FLAGS_EXACT || (flags && !strcmp(flags, "exact"));
 	b->verify = o->verify;
 	verify_init(b);
 	if (!interp_init(c, &b->in, e)) {

@@ -8,8 +8,8 @@
 #include "interp/interp.h"
 
 const struct engine_ops *const engines[] = {
-	&interp_engine,
 	&bt_engine,
+	&interp_engine,
 	NULL,
 };
 
