@@ -229,7 +229,7 @@ struct stats {
 	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
-	u64 verified;
+	u64 verified, refused;
 };
 static inline void span_begin(const struct cpu *c, struct span *s)
 {
@@ -314,7 +314,6 @@ struct bt {
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
 	struct verifier *verifier;
-	bool verify_strict;       /* one was wrong */
 	struct translation *scratch;
 	struct stats stats;
 };

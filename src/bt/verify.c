@@ -728,13 +728,9 @@ bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 	hex(g, sizeof(g), guest, k->guest_bytes);
 	hex(h, sizeof(h), k->checked, k->bytes);
 	hex(c, sizeof(c), k->cold, k->cold_bytes);
-	if (b->verify == VERIFY_SAMPLE && b->verify_every > 1) {
-		/* In use rather than under test: such a block is not run, and none unseen from here on. */
-		b->verify_every = 1;
-		b->verify_strict = true;
-	}
-	if (b->verify_strict) {
-		log_error("the block of guest code at %#lx is left to the interpreter: it is not what it should be, %s\nguest: %s", (unsigned long)k->lin, e.msg, g);
+	if (b->verify_every > 1) { /* in use, not under test: it is not run */
+		if (b->stats.refused++ < 4)
+			log_error("a block of guest code at %#lx is made anew: it is not what it should be, %s\nguest: %s\nhost: %s", (unsigned long)k->lin, e.msg, g, h);
 		return false;
 	}
 	bug("the block of guest code at %#lx is not what it should be, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, e.msg, g, h, c);

@@ -157,15 +157,14 @@ u64 cpu_read_cr(struct cpu *c, unsigned n)
 
 /* ---- debug registers ---------------------------------------------------------------------- */
 
-/* DR4 and DR5 are names of DR6 and DR7 until CR4.DE takes them away: an invalid opcode, which comes
- * before privilege (SDM vol. 3 table 6-2). DR7.GD makes each access a fault, which clears GD as
- * it is delivered. */
+/* DR4 and DR5 are names of DR6 and DR7 until CR4.DE takes them away. Privilege comes first (so AMD's
+ * processors have it). DR7.GD makes each access a fault, which clears GD as it is delivered. */
 static unsigned dr_number(struct cpu *c, unsigned n)
 {
-	if (n > 7 || ((n == 4 || n == 5) && (c->cr4 & CR4_DE)))
-		cpu_ud(c);
 	if (c->cpl)
 		cpu_gp0(c);
+	if (n > 7 || ((n == 4 || n == 5) && (c->cr4 & CR4_DE)))
+		cpu_ud(c);
 	if (c->dr[7] & DR7_GD)
 		cpu_raise_db(c, DR6_BD);
 	return n == 4 || n == 5 ? n + 2 : n;

@@ -310,8 +310,9 @@ void ap_entry(void)
 	ap_up = 1;
 	__asm__ volatile("sti");
 	while (!stop) {
+		u32 old = old_value; /* it may change between the call and the look at it */
 		u32 v = call_poked();
-		ap_bad += v != old_value && v != new_value;
+		ap_bad += v != old && v != old_value && v != new_value;
 		ap_turns++;
 	}
 	__asm__ volatile("cli");
