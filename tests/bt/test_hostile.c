@@ -441,7 +441,7 @@ static void random_bytes(void **state)
 /* ---- two processors --------------------------------------------------------------------------------------------------------------------------- */
 
 /* The second runs the code at CODE + 1000h on the same RAM while the first runs that at CODE. */
-static struct second { struct cpu *c; pthread_t thread; _Atomic bool ready, done; } two;
+static struct second { struct cpu *c; pthread_t thread; _Atomic bool ready, done, left, over; } two;
 
 static void *second_thread(void *arg)
 {
@@ -471,6 +471,9 @@ static void *second_thread(void *arg)
 	two.ready = true;
 	while (!two.done && bt_engine.run(c) == RUN_EVENT)
 		cpu_clear_event(c, EV_EXIT);
+	two.left = true;
+	while (!two.over)
+		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
 	bt_engine.vcpu_destroy(c);
 	cpu_free(c);
 	return NULL;
@@ -481,17 +484,19 @@ static void race(const char *name, const u8 *first, size_t n1, const u8 *second,
 	hostile_fresh(0);
 	rig_code(CODE, first, n1);
 	rig_code(CODE + 0x1000, second, n2);
-	two.ready = two.done = false;
+	two.ready = two.done = two.left = two.over = false;
 	assert_int_equal(pthread_create(&two.thread, NULL, second_thread, NULL), 0);
 	while (!two.ready)
 		nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
 	hostile_go();
 	two.done = true;
 	cpu_post_event(two.c, EV_EXIT);
-	for (unsigned n = 0; n < 50; n++) {
+	while (!two.left) {
+		cpu_post_event(two.c, EV_EXIT);
 		bt_engine.kick(two.c);
 		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	}
+	two.over = true;
 	pthread_join(two.thread, NULL);
 	hostile_check(name);
 }
