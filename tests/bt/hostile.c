@@ -45,13 +45,27 @@ static void fill(u64 *p, size_t bytes)
 static u64 *canary_at(u8 *where)
 {
 	void *p = mmap(where, CANARY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	if (p != where) { /* something is there already: as near as it goes */
-		if (p != MAP_FAILED)
-			munmap(p, CANARY_BYTES);
-		p = mmap(NULL, CANARY_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	}
+	if (p != where)
+		fail_msg("something is beside RAM already");
 	fill(p, CANARY_BYTES);
 	return p;
+}
+
+/* The kernel puts what is mapped into the highest gap that has room: so RAM comes below `rest`, and
+ * what belongs to it into the gap above that. */
+static u8 *rest;
+enum { GAP = 8 << 20, REST = 4 << 20 };
+static void before_ram(void)
+{
+	u8 *p = mmap(NULL, GAP + REST, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	rest = p;
+	munmap(p + REST, GAP);
+}
+static void after_ram(void)
+{
+	munmap(rest, REST);
+	below = canary_at(r.mem.ram - CANARY_BYTES);
+	above = canary_at(r.mem.ram + RAM_SIZE);
 }
 
 u64 hostile_canary(unsigned n) { return (u64)(n == 0 ? below : n == 1 ? above : heap); }
@@ -69,10 +83,11 @@ static void engine_signals(void)
 
 void hostile_up(void)
 {
+	before_ram();
+	rig_after_ram = after_ram;
 	assert_int_equal(rig_up(NULL), 0);
+	rig_after_ram = NULL;
 	engine_signals();
-	below = canary_at(r.mem.ram - CANARY_BYTES);
-	above = canary_at(r.mem.ram + RAM_SIZE);
 	heap = malloc(HEAP_BYTES);
 	fill(heap, HEAP_BYTES);
 	watch_ends = running = false;
