@@ -148,6 +148,9 @@ bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 	const struct guest_insn *g = &v->g;
 	if (g->known && g->kind == G_STRING && h->string)
 		return h->zi.mnemonic == g->zi.mnemonic && h->zi.address_width == g->zi.address_width;
+	const struct insn_map *m = &v->k->map[v->k_insn];
+	if (h->off < (u32)m->host + m->prelude) /* LAHF, SAHF ... of the translator's */
+		return false;
 	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic || h->gs)
 		return false;
 	bool mem = g->mem >= 0 && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_AGEN;

@@ -4,12 +4,19 @@
 #include "cpu/cpu.h"
 
 struct bt_rig r;
+void (*rig_after_ram)(void);
 
 int rig_up(void **state)
 {
 	struct error e;
 	memset(&r, 0, sizeof(r));
-	if (!mem_init(&r.mem, RAM_SIZE, &e) || !clock_init(&r.clock, false, &e) || !cpu_model_parse(&r.model, "max", &r.clock, &e)) {
+	if (!mem_init(&r.mem, RAM_SIZE, &e)) {
+		fprintf(stderr, "%s\n", e.msg);
+		return -1;
+	}
+	if (rig_after_ram)
+		rig_after_ram();
+	if (!clock_init(&r.clock, false, &e) || !cpu_model_parse(&r.model, "max", &r.clock, &e)) {
 		fprintf(stderr, "%s\n", e.msg);
 		return -1;
 	}

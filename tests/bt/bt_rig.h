@@ -20,6 +20,7 @@ struct bt_rig {
 	u64 next_table;
 };
 extern struct bt_rig r;
+extern void (*rig_after_ram)(void); /* called when there is RAM and nothing else yet; NULL: none */
 
 int rig_up(void **state);
 int rig_down(void **state);
