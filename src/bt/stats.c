@@ -5,17 +5,22 @@
  * but they are not all of the same instant. */
 #include "bt/bt.h"
 
-static const char *const exit_names[] = {
-	[X_GOTO] = "entered at another place",
-	[X_LINK0] = "branch taken, not yet linked",
-	[X_LINK1] = "fell through, not yet linked",
-	[X_INSN] = "instruction for the interpreter",
-	[X_INDIRECT] = "target not in the jump cache",
-	[X_KICK] = "kicked",
-	[X_FAULT] = "host's instruction faulted",
-	[X_NOTHING] = "not entered: an event first",
-};
-_Static_assert(ARRAY_LEN(exit_names) == X_KINDS, "a name for each kind of exit");
+static const char *exit_name(enum exit_kind k)
+{
+	switch (k) { /* no default: the compiler misses a new one */
+	case X_GOTO: return "entered at another place";
+	case X_LINK0: return "branch taken, not yet linked";
+	case X_LINK1: return "fell through, not yet linked";
+	case X_INSN: return "instruction for the interpreter";
+	case X_INDIRECT: return "target not in the jump cache";
+	case X_KICK: return "kicked";
+	case X_GROUP: return "a group of accesses crosses a page";
+	case X_FAULT: return "host's instruction faulted";
+	case X_NOTHING: return "not entered: an event first";
+	case X_KINDS: break;
+	}
+	return "?";
+}
 static const char *const fault_names[] = { "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP" };
 _Static_assert(ARRAY_LEN(fault_names) == N_FAULT_SIGNALS, "a name for each signal");
 
@@ -62,7 +67,7 @@ static void count_exits(const struct stats *s, struct counters *t)
 	counter_add(t, "entered", counter_read(&s->enters));
 	counters_group(t, "left, by reason", 0);
 	for (unsigned k = 0; k < X_KINDS; k++)
-		counter_add(t, exit_names[k], counter_read(&s->exits[k]));
+		counter_add(t, exit_name(k), counter_read(&s->exits[k]));
 	counters_group(t, "signals", 0);
 	counter_add(t, "kicks", counter_read(&s->kicks));
 	counter_add(t, "host instructions stepped over", counter_read(&s->steps));
