@@ -73,6 +73,9 @@ static bool known_access_order(const struct check *k, const char *first)
 	/* A far CALL pushes twice: the one may miss its page and the other not be canonical. */
 	if (k->d->zi.mnemonic == ZYDIS_MNEMONIC_CALL && k->d->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return other_fault(k, first) && k->n->vector + k->e->vector == V_PF + V_SS;
+	/* A scatter's elements, the one not canonical, the other missing: AMD's look at the addresses first. */
+	if (k->d->zi.meta.category == ZYDIS_CATEGORY_SCATTER)
+		return other_fault(k, first) && k->n->vector + k->e->vector == V_GP + V_PF;
 	if (k->n->vector == V_AC && k->t->r.rflags & FL_AC && k->e->vector == V_GP)
 		return other_fault(k, first) && many_accesses(k);
 	/* Of a missing page and a read-only one the other error code comes with the other address. */
