@@ -141,10 +141,13 @@ static void chain(int sig, siginfo_t *si, void *context)
 	const struct sigaction *a = &before[signal_index(sig)];
 	if (a->sa_flags & SA_SIGINFO)
 		a->sa_sigaction(sig, si, context);
-	else if (a->sa_handler == SIG_DFL)
-		sigaction(sig, a, NULL); /* it faults again, and ends the process */
-	else if (a->sa_handler != SIG_IGN)
+	else if (a->sa_handler != SIG_DFL && a->sa_handler != SIG_IGN)
 		a->sa_handler(sig);
+	else if (a->sa_handler == SIG_DFL) {
+		sigaction(sig, a, NULL); /* it faults again, and ends the process */
+		if (si->si_code <= 0)
+			raise(sig);
+	}
 }
 
 static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
@@ -177,7 +180,7 @@ static void on_fault(int sig, siginfo_t *si, void *context)
 	struct bt *b = mine;
 	if (b && sig == SIGTRAP && si->si_code == TRAP_TRACE)
 		stop_soon(b, g);
-	else if (!b || !fault_of_guest(b, g, si))
+	else if (!b || si->si_code <= 0 /* somebody sent it */ || !fault_of_guest(b, g, si))
 		chain(sig, si, context);
 }
 
