@@ -277,6 +277,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 	unsigned n = t->ins[k].zi.operand_width / 8u;
 	struct la a = stack_place(t, RBP, 0);
 	load(e, V, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+	mark_commit(t, k); /* from here on an interrupt's frame may lie over the saved EBP */
 	sp_move(t, RBP, (i32)n);
 	if (n == 2)
 		e8(e, 0x66);

@@ -176,12 +176,16 @@ static void set_gs(u64 base)
 
 static u16 pcid_of(const struct cpu *c) { return (u16)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); }
 
-/* Where STAC and CLAC lead to from here. */
+/* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
 static void other_ac(struct bt *b)
 {
+	struct cpu *c = b->cpu;
+	b->ctx->gs_ac[0] = b->ctx->gs_ac[1] = 0;
+	if (b->space->user || c->mmu == MMU_CHECK || !(c->cr4 & CR4_SMAP))
+		return;
 	for (unsigned k = 0; k < N_SPACES; k++) {
 		struct space *x = &b->spaces[k];
-		if (x->epoch != b->cpu->epoch || x->user || !class_equal(&x->klass, &b->klass) || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
+		if (x->epoch != c->epoch || x->user || !class_equal(&x->klass, &b->klass) || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
 			continue;
 		b->ctx->gs_ac[x->mmu == MMU_KERNEL] = (u64)x->gs;
 	}
@@ -219,9 +223,7 @@ void space_select(struct bt *b)
 	}
 	s->used = ++b->space_clock;
 	b->space = s;
-	b->ctx->gs_ac[0] = b->ctx->gs_ac[1] = 0;
-	if (!user && c->mmu != MMU_CHECK && c->cr4 & CR4_SMAP)
-		other_ac(b);
+	other_ac(b);
 	set_gs((u64)s->gs);
 }
 
@@ -235,6 +237,7 @@ void space_class(struct bt *b)
 		*space_ok_slot(s, s->oks.at[k]) = 0;
 	s->oks.n = 0;
 	s->klass = b->klass;
+	other_ac(b);
 }
 
 /* Translated STAC and CLAC have changed the gs base. */
