@@ -263,6 +263,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	unsigned n = i->zi.operand_width / 8u, r = gpr(i->zo[0].reg.value);
 	struct la a = stack_place(t, HOST_SP, 0);
 	struct marg m = mem(t, k, &a, n, false, BY_ALIGNMENT);
+	mark_commit(t, k);
 	if (n == 2)
 		e8(e, 0x66);
 	e_mem(e, 0x8b, r, m);
@@ -277,6 +278,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 	unsigned n = t->ins[k].zi.operand_width / 8u;
 	struct la a = stack_place(t, RBP, 0);
 	load(e, V, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+	mark_commit(t, k); /* an interrupt with this SP would overwrite what is to be loaded */
 	sp_move(t, RBP, (i32)n);
 	if (n == 2)
 		e8(e, 0x66);

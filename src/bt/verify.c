@@ -249,7 +249,7 @@ static bool named(struct verifier *v, const struct path *p, const struct hinsn *
 		return true; /* the block that returned */
 	if (!p->exit_set || p->exit != exit_id(k->index, k->n - 1u, X_INDIRECT))
 		return verify_bad(v, h->off, "an indirect branch without its name");
-	if (guest_value(p, R_SP) != sym_add_const(&v->syms, guest_start(v, R_SP), (u64)-(i64)k->sp_back))
+	if (!k->page->klass.sp16 && !guest_equal(v, guest_value(p, R_SP), sym_add_const(&v->syms, guest_start(v, R_SP), (u64)-(i64)k->sp_back)))
 		return verify_bad(v, h->off, "sp_back does not undo what was done to RSP");
 	return true;
 }
@@ -569,7 +569,7 @@ static struct path fresh_path(struct verifier *v, u32 at)
 	p.packed = SYM_NONE;
 	p.events = sym_fresh(&v->syms);
 	p.rflags = sym_fresh(&v->syms);
-	for (unsigned g = 0; g < 16; g++) {
+	for (unsigned g = 0; g < (v->legacy ? 8 : 16); g++) {
 		if (is_homeless(g))
 			p.slot[g == R_11 ? SL_HOME11 : SL_HOME15] = guest_start(v, g);
 		else
@@ -702,6 +702,7 @@ bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct e
 	v->b = b;
 	v->k = k;
 	v->guest = guest;
+	v->legacy = k->page->mode != CODE64;
 	v->e = e;
 	return block_verified(v);
 }
@@ -717,8 +718,6 @@ static void hex(char *to, size_t room_for, const u8 *bytes, unsigned n)
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 {
 	struct error e;
-	if (k->page->mode != CODE64) /* legacy.c's other path to memory is not known here yet */
-		return true;
 	if (!b->verify_every || ++b->verify_count % b->verify_every)
 		return true;
 	b->stats.verified++;
