@@ -85,13 +85,27 @@ static bool room(struct verifier *v, u32 places)
 	return v->cap >= places;
 }
 
+/* As the processor does: where Zydis takes F3 90 for PAUSE, REX.B makes it XCHG with r8 (isa/decode.c). */
+static bool decoded(struct verifier *v, const u8 *pc, u32 left, struct hinsn *h)
+{
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, pc, left, &h->zi, h->zo)))
+		return false;
+	if (h->zi.mnemonic != ZYDIS_MNEMONIC_PAUSE || !(h->zi.attributes & ZYDIS_ATTRIB_HAS_REX) || !h->zi.raw.rex.B)
+		return true;
+	u8 bytes[15];
+	memcpy(bytes, pc, h->zi.length);
+	for (unsigned k = 0; k < h->zi.length; k++)
+		bytes[k] = bytes[k] == 0xf3 ? 0x3e : bytes[k];
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, bytes, h->zi.length, &h->zi, h->zo));
+}
+
 /* Decodes what begins at a place. */
 static bool decode_at(struct verifier *v, u32 place)
 {
 	const struct block *k = v->k;
 	struct hinsn *h = &v->insn[v->n];
 	u32 left = (place < k->bytes ? k->bytes : v->places) - place;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, verify_pc(v, place), left, &h->zi, h->zo)))
+	if (!decoded(v, verify_pc(v, place), left, h))
 		return verify_bad(v, place, "no instruction");
 	h->off = place;
 	h->len = h->zi.length;

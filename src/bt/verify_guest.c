@@ -157,7 +157,7 @@ bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 	if (g->known && g->kind == G_STRING && h->string)
 		return h->zi.mnemonic == g->zi.mnemonic && h->zi.address_width == g->zi.address_width;
 	const struct insn_map *m = &v->k->map[v->k_insn];
-	if (h->off < (u32)m->host + m->prelude) /* LAHF, SAHF ... of the translator's */
+	if (h->off < (u32)m->host + m->prelude || h->off >= m[1].host) /* LAHF, SAHF ... of the translator's */
 		return false;
 	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic || h->gs)
 		return false;

@@ -60,9 +60,11 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 		const struct atom *t = sym_single(&v->syms, p->test.of);
 		bool above = (m == ZYDIS_MNEMONIC_JNBE) == taken;
 		if (!above && t && t->kind == AT_LOW && t->n == 12 && p->test.n < 4096) {
-			sym whole = t->of; /* and its lower half, which has the same low bits */
+			sym whole = t->of; /* and its lower parts, which have the same low bits */
 			path_add_fact(p, FACT_FITS, whole, 4096 - (u32)p->test.n);
 			path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 32), 4096 - (u32)p->test.n);
+			if (v->legacy)
+				path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 16), 4096 - (u32)p->test.n);
 		}
 		return;
 	} else if (p->test.kind == TEST_EQUAL && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
