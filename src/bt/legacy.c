@@ -263,6 +263,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	unsigned n = i->zi.operand_width / 8u, r = gpr(i->zo[0].reg.value);
 	struct la a = stack_place(t, HOST_SP, 0);
 	struct marg m = mem(t, k, &a, n, false, BY_ALIGNMENT);
+	mark_commit(t, k);
 	if (n == 2)
 		e8(e, 0x66);
 	e_mem(e, 0x8b, r, m);
@@ -658,6 +659,7 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 	case ZYDIS_MNEMONIC_AAD: case ZYDIS_MNEMONIC_SALC:
 	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR:
 	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FEMMS:
+	case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_VZEROUPPER: /* the host's would clear registers 8-15 too */
 		return K_INTERP;
 	case ZYDIS_MNEMONIC_BSWAP:
 		if (i->zi.operand_width == 16)

@@ -85,13 +85,27 @@ static bool room(struct verifier *v, u32 places)
 	return v->cap >= places;
 }
 
+/* As the processor does: where Zydis takes F3 90 for PAUSE, REX.B makes it XCHG with r8 (isa/decode.c). */
+static bool decoded(struct verifier *v, const u8 *pc, u32 left, struct hinsn *h)
+{
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, pc, left, &h->zi, h->zo)))
+		return false;
+	if (h->zi.mnemonic != ZYDIS_MNEMONIC_PAUSE || !(h->zi.attributes & ZYDIS_ATTRIB_HAS_REX) || !h->zi.raw.rex.B)
+		return true;
+	u8 bytes[15];
+	memcpy(bytes, pc, h->zi.length);
+	for (unsigned k = 0; k < h->zi.length; k++)
+		bytes[k] = bytes[k] == 0xf3 ? 0x3e : bytes[k];
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, bytes, h->zi.length, &h->zi, h->zo));
+}
+
 /* Decodes what begins at a place. */
 static bool decode_at(struct verifier *v, u32 place)
 {
 	const struct block *k = v->k;
 	struct hinsn *h = &v->insn[v->n];
 	u32 left = (place < k->bytes ? k->bytes : v->places) - place;
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&v->decoder, verify_pc(v, place), left, &h->zi, h->zo)))
+	if (!decoded(v, verify_pc(v, place), left, h))
 		return verify_bad(v, place, "no instruction");
 	h->off = place;
 	h->len = h->zi.length;
@@ -249,7 +263,7 @@ static bool named(struct verifier *v, const struct path *p, const struct hinsn *
 		return true; /* the block that returned */
 	if (!p->exit_set || p->exit != exit_id(k->index, k->n - 1u, X_INDIRECT))
 		return verify_bad(v, h->off, "an indirect branch without its name");
-	if (guest_value(p, R_SP) != sym_add_const(&v->syms, guest_start(v, R_SP), (u64)-(i64)k->sp_back))
+	if (!k->page->klass.sp16 && !guest_equal(v, guest_value(p, R_SP), sym_add_const(&v->syms, guest_start(v, R_SP), (u64)-(i64)k->sp_back)))
 		return verify_bad(v, h->off, "sp_back does not undo what was done to RSP");
 	return true;
 }
@@ -569,7 +583,7 @@ static struct path fresh_path(struct verifier *v, u32 at)
 	p.packed = SYM_NONE;
 	p.events = sym_fresh(&v->syms);
 	p.rflags = sym_fresh(&v->syms);
-	for (unsigned g = 0; g < 16; g++) {
+	for (unsigned g = 0; g < (v->legacy ? 8 : 16); g++) {
 		if (is_homeless(g))
 			p.slot[g == R_11 ? SL_HOME11 : SL_HOME15] = guest_start(v, g);
 		else
@@ -702,6 +716,7 @@ bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct e
 	v->b = b;
 	v->k = k;
 	v->guest = guest;
+	v->legacy = k->page->mode != CODE64;
 	v->e = e;
 	return block_verified(v);
 }
@@ -717,8 +732,6 @@ static void hex(char *to, size_t room_for, const u8 *bytes, unsigned n)
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 {
 	struct error e;
-	if (k->page->mode != CODE64) /* legacy.c's other path to memory is not known here yet */
-		return true;
 	if (!b->verify_every || ++b->verify_count % b->verify_every)
 		return true;
 	b->stats.verified++;

@@ -140,6 +140,7 @@ struct verifier {
 	const struct block *k;
 	const u8 *guest;         /* the block's guest code; NULL: not known */
 	struct error *e;
+	bool legacy;             /* 16- or 32-bit code: eight registers of 32 bits, r8 to r14 are the translator's */
 	ZydisDecoder decoder;
 	struct hinsn *insn;
 	u32 n, cap;
@@ -187,6 +188,7 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 /* ---- what the guest's instruction asks for (verify_guest.c) ----------------------------------------------- */
 sym guest_start(struct verifier *v, unsigned guest);             /* a register's value at its start */
 sym guest_value(const struct path *p, unsigned guest);           /* and now */
+bool guest_equal(struct verifier *v, sym a, sym b);
 bool guest_prepare(struct verifier *v, unsigned insn);
 /* All registers are as at its start, but for `except` (as a guest's number; -1: none). */
 bool guest_untouched(struct verifier *v, const struct path *p, u32 off, int except, const char *where);

@@ -20,10 +20,16 @@ sym guest_value(const struct path *p, unsigned guest)
 	}
 }
 
+/* As far as the mode looks at them. */
+bool guest_equal(struct verifier *v, sym a, sym b)
+{
+	return a == b || (v->legacy && sym_low(&v->syms, a, 32) == sym_low(&v->syms, b, 32));
+}
+
 bool guest_untouched(struct verifier *v, const struct path *p, u32 off, int except, const char *where)
 {
-	for (unsigned g = 0; g < 16; g++)
-		if ((int)g != except && guest_value(p, g) != guest_start(v, g))
+	for (unsigned g = 0; g < (v->legacy ? 8 : 16); g++)
+		if ((int)g != except && !guest_equal(v, guest_value(p, g), guest_start(v, g)))
 			return verify_bad(v, off, "guest register %u is not what it was, %s", g, where);
 	if (p->slot[SL_GS] != v->start_gs || p->slot[SL_KERNEL_GS] != v->start_kernel_gs)
 		return verify_bad(v, off, "a GS base is not what it was, %s", where);
@@ -34,6 +40,8 @@ bool guest_untouched(struct verifier *v, const struct path *p, u32 off, int exce
 
 bool guest_flags(struct verifier *v, const struct path *p, u32 off, bool saved, const char *where)
 {
+	if (v->root == ROOT_INSN && !v->g.known) /* which instruction writes flags for the guest is not known */
+		return true;
 	if (p->kept && !(saved ? p->ctx_flags : p->host_flags))
 		return verify_bad(v, off, "status flags are not in %s, %s", saved ? "the context" : "the host's", where);
 	return true;
@@ -149,7 +157,7 @@ bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 	if (g->known && g->kind == G_STRING && h->string)
 		return h->zi.mnemonic == g->zi.mnemonic && h->zi.address_width == g->zi.address_width;
 	const struct insn_map *m = &v->k->map[v->k_insn];
-	if (h->off < (u32)m->host + m->prelude) /* LAHF, SAHF ... of the translator's */
+	if (h->off < (u32)m->host + m->prelude || h->off >= m[1].host) /* LAHF, SAHF ... of the translator's */
 		return false;
 	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic || h->gs)
 		return false;

@@ -59,8 +59,13 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 	else if (p->test.kind == TEST_CMP && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
 		const struct atom *t = sym_single(&v->syms, p->test.of);
 		bool above = (m == ZYDIS_MNEMONIC_JNBE) == taken;
-		if (!above && t && t->kind == AT_LOW && t->n == 12 && p->test.n < 4096)
-			path_add_fact(p, FACT_FITS, t->of, 4096 - (u32)p->test.n);
+		if (!above && t && t->kind == AT_LOW && t->n == 12 && p->test.n < 4096) {
+			sym whole = t->of; /* and its lower parts, which have the same low bits */
+			path_add_fact(p, FACT_FITS, whole, 4096 - (u32)p->test.n);
+			path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 32), 4096 - (u32)p->test.n);
+			if (v->legacy)
+				path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 16), 4096 - (u32)p->test.n);
+		}
 		return;
 	} else if (p->test.kind == TEST_EQUAL && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
 		u64 most;
@@ -165,6 +170,8 @@ static bool guest_memory(struct verifier *v, const struct path *p, const struct 
 	if (e.kind == AT_ENTRY_AT)
 		return sym_is_const(s, t->at, &lin) && (lin & PAGE_MASK) + t->size <= 4096 ? true : verify_bad(v, h->off, "%u bytes that cross into the next page", t->size);
 	u64 delta;
+	if (e.of == t->at && sym_is_const(s, t->at, &lin) && (lin & PAGE_MASK) + t->size <= 4096)
+		return true;
 	if (!sym_is_const(s, sym_add(s, t->at, sym_scale(s, e.of, ~0ull)), &delta) || delta > 4096)
 		return verify_bad(v, h->off, "the entry is not that of the address that is accessed");
 	if (delta + t->size > 1 && !fits(v, p, e.of, (u32)delta + t->size) && !(h->aligned && !delta))
@@ -297,6 +304,10 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 		*value = sym_atom(&v->syms, AT_CPU, 0, SYM_NONE, 0);
 	else if (o->size == 64 && (disp == CTX(gs_ac[0]) || disp == CTX(gs_ac[1])))
 		*value = sym_atom(&v->syms, AT_SPACE, disp == CTX(gs_ac[1]), SYM_NONE, 0);
+	else if (v->legacy && o->size == 32 && disp >= CTX(seg_base) && disp < CTX(seg_base) + 64 && !((disp - CTX(seg_base)) & 7))
+		*value = sym_atom(&v->syms, AT_SEGMENT, 32 + (unsigned)(disp - CTX(seg_base)) / 8, SYM_NONE, 0);
+	else if (v->legacy && ((o->size == 64 && disp >= CTX(seg_end) && disp < CTX(seg_end) + 128 && !((disp - CTX(seg_end)) & 7)) || (o->size == 32 && disp == CTX(target))))
+		*value = sym_fresh(&v->syms);
 	else if ((o->size == 64 && (disp == CTX(tsc_offset) || disp == CTX(tsc_aux))) || (o->size == 32 && disp == CTX(ac)))
 		*value = sym_fresh(&v->syms);
 	else if (o->size == 32 && (disp == CTX(units_off) || disp == CTX(x87_off) || (disp >= OK_AT && disp < OK_AT + (i64)N_OK * 4 && !(disp & 3))))
@@ -419,7 +430,7 @@ static bool cpu_access(struct verifier *v, struct path *p, const struct hinsn *h
 	bool write = writes_operand(o);
 	if (o->mem.index != ZYDIS_REGISTER_NONE || (h->zi.attributes & ZYDIS_ATTRIB_HAS_SEGMENT))
 		return verify_bad(v, h->off, "struct cpu by an odd address");
-	bool lets_in = h->zi.mnemonic == ZYDIS_MNEMONIC_OR && v->g.zi.mnemonic != ZYDIS_MNEMONIC_STD;
+	bool lets_in = h->zi.mnemonic == ZYDIS_MNEMONIC_OR && !(other->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (u32)other->imm.value.u == FL_DF);
 	if (lets_in && !path_fact(v, p, FACT_ZERO, sym_low(&v->syms, p->events, 32), 0))
 		return verify_bad(v, h->off, "lets interrupts in while one may be pending");
 	if (write)
@@ -721,8 +732,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 			result = SYM_NONE;
 	} else if (mov_load && h->zo[0].size >= 32) {
 		result = h->zo[0].size == 32 ? sym_low(s, loaded, 32) : loaded;
-	} else if (h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_ADD && simple && h->zo[0].size == 64) {
-		result = sym_add(s, p->reg[to], loaded);
+	} else if (h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_ADD && simple && h->zo[0].size >= 32) {
+		result = sym_low(s, sym_add(s, p->reg[to], loaded), h->zo[0].size);
 	} else if (h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_SUB && simple && h->zo[0].size == 64) {
 		result = sym_add(s, p->reg[to], sym_scale(s, loaded, ~0ull));
 	} else if (h->gs && h->zi.mnemonic != ZYDIS_MNEMONIC_CMP && h->zi.mnemonic != ZYDIS_MNEMONIC_MOVZX && !writes_operand(memory(h))) {

@@ -140,12 +140,7 @@ sym sym_low(struct syms *s, sym a, unsigned bits)
 
 sym sym_ror(struct syms *s, sym a, unsigned n)
 {
-	u64 v;
-	if (!n)
-		return a;
-	if (sym_is_const(s, a, &v))
-		return sym_const(s, v >> n | v << (64 - n));
-	return sym_atom(s, AT_ROR, n, a, 0);
+	return n ? sym_atom(s, AT_ROR, n, a, 0) : a;
 }
 
 sym sym_shl(struct syms *s, sym a, unsigned n)

@@ -284,7 +284,7 @@ static void debug_general_detect(void **state)
 	assert_int_equal(c->dr[7], 0x2400);
 }
 
-/* An invalid opcode, then privilege, then GD, then the value. */
+/* Privilege, then an invalid opcode, then GD, then the value. */
 static void debug_priority(void **state)
 {
 	fresh();
@@ -293,9 +293,10 @@ static void debug_priority(void **state)
 	GP(cpu_read_dr(c, 4));
 	GP(cpu_write_dr(c, 7, 0));
 	c->cr4 |= CR4_DE;
+	GP(cpu_read_dr(c, 4));
+	c->cpl = 0;
 	assert_int_equal(RIG_TRY(c, cpu_read_dr(c, 4)), V_UD);
 	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 5, 1ull << 32)), V_UD);
-	c->cpl = 0;
 	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 5, 0)), V_UD);
 	assert_int_equal(RIG_TRY(c, cpu_write_dr(c, 7, 1ull << 32)), V_DB);
 }
