@@ -403,6 +403,7 @@ static bool emit_lea(struct translation *t, unsigned k)
 	if (!address_of(i, &i->zo[1], &a))
 		return false;
 	if (i->zi.operand_width == 32) {
+		mark_commit(t, k); /* two steps, where the address has 16 bits */
 		offset_into(e, r, &a);
 		return true;
 	}

@@ -431,9 +431,15 @@ static void random_bytes(void **state)
 			code[rnd() & 4095] = often[rnd() & 15];
 		hostile_fresh(n & 1 ? 3 : 0);
 		rig_code(CODE, code, sizeof(code));
-		/* Every exception begins again somewhere in the page. */
-		static const u8 again[] = { 0x31, 0xc0, 0x8a, 0x05, 0x0b, 0, 0, 0, 0xfe, 0x05, 5, 0, 0, 0, 0xbc, 0, 0, 3, 0, 0xeb, 1, 0, 0xc1, 0xe0, 4, 0x05, 0, 0, 1, 0, 0xff, 0xe0 };
+		/* Every exception begins again somewhere in the page: in 64-bit, 32-bit or 16-bit code. */
+		static const u16 selectors[] = { 8, 0x18, 0x20 };
+		u8 again[] = { 0x31, 0xc0, 0x8a, 0x05, 16, 0, 0, 0, 0xfe, 0x05, 10, 0, 0, 0, 0xbc, 0, 0, 3, 0, 0xc1, 0xe0, 4, 0xeb, 1, 0, 0x05, 0, 0, 1, 0,
+			       0x6a, (u8)selectors[n % 3], 0x50, 0x48, 0xcb };
+		again[4] = 24 - 8; /* the counter: byte 24 */
+		again[10] = 24 - 14;
 		rig_code(HANDLER, again, sizeof(again));
+		st64(r.mem.ram + GDT + 0x18, 0x00cf9b000000ffff);
+		st64(r.mem.ram + GDT + 0x20, 0x000f9b000000ffff);
 		hostile_go();
 		snprintf(name, sizeof(name), "random bytes, seed %#lx", (unsigned long)from);
 		hostile_check(name);
