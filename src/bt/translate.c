@@ -580,7 +580,7 @@ static void prelude(struct translation *t, unsigned k)
 			flags_save(e);
 			t->saved = true;
 		}
-	} else if (t->saved && i->live && (i->wants || i->kind == K_JMP || i->kind == K_JCC || i->kind == K_LOOP)) {
+	} else if (t->saved && ((i->live && i->wants) || i->kind == K_JMP || i->kind == K_JCC || i->kind == K_LOOP)) {
 		flags_restore(e);
 		t->saved = false;
 	}
