@@ -16,6 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RING3 = os.environ.get("RING3", str(ROOT / "build" / "ring3"))
 # A sanitized or valgrinded build is slower; limits here are against hangs, never for speed.
 SLOWER = float(os.environ.get("RING3_TEST_SLOWER", "1"))
+# A shell's background job ignores these two, and what it starts inherits that.
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Skipped(Exception):
