@@ -9,7 +9,8 @@
  *     `stale` exit. Its memory stays until its segment is evicted, since the return stack and the
  *     signal handler may still name it.
  *  3. A code_page's blocks were made from what the page held at `gen`; when page_code.gen moves
- *     on, they all go (cache_page_written at once by the writer, cache_find at the latest). */
+ *     on, they all go (cache_page_written at once by the writer, cache_find at the latest). Or all
+ *     of them check themselves, each what it was made from (selfcheck.c); then several may be of one place. */
 #define LOG_TOPIC "bt"
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +131,7 @@ static void link_cut(struct bt *b, struct link *l)
 
 void cache_link(struct bt *b, struct link *l, struct block *to)
 {
-	if (!l->from->valid || !to->valid || l->to)
+	if (!l->from->valid || !to->valid || l->to || (to->made_from && !l->checked))
 		return;
 	l->to = to;
 	l->prev = NULL;
@@ -150,8 +151,6 @@ void cache_jump(struct bt *b, struct block *to)
 }
 
 /* ---- invalidation ------------------------------------------------------------------------------------ */
-
-static u32 block_hash_of(u64 lin) { return (u32)(lin ^ lin >> 16) & (BLOCK_HASH - 1); }
 
 static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 {
@@ -191,8 +190,7 @@ void block_drop(struct bt *b, struct block *k)
 	entry_divert(b, k->host, k->stale);
 }
 
-/* Nothing is known of what has changed: all blocks of the page go. */
-static void page_drop(struct bt *b, struct code_page *p)
+void cache_page_drop(struct bt *b, struct code_page *p)
 {
 	while (p->blocks) {
 		b->stats.invalidated++;
@@ -246,7 +244,7 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 			}
 		}
 		p->gen = gen;
-		left |= p->blocks != NULL;
+		left |= p->blocks && !p->selfcheck;
 	}
 	if (!left)
 		atomic_fetch_and(&c->translators, ~(1u << (b->cpu->index & 31)));
@@ -302,7 +300,7 @@ void cache_flush(struct bt *b)
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold)
+struct block *block_new(struct bt *b, unsigned n, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
 	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
@@ -311,11 +309,12 @@ struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *h
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
+	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map) + guest_bytes);
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
 	k->map = (struct insn_map *)(void *)(k + 1);
+	k->made_from = guest_bytes ? (u8 *)(k->map + n + 1) : NULL;
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
 	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
 	*cold = (struct emit){ .p = b->rw + b->cold_used, .end = b->rw + b->cold_used + bytes, .to_run = b->rx - b->rw };
@@ -425,8 +424,12 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 		*head = p;
 		b->n_pages++;
 	}
-	if (unlikely(atomic_load(&p->code->gen) != p->gen))
-		page_drop(b, p);
+	if (unlikely(p->selfcheck ? !selfcheck_wanted(b, code) : atomic_load(&code->gen) != p->gen))
+		cache_page_drop(b, p);
+	if (unlikely(!p->blocks)) {
+		p->gen = atomic_load(&code->gen);
+		p->selfcheck = selfcheck_wanted(b, code);
+	}
 	space_ok(b, p->slot, p->id);
 	return p;
 }
@@ -460,7 +463,7 @@ struct block *cache_find(struct bt *b)
 		return NULL;
 	struct block *k;
 	for (k = b->block_hash[block_hash_of(lin)]; k; k = k->hash_next)
-		if (k->lin == lin && k->page == page &&
+		if (k->lin == lin && k->page == page && (!k->made_from || selfcheck_holds(k)) &&
 		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
 			break;
 	if (k && !k->valid) /* its second page was written */

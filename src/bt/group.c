@@ -96,7 +96,7 @@ static bool passes(const struct translation *t, unsigned k, unsigned base, i64 *
 	unsigned guest = base == HOST_SP ? R_SP : base;
 	if (i->kind == K_NOP)
 		return true;
-	if ((i->kind != K_COPY && i->kind != K_LEA) || i->fop || names_homeless(i))
+	if ((i->kind != K_COPY && i->kind != K_LEA) || i->fop || i->varies || names_homeless(i))
 		return false;
 	if (i->kind == K_LEA) {
 		struct ea e;

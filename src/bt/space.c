@@ -297,6 +297,8 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	if (!store || t->wtag != tag)
 		return;
 	atomic_fetch_or(&t->code->writers, 1u << (c->index & 31));
+	if (atomic_load(&t->code->lines))
+		selfcheck_churn(b, t->code, CHURN_STORE);
 	if (!atomic_load(&t->code->lines))
 		b->stats.store_fills += enter(b, s, &s->stores, table_at(lin, true), t->addend + 1);
 }
