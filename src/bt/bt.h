@@ -179,7 +179,7 @@ struct code_page {
 struct block {
 	struct block *hash_next, *page_next;
 	u64 lin;
-	struct block *page2_next;
+	struct block *page2_next, **page_at, **page2_at; /* what points to it in its pages' lists */
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
@@ -219,7 +219,7 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 
 #define SEGMENTS 8u
 #define BLOCKS_MAX (1u << 20)
-#define BLOCK_HASH (1u << 16)
+#define BLOCK_HASH (1u << 18)
 #define PAGE_HASH (1u << 14)
 #define PAGES_MAX (1u << 16)  /* code_pages, and */
 #define ALIASES_MAX 1024u     /* those of one physical page */
@@ -352,7 +352,7 @@ void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
 
 /* All blocks of a page, of which it is not known what has changed. */
 void cache_page_drop(struct bt *b, struct code_page *p);
-static inline u32 block_hash_of(u64 lin) { return (u32)(lin ^ lin >> 16) & (BLOCK_HASH - 1); }
+static inline u32 block_hash_of(u64 lin) { return (u32)(lin * 0x9e3779b97f4a7c15 >> 40) & (BLOCK_HASH - 1); }
 
 /* ---- blocks that check themselves (selfcheck.c) -------------------------------------------------- */
 #define SELFCHECK_BYTES 64u /* of guest code: block.varies has a bit for each */

@@ -159,14 +159,25 @@ static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 	set_site(b, p + 1, to);
 }
 
-static void list_remove(struct block **at, struct block *k, struct code_page *p)
+/* A page's list of blocks, of which it is the first or the second page. */
+static struct block **page_next(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_next : &k->page2_next; }
+static struct block ***page_at(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_at : &k->page2_at; }
+
+static void page_add(struct code_page *p, struct block *k)
 {
-	for (; *at; at = (*at)->page == p ? &(*at)->page_next : &(*at)->page2_next) {
-		if (*at == k) {
-			*at = k->page == p ? k->page_next : k->page2_next;
-			return;
-		}
-	}
+	struct block *next = *page_next(k, p) = p->blocks;
+	if (next)
+		*page_at(next, p) = page_next(k, p);
+	p->blocks = k;
+	*page_at(k, p) = &p->blocks;
+}
+
+static void page_remove(struct code_page *p, struct block *k)
+{
+	struct block *next = *page_next(k, p), **at = *page_at(k, p);
+	*at = next;
+	if (next)
+		*page_at(next, p) = at;
 }
 
 void block_drop(struct bt *b, struct block *k)
@@ -179,9 +190,9 @@ void block_drop(struct bt *b, struct block *k)
 		at = &(*at)->hash_next;
 	if (*at)
 		*at = k->hash_next;
-	list_remove(&k->page->blocks, k, k->page);
+	page_remove(k->page, k);
 	if (k->page2)
-		list_remove(&k->page2->blocks, k, k->page2);
+		page_remove(k->page2, k);
 	while (k->incoming)
 		link_cut(b, k->incoming);
 	link_cut(b, &k->link[0]);
@@ -342,12 +353,9 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	struct block **head = &b->block_hash[block_hash_of(k->lin)];
 	k->hash_next = *head;
 	*head = k;
-	k->page_next = k->page->blocks;
-	k->page->blocks = k;
-	if (k->page2) {
-		k->page2_next = k->page2->blocks;
-		k->page2->blocks = k;
-	}
+	page_add(k->page, k);
+	if (k->page2)
+		page_add(k->page2, k);
 	b->stats.translated++;
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;

@@ -24,9 +24,9 @@
 
 #define VERSIONS 4u
 /* TSC ticks. A page at the limit costs about a tenth of the time. */
-#define CHURN_LIMIT 128u
-#define CHURN_WINDOW (1u << 21)
-#define TERM_MIN (1u << 24)
+#define CHURN_LIMIT 48u
+#define CHURN_WINDOW (1u << 18)
+#define TERM_MIN (1u << 21)
 #define TERM_MAX (1u << 31)
 
 /* ---- which pages ------------------------------------------------------------------------------- */
@@ -43,7 +43,7 @@ static void term_begin(struct bt *b, struct page_code *c, u64 now)
 {
 	u64 last = atomic_load(&c->check_until);
 	u32 term = atomic_load(&c->check_term);
-	bool again = last && now < last + 8ull * term;
+	bool again = last && now < last + 64ull * term;
 	term = !again ? TERM_MIN : term < TERM_MAX ? term * 2 : TERM_MAX;
 	atomic_store(&c->check_term, term);
 	atomic_store(&c->check_until, now + term);
