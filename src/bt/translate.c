@@ -990,6 +990,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->lin = lin;
 	t->page = page;
 	t->page2 = NULL;
+	t->block = NULL;
 	t->ahead = t->varies = 0;
 	memcpy(t->bytes, page->host + off, in_page);
 	decode_block(t, have, in_page);
