@@ -44,7 +44,7 @@ static void term_begin(struct bt *b, struct page_code *c, u64 now)
 	u64 last = atomic_load(&c->check_until);
 	u32 term = atomic_load(&c->check_term);
 	bool again = last && now < last + 64ull * term;
-	term = !again ? TERM_MIN : term < TERM_MAX ? term * 2 : TERM_MAX;
+	term = !again ? TERM_MIN : now < last || term >= TERM_MAX ? term : term * 2;
 	atomic_store(&c->check_term, term);
 	atomic_store(&c->check_until, now + term);
 	b->stats.check_terms++;
@@ -165,37 +165,45 @@ static bool may_vary(const struct translation *t, const struct tins *i)
 	return !is_homeless((unsigned)(d->size == 8 && r >= 4 ? r - 4 : r));
 }
 
+static u64 immediate(const struct tins *i) { return bits(i->off + i->zi.raw.imm[0].offset, i->zi.raw.imm[0].size / 8u); }
+
+/* What has varied since the version that differs in immediates alone; else since the newest. */
+static u64 varied_so_far(const struct translation *t)
+{
+	u64 can = 0;
+	for (unsigned k = 0; k < t->n; k++)
+		can |= may_vary(t, &t->ins[k]) ? immediate(&t->ins[k]) : 0;
+	for (struct block *k = newest(t); k; k = version(t, k->hash_next))
+		if (!(varied(t, k) & ~can))
+			return varied(t, k);
+	return varied(t, newest(t)) & can;
+}
+
 void selfcheck_plan(struct translation *t)
 {
-	const struct block *old = newest(t);
-	if (!old)
+	if (!newest(t))
 		return;
 	t->b->stats.checks_failed++;
 	term_prolong(t->page->code);
-	u64 v = varied(t, old);
+	u64 v = varied_so_far(t);
 	for (unsigned k = 0; k < t->n; k++) {
 		struct tins *i = &t->ins[k];
-		u64 of_it = v & bits(i->off, i->zi.length), field = bits(i->off + i->zi.raw.imm[0].offset, i->zi.raw.imm[0].size / 8u);
-		i->varies = of_it && !(of_it & ~field) && may_vary(t, i);
+		i->varies = (v & bits(i->off, i->zi.length)) && may_vary(t, i);
 		if (i->varies)
-			t->varies |= field;
+			t->varies |= immediate(i);
 	}
 }
 
+/* Drops the versions that say less than the new one, and the oldest of too many. */
 void selfcheck_made(struct translation *t)
 {
-	struct block *k = newest(t);
-	t->b->stats.checks_made++;
-	if (k && k->guest_bytes == t->guest_bytes && !(varied(t, k) & ~t->varies))
-		block_drop(t->b, k); /* it says less than the new one */
-	struct block *last = NULL;
 	unsigned n = 0;
-	for (k = newest(t); k; k = version(t, k->hash_next)) {
-		last = k;
-		n++;
+	t->b->stats.checks_made++;
+	for (struct block *k = newest(t), *next; k; k = next) {
+		next = version(t, k->hash_next);
+		if ((k->guest_bytes == t->guest_bytes && !(varied(t, k) & ~t->varies)) || ++n >= VERSIONS)
+			block_drop(t->b, k);
 	}
-	if (n >= VERSIONS)
-		block_drop(t->b, last);
 }
 
 void selfcheck_operand(struct translation *t, unsigned k)
