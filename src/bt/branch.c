@@ -26,7 +26,7 @@ void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool c
 void branch_jump(struct translation *t, struct emit *e, unsigned n, u64 target)
 {
 	if (branch_far(t, target))
-		flags_save(e);
+		flags_save(e, T_FREE);
 	branch_link(t, n, e_jmp(e), target, false);
 }
 
@@ -38,7 +38,7 @@ void branch_fall(struct translation *t)
 		return;
 	}
 	if (!branch_far(t, target))
-		flags_restore(&t->e);
+		flags_restore(&t->e, T_FREE);
 	branch_link(t, 1, e_jmp(&t->e), target, false);
 }
 
@@ -137,36 +137,54 @@ void branch_return_site(struct translation *t, unsigned k)
 	branch_link(t, 1, e_jmp(e), here, true);
 }
 
-/* T = an indirect branch's target. */
-static void load_target(struct translation *t, unsigned k)
+void branch_call_found(struct translation *t, unsigned k, unsigned target)
+{
+	struct emit *e = &t->e;
+	if (target == T)
+		mark_commit(t, k);
+	cold_add(t, glue_find(e, target), k);
+	cold_last(t)->rcx = target == T;
+	mark_commit(t, k);
+	e_ctx_store(e, T, M_CTX(target));
+}
+
+void branch_jump_found(struct translation *t, unsigned k, unsigned target)
+{
+	if (target == T)
+		mark_commit(t, k);
+	cold_add(t, glue_jump(&t->e, target), k);
+	struct cold *c = cold_last(t);
+	c->kind = X_INDIRECT;
+	c->rcx = target == T;
+	c->addr = (u8)target;
+}
+
+/* The register that has an indirect branch's target: the guest's own, or T. */
+static unsigned load_target(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	const ZydisDecodedOperand *o = &i->zo[0];
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		unsigned r = host_of((unsigned)ZydisRegisterGetId(o->reg.value));
-		if (at_home(r))
-			e_ctx_load(e, T, home_of(r));
-		else
-			e_mov(e, T, r);
-		return;
+		if (!at_home(r))
+			return r;
+		e_ctx_load(e, T, home_of(r));
+		return T;
 	}
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, o, &a);
 	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	return T;
 }
 
 static void emit_call_indirect(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	/* Looked up before anything is pushed: a target that is not known may not be canonical. */
-	load_target(t, k);
-	mark_commit(t, k);
-	cold_add(t, glue_find(e), k);
-	cold_last(t)->rcx = true;
-	e_ctx_store(e, T, M_CTX(target));
+	branch_call_found(t, k, load_target(t, k));
 	push_return(t, k);
 	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
 	branch_return_site(t, k);
@@ -204,7 +222,7 @@ void branch_emit(struct translation *t, unsigned k)
 	case K_CALL:
 		push_return(t, k);
 		if (t->saved && !branch_far(t, branch_target(t, k)))
-			flags_restore(e);
+			flags_restore(e, T_FREE);
 		branch_link(t, 0, e_call(e), branch_target(t, k), false);
 		branch_return_site(t, k);
 		break;
@@ -212,10 +230,7 @@ void branch_emit(struct translation *t, unsigned k)
 		emit_call_indirect(t, k);
 		break;
 	case K_JMP_IND:
-		load_target(t, k);
-		e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-		mark_commit(t, k);
-		glue_lookup(t->b, e);
+		branch_jump_found(t, k, load_target(t, k));
 		break;
 	default:
 		emit_ret(t, k);

@@ -362,8 +362,11 @@ void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
-u8 *glue_find(struct emit *e);
-void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; flags are in ctx.flags */
+/* T = the host's address of the guest code that `target` (a register) names; status flags are in ctx.flags.
+ * Returns the jump that is taken where the jump cache does not have it; where target is T itself, T is
+ * then as it was and RCX is in ctx.save_rcx, else T is anything. */
+u8 *glue_find(struct emit *e, unsigned target);
+u8 *glue_jump(struct emit *e, unsigned target); /* the same, and goes there */
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */
 void fault_destroy(struct bt *b);

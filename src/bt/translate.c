@@ -577,11 +577,11 @@ static void prelude(struct translation *t, unsigned k)
 	if (needs_flags_away(t, k)) {
 		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || is_pushf(&i->zi);
 		if (!t->saved && (i->live || far)) {
-			flags_save(e);
+			flags_save(e, t_before(t, k));
 			t->saved = true;
 		}
 	} else if (t->saved && ((i->live && i->wants) || i->kind == K_JMP || i->kind == K_JCC || i->kind == K_LOOP)) {
-		flags_restore(e);
+		flags_restore(e, t_before(t, k));
 		t->saved = false;
 	}
 	m->saved_then = m->saved_fault = t->saved;
@@ -593,7 +593,7 @@ void flags_for_insn(struct translation *t, unsigned k)
 {
 	if (t->saved && t->ins[k].wants) {
 		mark_commit(t, k);
-		flags_restore(&t->e);
+		flags_restore(&t->e, T_HELD);
 		t->saved = false;
 		t->map[k].saved_fault = false;
 	}
@@ -886,7 +886,7 @@ static void emit_entries(struct translation *t)
 	if (t->page2)
 		fail[1] = entry_check(e, ok_slot(t->page2), t->page2->id, false);
 	if (live)
-		flags_restore(e);
+		flags_restore(e, T_FREE);
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);

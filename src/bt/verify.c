@@ -281,15 +281,12 @@ static bool indirect(struct verifier *v, const struct path *p, const struct hins
 	return guest_done(v, p, h->off) && guest_target(v, p, h, target);
 }
 
-/* To lookup, or to where it has failed. */
-static bool looked_up(struct verifier *v, const struct path *p, const struct hinsn *h, bool missed)
+/* To lookup, or to where that fails. */
+static bool looked_up(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
-	struct path q = *p;
-	if (missed)
-		q.reg[RCX] = q.slot[SL_RCX];
 	if (v->g.known && v->g.kind != G_JMP_IND && v->root != ROOT_RETURN)
 		return verify_bad(v, h->off, "an indirect branch that the guest does not have");
-	return named(v, &q, h) && indirect(v, &q, h, q.reg[T]);
+	return named(v, p, h) && indirect(v, p, h, p->reg[T]);
 }
 
 /* A jump or call to the host's address that the jump cache had. */
@@ -415,7 +412,7 @@ static bool conditional(struct verifier *v, struct path *p, const struct hinsn *
 	p->at = h->off + h->len;
 	*go_on = true;
 	if (to == v->b->lookup || to == v->b->lookup_miss)
-		return looked_up(v, &q, h, to == v->b->lookup_miss);
+		return looked_up(v, &q, h);
 	return walk_fork(v, q);
 }
 
@@ -433,6 +430,9 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 		return to_found(v, p, h, p->reg[T]);
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		const ZydisDecodedOperand *o = &h->zo[0];
+		sym to;
+		if (m == ZYDIS_MNEMONIC_JMP)
+			return path_jump_load(v, p, h, &to) && to_found(v, p, h, to);
 		if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE || h->zi.address_width != 64 || o->mem.disp.value != CTX(target) || o->size != 64)
 			return verify_bad(v, h->off, "a call by what is not ctx.target");
 		return to_found(v, p, h, p->slot[SL_TARGET]);
@@ -457,7 +457,7 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	if (jmp && (to == v->b->exit_common || to == v->b->exit_saved))
 		return exit_checked(v, p, h, to == v->b->exit_saved);
 	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
-		return looked_up(v, p, h, to == v->b->lookup_miss);
+		return looked_up(v, p, h);
 	bool looks = to == v->b->lookup || to == v->b->lookup_miss;
 	if (m == ZYDIS_MNEMONIC_CALL || (!looks && !insn_at(v, place_of(v, to))))
 		return verify_bad(v, h->off, "a branch to where no code of the block begins");

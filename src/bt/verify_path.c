@@ -262,20 +262,20 @@ static bool table_load(struct verifier *v, const struct path *p, const struct hi
 }
 
 /* Of the jump cache: a tag to compare with, or, once that is known to be right, the host's address. */
-static bool jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value)
+bool path_jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value)
 {
 	const ZydisDecodedOperand *o = memory(h);
 	struct syms *s = &v->syms;
 	sym index = reg_of(v, p, o->mem.index);
 	const struct atom *a = sym_single(s, index), *of;
-	if (o->size != 64 || writes_operand(o) || o->mem.base != ZYDIS_REGISTER_NONE || o->mem.scale != 8 || !a || a->kind != AT_LOW || a->n != 16 ||
+	if (h->zi.address_width != 64 || o->size != 64 || writes_operand(o) || o->mem.base != ZYDIS_REGISTER_NONE || o->mem.scale != 8 || !a || a->kind != AT_LOW || a->n != 16 ||
 	    !(of = sym_single(s, a->of)) || of->kind != AT_ROR || of->n != 2)
 		return verify_bad(v, h->off, "a computed address in the space that is no place of the jump cache");
 	if (o->mem.disp.value == JUMP_TAG_AT && h->zi.mnemonic == ZYDIS_MNEMONIC_CMP) {
 		*value = index;
 		return true;
 	}
-	if (o->mem.disp.value != JUMP_HOST_AT || h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || !path_fact(v, p, FACT_TAG, of->of, index))
+	if (o->mem.disp.value != JUMP_HOST_AT || (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV && h->zi.mnemonic != ZYDIS_MNEMONIC_JMP) || !path_fact(v, p, FACT_TAG, of->of, index))
 		return verify_bad(v, h->off, "the jump cache, but not for an address that is known to be in it");
 	*value = sym_atom(s, AT_JUMP, 0, of->of, 0);
 	return true;
@@ -289,7 +289,7 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 	if (h->zi.address_width == 32)
 		return table_load(v, p, h, value);
 	if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE)
-		return jump_load(v, p, h, value);
+		return path_jump_load(v, p, h, value);
 	int n = slot_at(disp);
 	if (o->size == 16 && disp == CTX(flags)) {
 		*value = sym_fresh(&v->syms);
