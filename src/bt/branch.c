@@ -16,10 +16,15 @@ bool branch_far(const struct translation *t, u64 target)
 	return t->page2 || (target & ~PAGE_MASK) != t->page->lin;
 }
 
+static void link_of(struct translation *t, unsigned k, unsigned n, u8 *site, u64 target, bool checked)
+{
+	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target, .insn = (u8)k,
+					   .checked = checked || branch_far(t, target) };
+}
+
 void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool checked)
 {
-	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target,
-					   .checked = checked || branch_far(t, target) };
+	link_of(t, t->n - 1, n, site, target, checked);
 }
 
 /* A jump to another block by way of link n; flags are in the host's and may be live there. */
@@ -44,14 +49,13 @@ void branch_fall(struct translation *t)
 
 void branch_stubs(struct translation *t)
 {
-	static const enum exit_kind kinds[] = { X_LINK0, X_LINK1 };
-	for (unsigned n = 0; n < 2; n++) {
+	for (unsigned n = 0; n < t->block->n_links; n++) {
 		struct link *l = &t->block->link[n];
 		if (!l->site)
 			continue;
 		l->stub = emit_here(&t->out);
 		e_set32(&t->e, l->site, l->stub);
-		emit_exit(t, &t->out, t->n - 1, kinds[n], l->checked);
+		emit_exit(t, &t->out, l->insn, n == LINK_ON ? X_LINK1 : X_LINK0, l->checked);
 	}
 }
 
@@ -81,15 +85,19 @@ void branch_loop(struct translation *t, unsigned k)
 void branch_jcc(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
+	bool last = k == t->n - 1;
+	unsigned n = last ? LINK_TAKEN : LINKS_LAST + t->sides++;
+	u64 target = branch_target(t, k);
 	mark_commit(t, k);
 	u8 *taken = e_jcc(e, t->ins[k].zi.opcode & 15);
-	if (branch_far(t, branch_target(t, k))) {
+	if (branch_far(t, target)) {
 		e_here32(&t->out, taken);
-		branch_jump(t, &t->out, 0, branch_target(t, k));
-	} else {
-		branch_link(t, 0, taken, branch_target(t, k), false);
+		flags_save(&t->out, T_FREE);
+		taken = e_jmp(&t->out);
 	}
-	branch_jump(t, e, 1, next_lin_of(t, k));
+	link_of(t, k, n, taken, target, false);
+	if (last)
+		branch_jump(t, e, LINK_ON, next_lin_of(t, k));
 }
 
 /* Pushes the return address and moves RSP. */

@@ -32,6 +32,7 @@ struct tins {
 /* A jump out of line. */
 struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
 
+#define SIDES_MAX 4u
 struct translation {
 	struct bt *b;
 	struct emit e, out;  /* the block's code; what lies out of line */
@@ -46,6 +47,7 @@ struct translation {
 	struct insn_map map[BLOCK_INSNS + 1];
 	struct cold cold[BLOCK_INSNS * 4];
 	unsigned n_cold;
+	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
 	bool saved;          /* here, flags are in ctx.flags */
 	bool ungrouped;

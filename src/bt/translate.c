@@ -122,6 +122,8 @@ static void liveness(struct translation *t)
 		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
+		if (i->kind == K_JCC && k < t->n - 1)
+			live |= live_at(t, branch_target(t, k));
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
@@ -821,11 +823,22 @@ static bool ends(enum kind k)
 
 /* ---- the block --------------------------------------------------------------------------------------- */
 
+/* Whether the block goes on behind a conditional branch: one ahead, which is as likely as not to be
+ * taken, and where nothing else has begun a block yet. */
+static bool goes_on(struct translation *t, unsigned k)
+{
+	const struct tins *i = &t->ins[k];
+	if (i->kind != K_JCC || t->page->mode != CODE64)
+		return false;
+	u64 next = next_lin_of(t, k);
+	return branch_target(t, k) > next && !((next ^ t->lin) & ~PAGE_MASK) && !cache_known(t->b, t->page, next);
+}
+
 /* Decodes from t->bytes, which hold `have` bytes; those beyond `in_page` are of the second page. False: the
  * first instruction is not valid. */
 static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 {
-	unsigned off = 0;
+	unsigned off = 0, sides = 0;
 	t->n = 0;
 	t->units = false;
 	t->classes = 0;
@@ -841,12 +854,23 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
 		if (!i->op)
 			break;
+		bool units = t->units;
+		u8 classes = t->classes;
 		i->kind = classify(t, i);
+		if (sides && t->classes != classes) { /* perhaps not reached: no reason to ask for a unit */
+			t->units = units;
+			t->classes = classes;
+			break;
+		}
 		off += i->zi.length;
 		t->n++;
-		if (ends(i->kind))
+		if (ends(i->kind) && (sides == SIDES_MAX || !goes_on(t, t->n - 1)))
 			break;
+		sides += ends(i->kind);
 	}
+	t->sides = t->n_sides = 0;
+	for (unsigned k = 0; k + 1 < t->n; k++)
+		t->n_sides += t->ins[k].kind == K_JCC;
 	t->guest_bytes = (u16)off;
 }
 
@@ -999,7 +1023,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
-	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e, &t->out);
+	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, 512 * t->n + 1024, &t->e, &t->out);
 	if (!t->block)
 		return NULL;
 	t->start = t->e.p;

@@ -178,6 +178,8 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 	*go_on = false;
 	if (v->root == ROOT_INSN) {
 		unsigned next = v->k_insn + 1;
+		if (v->g.known && v->g.kind >= G_CALL && v->g.kind <= G_RET && (v->g.kind != G_JCC || p->taken))
+			return verify_bad(v, p->at, "a branch that falls through");
 		if (!guest_done(v, p, p->at) || !guest_flags(v, p, p->at, k->map[next].saved, "at the next instruction"))
 			return false;
 		for (; next < k->n && k->map[next].no_resume && k->map[next].host == k->map[next + 1].host; next++)
@@ -245,10 +247,10 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 			return verify_bad(v, h->off, "status flags are not there");
 		break;
 	case X_LINK0: case X_LINK1:
-		if (p->link != kind - X_LINK0 + 1 || insn != k->n - 1u)
+		if (!p->link || insn != k->link[p->link - 1].insn || (kind == X_LINK1) != (p->link - 1 == LINK_ON))
 			return verify_bad(v, h->off, "leaves by a link that it is not on");
 		/* Registers were looked at where the link is. */
-		return saved == k->link[kind - X_LINK0].checked || verify_bad(v, h->off, "status flags are not there");
+		return saved == k->link[p->link - 1].checked || verify_bad(v, h->off, "status flags are not there");
 	default:
 		return verify_bad(v, h->off, "leaves in a way that is none");
 	}
@@ -311,7 +313,7 @@ static const u8 *goes_to(const struct verifier *v, const struct hinsn *h)
 static int link_of(const struct verifier *v, const struct hinsn *h)
 {
 	const u8 *site = verify_pc(v, h->off) + h->len - 4;
-	for (int n = 0; n < 2; n++)
+	for (int n = 0; n < v->k->n_links; n++)
 		if (v->k->link[n].site && v->k->link[n].site - v->b->rw + v->b->rx == site)
 			return h->zi.raw.imm[0].size == 32 ? n : -1;
 	return -1;
@@ -336,8 +338,10 @@ static bool link_checked(struct verifier *v, struct path *p, const struct hinsn 
 	if (!guest_flags(v, p, h->off, l->checked, "at a link"))
 		return false;
 	if (v->root == ROOT_INSN) {
-		if (v->k_insn != k->n - 1u || !guest_done(v, p, h->off) || !guest_link(v, p, h, (unsigned)n))
-			return v->k_insn == k->n - 1u ? false : verify_bad(v, h->off, "a link in the middle of the block");
+		if (v->k_insn != l->insn || (l->insn != k->n - 1u) != (n >= LINKS_LAST))
+			return verify_bad(v, h->off, "a link of another instruction");
+		if (!guest_done(v, p, h->off) || !guest_link(v, p, h, (unsigned)n))
+			return false;
 	} else if (v->root == ROOT_RETURN || v->root == ROOT_DEAD) {
 		if (!guest_untouched(v, p, h->off, -1, "at a link"))
 			return false;

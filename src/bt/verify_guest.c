@@ -358,12 +358,21 @@ static unsigned accesses_asked(const struct guest_insn *g)
 }
 
 /* FOP, FIP, FDS, FDP: told, where nothing later in the block does. */
+/* A conditional branch in the middle. */
+static bool may_branch(const struct block *k, unsigned insn)
+{
+	unsigned n = LINKS_LAST;
+	while (n < k->n_links && k->link[n].insn != insn)
+		n++;
+	return n < k->n_links;
+}
+
 static bool pointers_told(struct verifier *v, const struct path *p, u32 off)
 {
 	const struct block *k = v->k;
 	u16 fop = k->map[v->k_insn].fop, later = 0;
 	bool interp = false;
-	for (unsigned n = v->k_insn + 1; n < k->n; n++) {
+	for (unsigned n = v->k_insn + 1; n < k->n && !may_branch(k, n); n++) {
 		later |= k->map[n].fop;
 		interp |= k->map[n].fop == FOP_INTERP;
 	}
@@ -425,16 +434,19 @@ bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h,
 	if (!g->known)
 		return true;
 	bool branch = g->kind == G_CALL || g->kind == G_JMP || g->kind == G_JCC || g->kind == G_LOOP;
-	if (n == 0 && !branch)
+	bool on = n == LINK_ON;
+	if (!on && !branch)
 		return verify_bad(v, h->off, "a jump to a target, but no branch");
-	u64 want = n == 0 ? g->next + g->zo[0].imm.value.u : g->next;
+	if (n >= LINKS_LAST && g->kind != G_JCC)
+		return verify_bad(v, h->off, "a branch out of the middle that is not conditional");
+	u64 want = !on ? g->next + g->zo[0].imm.value.u : g->next;
 	if (v->k->link[n].target != want)
 		return verify_bad(v, h->off, "link %u is for %#lx, not %#lx", n, (unsigned long)v->k->link[n].target, (unsigned long)want);
-	if ((g->kind == G_JCC || g->kind == G_LOOP) && p->taken != (n == 0))
+	if ((g->kind == G_JCC || g->kind == G_LOOP) && p->taken != !on)
 		return verify_bad(v, h->off, "a conditional branch that goes the wrong way");
-	if ((g->kind == G_CALL && n == 0) != (h->zi.mnemonic == ZYDIS_MNEMONIC_CALL) && v->root == ROOT_INSN)
+	if ((g->kind == G_CALL && !on) != (h->zi.mnemonic == ZYDIS_MNEMONIC_CALL) && v->root == ROOT_INSN)
 		return verify_bad(v, h->off, "a call that is none, or the other way round");
-	if ((g->kind == G_JMP || g->kind == G_CALL) && n != 0)
+	if ((g->kind == G_JMP || g->kind == G_CALL) && on)
 		return verify_bad(v, h->off, "a jump that falls through");
 	return true;
 }
