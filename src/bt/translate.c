@@ -511,6 +511,75 @@ static bool put_insn(struct translation *t, const struct tins *i, const struct e
 	return n != 0;
 }
 
+/* Whether the instruction does the same to a register and to memory of that size: no other address
+ * by the other operand, no lock, no rest of the register to clear. */
+static bool takes_memory(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_IMUL: case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
+	case ZYDIS_MNEMONIC_NOT: case ZYDIS_MNEMONIC_NEG: case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_POPCNT: case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_CVTSI2SD: case ZYDIS_MNEMONIC_CVTSI2SS:
+		return true;
+	default:
+		return i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC;
+	}
+}
+
+/* The same instruction with its operands the other way round in ModRM, where there is one. False: none. */
+static bool turned_round(ZydisDecodedInstruction *zi, struct enc *x)
+{
+	u8 op = zi->opcode;
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return false;
+	if ((op < 0x40 && (op & 7) < 4) || (op & 0xfc) == 0x88)
+		zi->opcode ^= 2;
+	else if ((op & 0xfe) != 0x84) /* TEST */
+		return false;
+	u8 r = x->reg;
+	x->reg = x->rm;
+	x->rm = r;
+	return true;
+}
+
+/* With its only homeless register where that is at home, in memory. False: it has no such form. */
+static bool at_its_home(struct translation *t, const struct tins *i, struct enc *x, const struct data *d)
+{
+	const ZydisDecodedOperand *home = NULL;
+	if (d->n != 1 || t->page->mode != CODE64 || !takes_memory(i) || has_high8(i))
+		return false;
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &i->zo[k];
+		if (!gpr_operand(o) || gpr_of(o->reg.value) != d->r[0].guest)
+			continue;
+		if (home)
+			return false;
+		home = o;
+	}
+	if (home->size == 32 && (home->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		return false; /* clears the upper half */
+	if (home->size < 32 && (i->zi.mnemonic == ZYDIS_MNEMONIC_MOV || i->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD))
+		return false;
+	ZydisDecodedInstruction zi = i->zi;
+	struct enc y = *x;
+	rename_fields(i, &y, d, (u8[]){ T, T });
+	if (home->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && (home->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG || !turned_round(&zi, &y)))
+		return false;
+	struct marg m = home_of(host_of(d->r[0].guest));
+	y.mem = true;
+	y.seg = 0x65;
+	y.base = y.index = ENC_NONE;
+	y.disp = m.disp;
+	u8 code[ENC_MAX + 8];
+	unsigned n = enc_put(&zi, i->zo, i->bytes, &y, code);
+	ebytes(&t->e, code, n);
+	return n != 0;
+}
+
 /* The instruction with stand-ins for homeless registers, around it their loads and stores. busy: T
  * is in use for the address. */
 static bool with_data(struct translation *t, unsigned k, struct enc *x, bool busy)
@@ -519,6 +588,8 @@ static bool with_data(struct translation *t, unsigned k, struct enc *x, bool bus
 	const struct tins *i = &t->ins[k];
 	struct data d;
 	data_registers(i, &d);
+	if (!x->mem && at_its_home(t, i, x, &d))
+		return true;
 	u8 stand_in[2] = { T, T };
 	unsigned spare = d.n ? unused_register(i) : 0;
 	bool victim = false;
