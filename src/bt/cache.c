@@ -185,7 +185,7 @@ void block_drop(struct bt *b, struct block *k)
 	if (!k->valid)
 		return;
 	k->valid = false;
-	struct block **at = &b->block_hash[block_hash_of(k->lin)];
+	struct block **at = block_hash_of(b, k->lin, k->page);
 	while (*at && *at != k)
 		at = &(*at)->hash_next;
 	if (*at)
@@ -195,8 +195,8 @@ void block_drop(struct bt *b, struct block *k)
 		page_remove(k->page2, k);
 	while (k->incoming)
 		link_cut(b, k->incoming);
-	link_cut(b, &k->link[0]);
-	link_cut(b, &k->link[1]);
+	for (unsigned n = 0; n < k->n_links; n++)
+		link_cut(b, &k->link[n]);
 	entry_divert(b, k->checked, k->stale_checked);
 	entry_divert(b, k->host, k->stale);
 }
@@ -311,7 +311,7 @@ void cache_flush(struct bt *b)
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
-struct block *block_new(struct bt *b, unsigned n, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold)
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
 	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
@@ -320,11 +320,13 @@ struct block *block_new(struct bt *b, unsigned n, unsigned guest_bytes, unsigned
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map) + guest_bytes);
+	struct block *k = calloc(1, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map) + guest_bytes);
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
-	k->map = (struct insn_map *)(void *)(k + 1);
+	k->link = (struct link *)(void *)(k + 1);
+	k->n_links = (u8)links;
+	k->map = (struct insn_map *)(void *)(k->link + links);
 	k->made_from = guest_bytes ? (u8 *)(k->map + n + 1) : NULL;
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
 	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
@@ -350,7 +352,7 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	b->cold_used = (u32)(cold->p - b->rw);
 	k->cold_bytes = (u32)(emit_here(cold) - k->cold);
 	k->valid = true;
-	struct block **head = &b->block_hash[block_hash_of(k->lin)];
+	struct block **head = block_hash_of(b, k->lin, k->page);
 	k->hash_next = *head;
 	*head = k;
 	page_add(k->page, k);
@@ -453,6 +455,14 @@ static void forget_pages(struct bt *b)
 	space_select(b);
 }
 
+bool cache_known(const struct bt *b, const struct code_page *page, u64 lin)
+{
+	const struct block *k = *block_hash_of(b, lin, page);
+	while (k && (k->lin != lin || k->page != page))
+		k = k->hash_next;
+	return k;
+}
+
 struct block *cache_find(struct bt *b)
 {
 	struct cpu *c = b->cpu;
@@ -470,7 +480,7 @@ struct block *cache_find(struct bt *b)
 	if (!page)
 		return NULL;
 	struct block *k;
-	for (k = b->block_hash[block_hash_of(lin)]; k; k = k->hash_next)
+	for (k = *block_hash_of(b, lin, page); k; k = k->hash_next)
 		if (k->lin == lin && k->page == page && (!k->made_from || selfcheck_holds(k)) &&
 		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
 			break;

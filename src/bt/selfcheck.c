@@ -117,7 +117,7 @@ static struct block *version(const struct translation *t, struct block *k)
 		k = k->hash_next;
 	return k;
 }
-static struct block *newest(const struct translation *t) { return version(t, t->b->block_hash[block_hash_of(t->lin)]); }
+static struct block *newest(const struct translation *t) { return version(t, *block_hash_of(t->b, t->lin, t->page)); }
 
 static u64 bits(unsigned from, unsigned n) { return ((1ull << n) - 1) << from; }
 

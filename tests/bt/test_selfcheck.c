@@ -111,7 +111,7 @@ static void versions(void **state)
 		put(AT, code, sizeof(code));
 	}
 	unsigned n = 0;
-	for (struct block *b = r.bt->block_hash[block_hash_of(AT)]; b; b = b->hash_next)
+	for (struct block *b = *block_hash_of(r.bt, AT, rig_block(AT)->page); b; b = b->hash_next)
 		n += b->lin == AT;
 	assert_in_range(n, 2, 4);
 }
