@@ -899,7 +899,7 @@ static bool ends(enum kind k)
 static bool goes_on(struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
-	if (i->kind != K_JCC || t->page->mode != CODE64)
+	if (i->kind != K_JCC)
 		return false;
 	u64 next = next_lin_of(t, k);
 	return branch_target(t, k) > next && !((next ^ t->lin) & ~PAGE_MASK) && !cache_known(t->b, t->page, next);
