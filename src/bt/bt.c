@@ -391,7 +391,7 @@ static const char *const flags_words[] = { "fast", "exact", NULL };
 static const char *const verify_words[] = { "sample", "all", "off", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
-	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 64M", CACHE_MIN, CACHE_MAX },
+	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
 	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },

@@ -69,7 +69,7 @@ struct ctx {
 };
 enum {
 	CTX_AT = -4096,                  /* from gs */
-	N_OK = 4096, OK_AT = CTX_AT - N_OK * 4,
+	N_OK = 32768, OK_AT = CTX_AT - N_OK * 4,
 	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
 	LOW_BYTES = -JUMP_TAG_AT,
 };
@@ -175,9 +175,10 @@ struct code_page {
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
 struct block {
-	struct block *hash_next, *page_next;
+	struct block *hash_next;
 	u64 lin;
-	struct block *page2_next;
+	struct block *page_next, *page2_next;
+	struct block **page_at, **page2_at; /* what points to it in either list */
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
@@ -215,7 +216,7 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 
 #define SEGMENTS 8u
 #define BLOCKS_MAX (1u << 20)
-#define BLOCK_HASH (1u << 16)
+#define BLOCK_HASH (1u << 18)
 #define PAGE_HASH (1u << 14)
 #define PAGES_MAX (1u << 16)  /* code_pages, and */
 #define ALIASES_MAX 1024u     /* those of one physical page */
@@ -252,7 +253,7 @@ struct bt_options {
 	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
 	bool perf;
 };
-#define CACHE_BYTES (64ull << 20)
+#define CACHE_BYTES (256ull << 20)
 #define CACHE_MIN (1ull << 20)
 #define CACHE_MAX (1ull << 30)
 

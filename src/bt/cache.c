@@ -114,7 +114,8 @@ static void set_site(struct bt *b, u8 *site, const u8 *to)
 	st32(site, (u32)(to - (site + 4 + (b->rx - b->rw))));
 }
 
-static void link_cut(struct bt *b, struct link *l)
+/* Takes it out of its target's list. */
+static void link_forget(struct link *l)
 {
 	if (!l->to)
 		return;
@@ -125,6 +126,13 @@ static void link_cut(struct bt *b, struct link *l)
 	if (l->next)
 		l->next->prev = l->prev;
 	l->to = NULL;
+}
+
+static void link_cut(struct bt *b, struct link *l)
+{
+	if (!l->to)
+		return;
+	link_forget(l);
 	set_site(b, l->site, l->stub);
 }
 
@@ -151,7 +159,11 @@ void cache_jump(struct bt *b, struct block *to)
 
 /* ---- invalidation ------------------------------------------------------------------------------------ */
 
-static u32 block_hash_of(u64 lin) { return (u32)(lin ^ lin >> 16) & (BLOCK_HASH - 1); }
+/* Programs have the same addresses: by the page too. */
+static struct block **block_hash_of(const struct bt *b, u64 lin, const struct code_page *p)
+{
+	return &b->block_hash[((u32)(lin ^ lin >> 18) ^ (p->id * 0x9e3779b1u) >> 14) & (BLOCK_HASH - 1)];
+}
 
 static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 {
@@ -160,29 +172,43 @@ static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 	set_site(b, p + 1, to);
 }
 
-static void list_remove(struct block **at, struct block *k, struct code_page *p)
+static void list_add(struct block *k, struct code_page *p)
 {
-	for (; *at; at = (*at)->page == p ? &(*at)->page_next : &(*at)->page2_next) {
-		if (*at == k) {
-			*at = k->page == p ? k->page_next : k->page2_next;
-			return;
-		}
-	}
+	struct block *next = p->blocks, **at = &p->blocks;
+	*(k->page == p ? &k->page_next : &k->page2_next) = next;
+	*(k->page == p ? &k->page_at : &k->page2_at) = at;
+	if (next)
+		*(next->page == p ? &next->page_at : &next->page2_at) = k->page == p ? &k->page_next : &k->page2_next;
+	*at = k;
+}
+
+static void list_remove(struct block *k, struct code_page *p)
+{
+	struct block *next = k->page == p ? k->page_next : k->page2_next, **at = k->page == p ? k->page_at : k->page2_at;
+	*at = next;
+	if (next)
+		*(next->page == p ? &next->page_at : &next->page2_at) = at;
+}
+
+/* No longer to be found. */
+static void block_hide(struct bt *b, struct block *k)
+{
+	k->valid = false;
+	struct block **at = block_hash_of(b, k->lin, k->page);
+	while (*at && *at != k)
+		at = &(*at)->hash_next;
+	if (*at)
+		*at = k->hash_next;
+	list_remove(k, k->page);
+	if (k->page2)
+		list_remove(k, k->page2);
 }
 
 void block_drop(struct bt *b, struct block *k)
 {
 	if (!k->valid)
 		return;
-	k->valid = false;
-	struct block **at = &b->block_hash[block_hash_of(k->lin)];
-	while (*at && *at != k)
-		at = &(*at)->hash_next;
-	if (*at)
-		*at = k->hash_next;
-	list_remove(&k->page->blocks, k, k->page);
-	if (k->page2)
-		list_remove(&k->page2->blocks, k, k->page2);
+	block_hide(b, k);
 	while (k->incoming)
 		link_cut(b, k->incoming);
 	link_cut(b, &k->link[0]);
@@ -254,9 +280,25 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 
 /* ---- eviction ------------------------------------------------------------------------------------------ */
 
-static void block_free(struct bt *b, struct block *k)
+static bool in_segment(const struct bt *b, u32 n, const u8 *pc)
 {
-	block_drop(b, k);
+	u64 at = (u64)(pc - b->rx);
+	return at >= b->seg[n].start && at < b->seg[n].end;
+}
+
+/* Of a segment all of whose code goes: that is not written any more. */
+static void block_free(struct bt *b, struct block *k, u32 segment)
+{
+	if (k->valid)
+		block_hide(b, k);
+	while (k->incoming) {
+		if (in_segment(b, segment, k->incoming->from->checked))
+			link_forget(k->incoming);
+		else
+			link_cut(b, k->incoming);
+	}
+	link_forget(&k->link[0]);
+	link_forget(&k->link[1]);
 	b->block_list[k->index] = NULL;
 	b->free_index[b->n_free++] = k->index;
 	free(k->decoded);
@@ -269,12 +311,11 @@ static void segment_evict(struct bt *b, u32 k)
 		return;
 	b->stats.evictions += b->seg[k].n;
 	for (u32 n = 0; n < b->seg[k].n; n++)
-		block_free(b, b->seg[k].blocks[n]);
+		block_free(b, b->seg[k].blocks[n], k);
 	b->seg[k].n = 0;
 	/* Nothing may lead there any more. */
 	for (u32 n = 0; n < N_JUMP; n++) {
-		u64 at = (u64)(b->jump_host[n] - b->rx);
-		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
+		if (b->jump_tag[n] && in_segment(b, k, b->jump_host[n])) {
 			b->jump_tag[n] = no_tag(n);
 			b->jump_host[n] = NULL;
 		}
@@ -340,15 +381,12 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	b->cold_used = (u32)(cold->p - b->rw);
 	k->cold_bytes = (u32)(emit_here(cold) - k->cold);
 	k->valid = true;
-	struct block **head = &b->block_hash[block_hash_of(k->lin)];
+	struct block **head = block_hash_of(b, k->lin, k->page);
 	k->hash_next = *head;
 	*head = k;
-	k->page_next = k->page->blocks;
-	k->page->blocks = k;
-	if (k->page2) {
-		k->page2_next = k->page2->blocks;
-		k->page2->blocks = k;
-	}
+	list_add(k, k->page);
+	if (k->page2)
+		list_add(k, k->page2);
 	b->stats.translated++;
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;
@@ -459,7 +497,7 @@ struct block *cache_find(struct bt *b)
 	if (!page)
 		return NULL;
 	struct block *k;
-	for (k = b->block_hash[block_hash_of(lin)]; k; k = k->hash_next)
+	for (k = *block_hash_of(b, lin, page); k; k = k->hash_next)
 		if (k->lin == lin && k->page == page &&
 		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
 			break;
