@@ -348,6 +348,7 @@ static void vcpu_destroy(struct cpu *c)
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->memo);
 	free(b);
 }
 
@@ -370,7 +371,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	b->memo = memo_new();
+	if (!b->scratch || !b->memo || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;

@@ -28,6 +28,7 @@
 #include <pthread.h>
 
 #include "bt/emit.h"
+#include "bt/memo.h"
 #include "cpu/cpu.h"
 #include "interp/interp.h"
 #include "interp/op_api.h"
@@ -315,6 +316,7 @@ struct bt {
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
 	struct verifier *verifier;
+	struct memo *memo;
 	struct translation *scratch;
 	struct stats stats;
 };

@@ -18,7 +18,7 @@ enum { LIVE_ALL = FL_STATUS & 0xff }; /* OF is kept with them: as LIVE_OF */
 static u8 live_bits(u32 flags) { return (u8)((flags & LIVE_ALL) | (flags & FL_OF ? LIVE_OF : 0)); }
 #define EVERY_FLAG ((u8)(LIVE_ALL | LIVE_OF))
 
-static bool is_shift(ZydisMnemonic m)
+bool insn_is_shift(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
@@ -36,7 +36,7 @@ static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	if (!f)
 		return 0;
 	u8 sure = live_bits(f->modified | f->set_0 | f->set_1);
-	if (is_shift(zi->mnemonic)) {
+	if (insn_is_shift(zi->mnemonic)) {
 		const ZydisDecodedOperand *count = &zo[zi->operand_count_visible - 1];
 		bool some = count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 		if (!some || zi->mnemonic == ZYDIS_MNEMONIC_RCL || zi->mnemonic == ZYDIS_MNEMONIC_RCR)
@@ -81,28 +81,29 @@ static u8 live_at(struct translation *t, u64 lin)
 	u8 live = EVERY_FLAG, sure = 0;
 	unsigned off = lin & PAGE_MASK;
 	for (unsigned k = 0; k < 8; k++) {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		u8 bytes[15];
+		u8 bytes[16] = { 0 };
 		unsigned have = MIN(15u, 4096 - off);
 		if (!have)
 			break;
-		cache_watch(t->b, t->page, off, have); /* then read */
-		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		u64 lines = 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		if (lines & ~t->ahead)
+			cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= lines;
 		memcpy(bytes, t->page->host + off, have);
-		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
+		const struct known *n = memo_find(t->b->memo, &t->b->in, t->page->mode, bytes, have);
+		if (!n)
 			break;
-		u8 reads = flags_read(&zi) & ~sure;
-		if (reads || (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+		u8 reads = flags_read(&n->zi) & ~sure;
+		if (reads || (n->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
 			break;
 		/* What goes to the interpreter shows them. */
-		const struct op *o = op_of_insn(&t->b->in.ops, &zi, zo);
+		const struct op *o = n->op;
 		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
 			break;
-		sure |= flags_written(&zi, zo);
+		sure |= flags_written(&n->zi, n->zo);
 		if (sure == EVERY_FLAG)
 			return 0;
-		off += zi.length;
+		off += n->length;
 	}
 	return live & ~sure;
 }
@@ -834,11 +835,13 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->bytes = t->bytes + off;
 		i->off = (u16)off;
 		i->fop = 0;
-		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
+		const struct known *known = memo_find(t->b->memo, &t->b->in, t->page->mode, i->bytes, MIN(15u, have - off));
+		if (!known)
 			break;
+		memo_take(known, i->bytes, &i->zi, i->zo);
 		if (off + i->zi.length > in_page && t->n)
 			break; /* it crosses: a block of its own */
-		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
+		i->op = known->op;
 		if (!i->op)
 			break;
 		i->kind = classify(t, i);
