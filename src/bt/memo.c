@@ -14,8 +14,8 @@
 
 #include "bt/memo.h"
 
-#define ENTRIES 4096u
-#define GUESSES 16384u
+#define ENTRIES 8192u
+#define GUESSES 32768u
 #define KEY_BYTES 8u
 
 struct memo {
@@ -28,19 +28,24 @@ struct memo {
 static u64 first_bytes(u64 key, unsigned n) { return n >= 8 ? key : key & ((1ull << n * 8) - 1); }
 static u64 mix(u64 key, unsigned mode) { return (key ^ (u64)mode << 62) * 0x9e3779b97f4a7c15ull; }
 
-/* Bytes before ModRM's place, as far as one can say without a table of opcodes. */
+/* Bytes up to ModRM, or to the opcode where there is none: as far as one can say without a table of all opcodes. */
 static unsigned lead(const u8 *p)
 {
-	static const u8 of[256] = {
+	static const u8 prefix[256] = {
 		[0x0f] = 1, [0x26] = 1, [0x2e] = 1, [0x36] = 1, [0x3e] = 1, [0x40 ... 0x4f] = 1, [0x64 ... 0x67] = 1,
 		[0xf0] = 1, [0xf2] = 1, [0xf3] = 1, [0xc5] = 2, [0xc4] = 3, [0x62] = 4,
 	};
+	static const u8 bare[256] = { /* one-byte opcodes without ModRM */
+		[0x50 ... 0x5f] = 1, [0x68] = 1, [0x6a] = 1, [0x70 ... 0x7f] = 1, [0x90 ... 0x9f] = 1, [0xa8 ... 0xa9] = 1,
+		[0xb0 ... 0xbf] = 1, [0xc3] = 1, [0xc9] = 1, [0xcc] = 1, [0xe8 ... 0xe9] = 1, [0xeb] = 1,
+	};
 	unsigned n = 0;
-	while (n < KEY_BYTES - 2 && of[p[n]])
-		n += of[p[n]];
-	return n;
+	while (n < KEY_BYTES - 2 && prefix[p[n]])
+		n += prefix[p[n]];
+	bool map_0f = n && p[n - 1] == 0x0f;
+	return (map_0f ? (p[n] & 0xf0) == 0x80 : bare[p[n]]) ? n + 1 : n + 2;
 }
-static u32 guess_slot(const u8 *bytes, u64 key, unsigned mode) { return (u32)(mix(first_bytes(key, lead(bytes) + 2), mode) >> 50) & (GUESSES - 1); }
+static u32 guess_slot(const u8 *bytes, u64 key, unsigned mode) { return (u32)(mix(first_bytes(key, lead(bytes)), mode) >> 49) & (GUESSES - 1); }
 static struct known *entry_of(struct memo *m, u64 key, unsigned mode) { return &m->entries[(mix(key, mode) >> 48) & (ENTRIES - 1)]; }
 
 static bool has_displacement(const ZydisDecodedOperand *o)
