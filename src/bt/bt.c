@@ -135,6 +135,9 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->fdp = c->fdp;
 	x->x87_off = c->nofpu[FC_X87]; /* MMX too: both by EM and TS */
 	x->restore = k->units && x->units_off;
+	x->units_no = 0;
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class: translation_mode() */
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];

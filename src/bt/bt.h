@@ -8,7 +8,8 @@
  *   status flags        in the host's, or in ctx.flags: known for every place (insn_map.saved), and
  *                       in ctx.flags wherever a block is entered at `checked`; the rest of RFLAGS in
  *                       cpu->rflags. DF and AC are never set
- *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
+ *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k until a block
+ *                       that has vector instructions begins (units_load)
  *   x87, MXCSR          in the host's, as while the interpreter runs; FOP, FIP, FDP by x87.c
  *   gs                  the current space: struct ctx below it, its page table above
  *
@@ -60,6 +61,7 @@ struct ctx {
 	u32 exit;                        /* enum exit_kind | insn << 4 | block << 10 */
 	u32 units_off;                   /* 0: vectors are live and their units may be used */
 	u32 restore;                     /* enter: load the vectors */
+	u32 units_no;                    /* not 0: their units may not be used, whatever units_off says */
 	u32 kicked;                      /* a kick came while outside */
 	u64 fdp;                         /* FDP, while translated code runs (x87.c) */
 	u32 x87_off;                     /* not 0: x87 and MMX may not be used */
@@ -296,6 +298,7 @@ struct bt {
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
 	u8 *lookup, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *units_load;           /* called by a block that needs the vectors, which are not there; ctx.exit says how it leaves if they may not be used */
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 

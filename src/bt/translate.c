@@ -882,7 +882,7 @@ static void emit_entries(struct translation *t)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	struct block *b = t->block;
-	u8 *fail[2] = { NULL }, *fail_host[3] = { NULL };
+	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
 	bool live = t->ins[0].live;
 	b->checked = emit_here(e);
 	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
@@ -893,10 +893,9 @@ static void emit_entries(struct translation *t)
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
-	if (t->units)
-		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	u8 *units = t->units ? entry_check(e, M_CTX(units_off), 0, live) : NULL, *units_there = emit_here(e);
 	if (t->classes & X87_CLASSES)
-		fail_host[2] = entry_check(e, M_CTX(x87_off), 0, live);
+		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)
 		return;
 	b->stale_checked = emit_here(out);
@@ -909,6 +908,12 @@ static void emit_entries(struct translation *t)
 		if (fail_host[k])
 			e_here32(out, fail_host[k]);
 	emit_exit(t, out, 0, X_GOTO, false);
+	if (units) {
+		e_here32(out, units);
+		e_ctx_imm(out, M_CTX(exit), exit_id(t->index, 0, X_GOTO));
+		e_set32(out, e_call(out), t->b->units_load);
+		e_jmp_to(out, units_there);
+	}
 	t->saved = false;
 }
 
