@@ -285,7 +285,7 @@ struct bt {
 	u64 cache_bytes;
 	u32 used, segment;        /* next free byte; segment being filled */
 	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. */
-	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; struct chunk *chunks; } seg[SEGMENTS];
 	u32 cold_used;
 	struct block **block_hash, **block_list;
 	u32 n_indices;            /* of block_list ever given out */

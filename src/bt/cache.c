@@ -172,22 +172,25 @@ static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 	set_site(b, p + 1, to);
 }
 
-static void list_add(struct block *k, struct code_page *p)
+/* A page's list of blocks, of which it is the first or the second page. */
+static struct block **page_next(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_next : &k->page2_next; }
+static struct block ***page_at(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_at : &k->page2_at; }
+
+static void page_add(struct code_page *p, struct block *k)
 {
-	struct block *next = p->blocks, **at = &p->blocks;
-	*(k->page == p ? &k->page_next : &k->page2_next) = next;
-	*(k->page == p ? &k->page_at : &k->page2_at) = at;
+	struct block *next = *page_next(k, p) = p->blocks;
 	if (next)
-		*(next->page == p ? &next->page_at : &next->page2_at) = k->page == p ? &k->page_next : &k->page2_next;
-	*at = k;
+		*page_at(next, p) = page_next(k, p);
+	p->blocks = k;
+	*page_at(k, p) = &p->blocks;
 }
 
-static void list_remove(struct block *k, struct code_page *p)
+static void page_remove(struct code_page *p, struct block *k)
 {
-	struct block *next = k->page == p ? k->page_next : k->page2_next, **at = k->page == p ? k->page_at : k->page2_at;
+	struct block *next = *page_next(k, p), **at = *page_at(k, p);
 	*at = next;
 	if (next)
-		*(next->page == p ? &next->page_at : &next->page2_at) = at;
+		*page_at(next, p) = at;
 }
 
 /* No longer to be found. */
@@ -199,9 +202,9 @@ static void block_hide(struct bt *b, struct block *k)
 		at = &(*at)->hash_next;
 	if (*at)
 		*at = k->hash_next;
-	list_remove(k, k->page);
+	page_remove(k->page, k);
 	if (k->page2)
-		list_remove(k, k->page2);
+		page_remove(k->page2, k);
 }
 
 void block_drop(struct bt *b, struct block *k)
@@ -280,6 +283,10 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 
 /* ---- eviction ------------------------------------------------------------------------------------------ */
 
+/* What describes the blocks of a segment lies together, and goes with it. */
+#define CHUNK_BYTES (1u << 20)
+struct chunk { struct chunk *next; u32 used; };
+
 static bool in_segment(const struct bt *b, u32 n, const u8 *pc)
 {
 	u64 at = (u64)(pc - b->rx);
@@ -302,7 +309,6 @@ static void block_free(struct bt *b, struct block *k, u32 segment)
 	b->block_list[k->index] = NULL;
 	b->free_index[b->n_free++] = k->index;
 	free(k->decoded);
-	free(k);
 }
 
 static void segment_evict(struct bt *b, u32 k)
@@ -313,6 +319,11 @@ static void segment_evict(struct bt *b, u32 k)
 	for (u32 n = 0; n < b->seg[k].n; n++)
 		block_free(b, b->seg[k].blocks[n], k);
 	b->seg[k].n = 0;
+	for (struct chunk *c = b->seg[k].chunks, *next; c; c = next) {
+		next = c->next;
+		free(c);
+	}
+	b->seg[k].chunks = NULL;
 	/* Nothing may lead there any more. */
 	for (u32 n = 0; n < N_JUMP; n++) {
 		if (b->jump_tag[n] && in_segment(b, k, b->jump_host[n])) {
@@ -343,6 +354,21 @@ void cache_flush(struct bt *b)
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
+static void *block_alloc(struct bt *b, size_t bytes)
+{
+	struct chunk **head = &b->seg[b->segment].chunks, *c = *head;
+	bytes = (bytes + 15) & ~(size_t)15;
+	if (!c || c->used + bytes > CHUNK_BYTES) {
+		if (!(c = malloc(CHUNK_BYTES)))
+			return NULL;
+		*c = (struct chunk){ .next = *head, .used = 64 };
+		*head = c;
+	}
+	void *p = (u8 *)c + c->used;
+	c->used += (u32)bytes;
+	return memset(p, 0, bytes);
+}
+
 struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
@@ -352,7 +378,7 @@ struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *h
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
+	struct block *k = block_alloc(b, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
@@ -384,9 +410,9 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	struct block **head = block_hash_of(b, k->lin, k->page);
 	k->hash_next = *head;
 	*head = k;
-	list_add(k, k->page);
+	page_add(k->page, k);
 	if (k->page2)
-		list_add(k, k->page2);
+		page_add(k->page2, k);
 	b->stats.translated++;
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;

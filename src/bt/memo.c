@@ -18,11 +18,13 @@
 #define GUESSES 32768u
 #define KEY_BYTES 8u
 
+struct slot { ZydisDecodedInstruction zi; ZydisDecodedOperand zo[MEMO_OPERANDS]; };
 struct memo {
 	u8 guess[GUESSES];    /* `fixed` of the instruction that began so when it was decoded; 0: none */
 	struct known entries[ENTRIES];
+	struct slot slots[ENTRIES];
 	struct known fresh;   /* what has no entry */
-	ZydisDecodedOperand fresh_zo[ZYDIS_MAX_OPERAND_COUNT];
+	struct { ZydisDecodedInstruction zi; ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT]; } fresh_decoded;
 };
 
 static u64 first_bytes(u64 key, unsigned n) { return n >= 8 ? key : key & ((1ull << n * 8) - 1); }
@@ -54,15 +56,14 @@ static bool has_displacement(const ZydisDecodedOperand *o)
 }
 
 /* Whether other values of displacement and immediate change nothing else. */
-static bool values_apart(const struct known *n)
+static bool values_apart(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
-	const ZydisDecodedInstruction *zi = &n->zi;
 	unsigned immediates = 0;
 	if ((zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
 	    zi->raw.imm[1].size || insn_is_shift(zi->mnemonic))
 		return false;
 	for (unsigned k = 0; k < zi->operand_count; k++) {
-		const ZydisDecodedOperand *o = &n->zo[k];
+		const ZydisDecodedOperand *o = &zo[k];
 		if (o->type == ZYDIS_OPERAND_TYPE_POINTER)
 			return false;
 		if (has_displacement(o) && o->mem.disp.value != zi->raw.disp.value)
@@ -73,11 +74,10 @@ static bool values_apart(const struct known *n)
 	return immediates == (zi->raw.imm[0].size != 0); /* not so: a register's number is in its place */
 }
 
-static unsigned fixed_bytes(const struct known *n)
+static unsigned fixed_bytes(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
-	const ZydisDecodedInstruction *zi = &n->zi;
 	unsigned fixed = zi->length;
-	if (!values_apart(n))
+	if (!values_apart(zi, zo))
 		return fixed;
 	if (zi->raw.disp.size)
 		fixed = MIN(fixed, zi->raw.disp.offset);
@@ -90,22 +90,23 @@ static const struct known *decode(struct memo *m, const struct interp *in, enum 
 				  u8 *guess)
 {
 	struct known *n = &m->fresh;
-	if (isa_decode(mode, in->quirks, bytes, have, &n->zi, m->fresh_zo) != ISA_OK)
+	ZydisDecodedInstruction *zi = &m->fresh_decoded.zi;
+	ZydisDecodedOperand *zo = m->fresh_decoded.zo;
+	if (isa_decode(mode, in->quirks, bytes, have, zi, zo) != ISA_OK)
 		return NULL;
-	n->zo = m->fresh_zo;
-	n->op = op_of_insn(&in->ops, &n->zi, n->zo);
-	n->length = n->zi.length;
-	unsigned fixed = fixed_bytes(n);
-	if (fixed > KEY_BYTES || n->zi.operand_count > MEMO_OPERANDS)
+	unsigned fixed = fixed_bytes(zi, zo);
+	*n = (struct known){ .key = first_bytes(key, fixed), .op = op_of_insn(&in->ops, zi, zo), .fixed = (u8)fixed, .length = zi->length,
+			     .mode = (u8)mode, .flags_read = insn_flags_read(zi), .flags_written = insn_flags_written(zi, zo),
+			     .branch = zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE, .decoded = (const void *)&m->fresh_decoded };
+	if (fixed > KEY_BYTES || zi->operand_count > MEMO_OPERANDS)
 		return n;
 	*guess = (u8)fixed;
-	struct known *e = entry_of(m, first_bytes(key, fixed), mode);
+	struct known *e = entry_of(m, n->key, mode);
+	struct slot *s = &m->slots[e - m->entries];
+	s->zi = *zi;
+	memcpy(s->zo, zo, zi->operand_count * sizeof(*zo));
 	*e = *n;
-	e->key = first_bytes(key, fixed);
-	e->fixed = (u8)fixed;
-	e->mode = (u8)mode;
-	memcpy(e->own, n->zo, n->zi.operand_count * sizeof(*n->zo));
-	e->zo = e->own;
+	e->decoded = (const void *)s;
 	return e;
 }
 
@@ -134,11 +135,11 @@ static i64 value_at(const u8 *p, unsigned bits)
 
 void memo_take(const struct known *n, const u8 *bytes, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
 {
-	*zi = n->zi;
-	memcpy(zo, n->zo, zi->operand_count * sizeof(*zo));
+	*zi = n->decoded->zi;
+	memcpy(zo, n->decoded->zo, zi->operand_count * sizeof(*zo));
 	if (zi->operand_count < ZYDIS_MAX_OPERAND_COUNT) /* whoever looks for one more finds none */
 		zo[zi->operand_count].type = ZYDIS_OPERAND_TYPE_UNUSED;
-	if (n->fixed == n->length || n->zo != n->own)
+	if (n->fixed == n->length)
 		return;
 	if (zi->raw.disp.size)
 		zi->raw.disp.value = value_at(bytes + zi->raw.disp.offset, zi->raw.disp.size);

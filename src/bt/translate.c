@@ -30,7 +30,7 @@ bool insn_is_shift(ZydisMnemonic m)
 }
 
 /* Flags that are certainly written. */
-static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+u8 insn_flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	if (!f)
@@ -67,7 +67,7 @@ static bool flags_touched(const ZydisDecodedInstruction *zi)
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	return f && ((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
 }
-static u8 flags_read(const ZydisDecodedInstruction *zi)
+u8 insn_flags_read(const ZydisDecodedInstruction *zi)
 {
 	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
 }
@@ -93,14 +93,14 @@ static u8 live_at(struct translation *t, u64 lin)
 		const struct known *n = memo_find(t->b->memo, &t->b->in, t->page->mode, bytes, have);
 		if (!n)
 			break;
-		u8 reads = flags_read(&n->zi) & ~sure;
-		if (reads || (n->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+		u8 reads = n->flags_read & ~sure;
+		if (reads || n->branch)
 			break;
 		/* What goes to the interpreter shows them. */
 		const struct op *o = n->op;
 		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
 			break;
-		sure |= flags_written(&n->zi, n->zo);
+		sure |= n->flags_written;
 		if (sure == EVERY_FLAG)
 			return 0;
 		off += n->length;
@@ -125,7 +125,7 @@ static void liveness(struct translation *t)
 		struct tins *i = &t->ins[k];
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
-		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
+		u8 after = live, wrote = i->kind == K_NOP ? 0 : insn_flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : insn_flags_read(&i->zi);
 		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
@@ -977,7 +977,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->page = page;
 	t->page2 = NULL;
 	t->ahead = 0;
-	memcpy(t->bytes, page->host + off, in_page);
+	memcpy(t->bytes, page->host + off, MIN(in_page, BLOCK_INSNS * 15)); /* more it cannot have */
 	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */
