@@ -214,8 +214,8 @@ void block_drop(struct bt *b, struct block *k)
 	block_hide(b, k);
 	while (k->incoming)
 		link_cut(b, k->incoming);
-	link_cut(b, &k->link[0]);
-	link_cut(b, &k->link[1]);
+	for (unsigned n = 0; n < k->n_links; n++)
+		link_cut(b, &k->link[n]);
 	entry_divert(b, k->checked, k->stale_checked);
 	entry_divert(b, k->host, k->stale);
 }
@@ -304,8 +304,8 @@ static void block_free(struct bt *b, struct block *k, u32 segment)
 		else
 			link_cut(b, k->incoming);
 	}
-	link_forget(&k->link[0]);
-	link_forget(&k->link[1]);
+	for (unsigned n = 0; n < k->n_links; n++)
+		link_forget(&k->link[n]);
 	b->block_list[k->index] = NULL;
 	b->free_index[b->n_free++] = k->index;
 	free(k->decoded);
@@ -369,7 +369,7 @@ static void *block_alloc(struct bt *b, size_t bytes)
 	return memset(p, 0, bytes);
 }
 
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold)
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
 	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
@@ -378,11 +378,13 @@ struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *h
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = block_alloc(b, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
+	struct block *k = block_alloc(b, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
-	k->map = (struct insn_map *)(void *)(k + 1);
+	k->link = (struct link *)(void *)(k + 1);
+	k->n_links = (u8)links;
+	k->map = (struct insn_map *)(void *)(k->link + links);
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
 	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
 	*cold = (struct emit){ .p = b->rw + b->cold_used, .end = b->rw + b->cold_used + bytes, .to_run = b->rx - b->rw };
@@ -504,6 +506,14 @@ static void forget_pages(struct bt *b)
 	b->stats.page_flushes++;
 	space_flush_all(b); /* ok slots hold ids */
 	space_select(b);
+}
+
+bool cache_known(const struct bt *b, const struct code_page *page, u64 lin)
+{
+	const struct block *k = *block_hash_of(b, lin, page);
+	while (k && (k->lin != lin || k->page != page))
+		k = k->hash_next;
+	return k;
 }
 
 struct block *cache_find(struct bt *b)
