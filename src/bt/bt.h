@@ -289,8 +289,9 @@ struct bt {
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
 	u32 used, segment;        /* next free byte; segment being filled */
-	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. */
-	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; struct chunk *chunks; } seg[SEGMENTS];
+	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. Of either, memory
+	 * was taken up to ready, cold_ready. */
+	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; struct chunk *chunks; u32 ready, cold_ready; } seg[SEGMENTS];
 	u32 cold_used;
 	struct block **block_hash, **block_list;
 	u32 n_indices;            /* of block_list ever given out */

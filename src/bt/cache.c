@@ -18,6 +18,10 @@
 
 #include "bt/bt.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 #define RETURN_STACK (1u << 20)
 
 /* ---- life -------------------------------------------------------------------------------------- */
@@ -66,6 +70,8 @@ bool cache_init(struct bt *b, struct error *e)
 			b->seg[k].start = k * size;
 		b->seg[k].end = (k + 1) * size;
 		b->seg[k].cold_start = b->seg[k].end - size / 2;
+		b->seg[k].ready = k * size & ~4095u;
+		b->seg[k].cold_ready = b->seg[k].cold_start & ~4095u;
 	}
 	b->cold_used = b->seg[0].cold_start;
 	b->jump_tag[0] = no_tag(0);
@@ -284,7 +290,7 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 /* ---- eviction ------------------------------------------------------------------------------------------ */
 
 /* What describes the blocks of a segment lies together, and goes with it. */
-#define CHUNK_BYTES (1u << 20)
+#define CHUNK_BYTES (256u << 10)
 struct chunk { struct chunk *next; u32 used; };
 
 static bool in_segment(const struct bt *b, u32 n, const u8 *pc)
@@ -321,7 +327,7 @@ static void segment_evict(struct bt *b, u32 k)
 	b->seg[k].n = 0;
 	for (struct chunk *c = b->seg[k].chunks, *next; c; c = next) {
 		next = c->next;
-		free(c);
+		munmap(c, CHUNK_BYTES);
 	}
 	b->seg[k].chunks = NULL;
 	/* Nothing may lead there any more. */
@@ -359,7 +365,8 @@ static void *block_alloc(struct bt *b, size_t bytes)
 	struct chunk **head = &b->seg[b->segment].chunks, *c = *head;
 	bytes = (bytes + 15) & ~(size_t)15;
 	if (!c || c->used + bytes > CHUNK_BYTES) {
-		if (!(c = malloc(CHUNK_BYTES)))
+		c = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		if (c == MAP_FAILED)
 			return NULL;
 		*c = (struct chunk){ .next = *head, .used = 64 };
 		*head = c;
@@ -367,6 +374,18 @@ static void *block_alloc(struct bt *b, size_t bytes)
 	void *p = (u8 *)c + c->used;
 	c->used += (u32)bytes;
 	return memset(p, 0, bytes);
+}
+
+/* Memory of the cache up to `end` is taken in steps, which costs less than a fault for each page of either
+ * mapping. Hosts that know no such advice (before Linux 5.14) give it by those. */
+#define READY_STEP (64u << 10)
+static void ready(struct bt *b, u32 *so_far, u32 end)
+{
+	for (; *so_far < end; *so_far += READY_STEP) {
+		u32 bytes = (u32)MIN((u64)READY_STEP, b->cache_bytes - *so_far);
+		madvise(b->rw + *so_far, bytes, MADV_POPULATE_WRITE);
+		madvise(b->rx + *so_far, bytes, MADV_POPULATE_READ);
+	}
 }
 
 struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold)
@@ -378,6 +397,8 @@ struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
+	ready(b, &b->seg[b->segment].ready, b->used + bytes);
+	ready(b, &b->seg[b->segment].cold_ready, b->cold_used + bytes);
 	struct block *k = block_alloc(b, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
 		return NULL;
