@@ -135,6 +135,9 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->fdp = c->fdp;
 	x->x87_off = c->nofpu[FC_X87]; /* MMX too: both by EM and TS */
 	x->restore = k->units && x->units_off;
+	x->units_no = 0;
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class: translation_mode() */
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
@@ -358,6 +361,7 @@ static void vcpu_destroy(struct cpu *c)
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->memo);
 	free(b);
 }
 
@@ -380,7 +384,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	b->memo = memo_new();
+	if (!b->scratch || !b->memo || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;
@@ -401,7 +406,7 @@ static const char *const flags_words[] = { "fast", "exact", NULL };
 static const char *const verify_words[] = { "sample", "all", "off", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
-	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 64M", CACHE_MIN, CACHE_MAX },
+	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
 	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },

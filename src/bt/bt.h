@@ -8,7 +8,8 @@
  *   status flags        in the host's, or in ctx.flags: known for every place (insn_map.saved), and
  *                       in ctx.flags wherever a block is entered at `checked`; the rest of RFLAGS in
  *                       cpu->rflags. DF and AC are never set
- *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
+ *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k until a block
+ *                       that has vector instructions begins (units_load)
  *   x87, MXCSR          in the host's, as while the interpreter runs; FOP, FIP, FDP by x87.c
  *   gs                  the current space: struct ctx below it, its page table above
  *
@@ -28,6 +29,7 @@
 #include <pthread.h>
 
 #include "bt/emit.h"
+#include "bt/memo.h"
 #include "cpu/cpu.h"
 #include "interp/interp.h"
 #include "interp/op_api.h"
@@ -59,6 +61,7 @@ struct ctx {
 	u32 exit;                        /* enum exit_kind | insn << 4 | block << 10 */
 	u32 units_off;                   /* 0: vectors are live and their units may be used */
 	u32 restore;                     /* enter: load the vectors */
+	u32 units_no;                    /* not 0: their units may not be used, whatever units_off says */
 	u32 kicked;                      /* a kick came while outside */
 	u64 fdp;                         /* FDP, while translated code runs (x87.c) */
 	u32 x87_off;                     /* not 0: x87 and MMX may not be used */
@@ -69,7 +72,7 @@ struct ctx {
 };
 enum {
 	CTX_AT = -4096,                  /* from gs */
-	N_OK = 4096, OK_AT = CTX_AT - N_OK * 4,
+	N_OK = 32768, OK_AT = CTX_AT - N_OK * 4,
 	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
 	LOW_BYTES = -JUMP_TAG_AT,
 };
@@ -178,9 +181,10 @@ struct code_page {
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
 struct block {
-	struct block *hash_next, *page_next;
+	struct block *hash_next;
 	u64 lin;
-	struct block *page2_next;
+	struct block *page_next, *page2_next;
+	struct block **page_at, **page2_at; /* what points to it in either list */
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
@@ -220,7 +224,7 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 
 #define SEGMENTS 8u
 #define BLOCKS_MAX (1u << 20)
-#define BLOCK_HASH (1u << 16)
+#define BLOCK_HASH (1u << 18)
 #define PAGE_HASH (1u << 14)
 #define PAGES_MAX (1u << 16)  /* code_pages, and */
 #define ALIASES_MAX 1024u     /* those of one physical page */
@@ -257,7 +261,7 @@ struct bt_options {
 	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
 	bool perf;
 };
-#define CACHE_BYTES (64ull << 20)
+#define CACHE_BYTES (256ull << 20)
 #define CACHE_MIN (1ull << 20)
 #define CACHE_MAX (1ull << 30)
 
@@ -285,8 +289,9 @@ struct bt {
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
 	u32 used, segment;        /* next free byte; segment being filled */
-	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. */
-	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. Of either, memory
+	 * was taken up to ready, cold_ready. */
+	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; struct chunk *chunks; u32 ready, cold_ready; } seg[SEGMENTS];
 	u32 cold_used;
 	struct block **block_hash, **block_list;
 	u32 n_indices;            /* of block_list ever given out */
@@ -299,6 +304,7 @@ struct bt {
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
 	u8 *lookup, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *units_load;           /* called by a block that needs the vectors, which are not there; ctx.exit says how it leaves if they may not be used */
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
@@ -319,6 +325,7 @@ struct bt {
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
 	struct verifier *verifier;
+	struct memo *memo;
 	struct translation *scratch;
 	struct stats stats;
 };

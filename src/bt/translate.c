@@ -18,7 +18,7 @@ enum { LIVE_ALL = FL_STATUS & 0xff }; /* OF is kept with them: as LIVE_OF */
 static u8 live_bits(u32 flags) { return (u8)((flags & LIVE_ALL) | (flags & FL_OF ? LIVE_OF : 0)); }
 #define EVERY_FLAG ((u8)(LIVE_ALL | LIVE_OF))
 
-static bool is_shift(ZydisMnemonic m)
+bool insn_is_shift(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
@@ -30,13 +30,13 @@ static bool is_shift(ZydisMnemonic m)
 }
 
 /* Flags that are certainly written. */
-static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+u8 insn_flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	if (!f)
 		return 0;
 	u8 sure = live_bits(f->modified | f->set_0 | f->set_1);
-	if (is_shift(zi->mnemonic)) {
+	if (insn_is_shift(zi->mnemonic)) {
 		const ZydisDecodedOperand *count = &zo[zi->operand_count_visible - 1];
 		bool some = count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 		if (!some || zi->mnemonic == ZYDIS_MNEMONIC_RCL || zi->mnemonic == ZYDIS_MNEMONIC_RCR)
@@ -67,7 +67,7 @@ static bool flags_touched(const ZydisDecodedInstruction *zi)
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	return f && ((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
 }
-static u8 flags_read(const ZydisDecodedInstruction *zi)
+u8 insn_flags_read(const ZydisDecodedInstruction *zi)
 {
 	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
 }
@@ -81,28 +81,29 @@ static u8 live_at(struct translation *t, u64 lin)
 	u8 live = EVERY_FLAG, sure = 0;
 	unsigned off = lin & PAGE_MASK;
 	for (unsigned k = 0; k < 8; k++) {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		u8 bytes[15];
+		u8 bytes[16] = { 0 };
 		unsigned have = MIN(15u, 4096 - off);
 		if (!have)
 			break;
-		cache_watch(t->b, t->page, off, have); /* then read */
-		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		u64 lines = 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		if (lines & ~t->ahead)
+			cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= lines;
 		memcpy(bytes, t->page->host + off, have);
-		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
+		const struct known *n = memo_find(t->b->memo, &t->b->in, t->page->mode, bytes, have);
+		if (!n)
 			break;
-		u8 reads = flags_read(&zi) & ~sure;
-		if (reads || (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+		u8 reads = n->flags_read & ~sure;
+		if (reads || n->branch)
 			break;
 		/* What goes to the interpreter shows them. */
-		const struct op *o = op_of_insn(&t->b->in.ops, &zi, zo);
+		const struct op *o = n->op;
 		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
 			break;
-		sure |= flags_written(&zi, zo);
+		sure |= n->flags_written;
 		if (sure == EVERY_FLAG)
 			return 0;
-		off += zi.length;
+		off += n->length;
 	}
 	return live & ~sure;
 }
@@ -126,7 +127,7 @@ static void liveness(struct translation *t)
 			live |= live_at(t, branch_target(t, k));
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
-		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
+		u8 after = live, wrote = i->kind == K_NOP ? 0 : insn_flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : insn_flags_read(&i->zi);
 		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
@@ -918,11 +919,13 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->bytes = t->bytes + off;
 		i->off = (u16)off;
 		i->fop = 0;
-		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
+		const struct known *known = memo_find(t->b->memo, &t->b->in, t->page->mode, i->bytes, MIN(15u, have - off));
+		if (!known)
 			break;
+		memo_take(known, i->bytes, &i->zi, i->zo);
 		if (off + i->zi.length > in_page && t->n)
 			break; /* it crosses: a block of its own */
-		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
+		i->op = known->op;
 		if (!i->op)
 			break;
 		bool units = t->units;
@@ -974,7 +977,7 @@ static void emit_entries(struct translation *t)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	struct block *b = t->block;
-	u8 *fail[2] = { NULL }, *fail_host[3] = { NULL };
+	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
 	bool live = t->ins[0].live;
 	b->checked = emit_here(e);
 	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
@@ -985,10 +988,9 @@ static void emit_entries(struct translation *t)
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
-	if (t->units)
-		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	u8 *units = t->units ? entry_check(e, M_CTX(units_off), 0, live) : NULL, *units_there = emit_here(e);
 	if (t->classes & X87_CLASSES)
-		fail_host[2] = entry_check(e, M_CTX(x87_off), 0, live);
+		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)
 		return;
 	b->stale_checked = emit_here(out);
@@ -1001,6 +1003,12 @@ static void emit_entries(struct translation *t)
 		if (fail_host[k])
 			e_here32(out, fail_host[k]);
 	emit_exit(t, out, 0, X_GOTO, false);
+	if (units) {
+		e_here32(out, units);
+		e_ctx_imm(out, M_CTX(exit), exit_id(t->index, 0, X_GOTO));
+		e_set32(out, e_call(out), t->b->units_load);
+		e_jmp_to(out, units_there);
+	}
 	t->saved = false;
 }
 
@@ -1064,7 +1072,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->page = page;
 	t->page2 = NULL;
 	t->ahead = 0;
-	memcpy(t->bytes, page->host + off, in_page);
+	memcpy(t->bytes, page->host + off, MIN(in_page, BLOCK_INSNS * 15)); /* more it cannot have */
 	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */

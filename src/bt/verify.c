@@ -257,6 +257,22 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 	return guest_untouched(v, p, h->off, -1, "where it leaves");
 }
 
+/* Calls units_load: leaves with the host's flags, or goes on with the vectors there. */
+static bool units_loaded(struct verifier *v, struct path *p, const struct hinsn *h)
+{
+	if (v->root != ROOT_CHECKED && v->root != ROOT_HOST)
+		return verify_bad(v, h->off, "asks for the vectors elsewhere than at its entry");
+	if (!exit_checked(v, p, h, false))
+		return false;
+	p->exit_set = p->ctx_flags = false;
+	p->reg[T] = sym_fresh(&v->syms);
+	p->slot[SL_RAX] = sym_fresh(&v->syms);
+	p->test.kind = TEST_NONE;
+	path_add_fact(p, FACT_ZERO, sym_low(&v->syms, sym_atom(&v->syms, AT_WORD, 0, SYM_NONE, (u32)CTX(units_off)), 32), 0);
+	p->at = h->off + h->len;
+	return true;
+}
+
 /* Who asks is in ctx.exit, should the target not be known. */
 static bool named(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
@@ -307,6 +323,11 @@ static bool to_found(struct verifier *v, const struct path *p, const struct hins
 static const u8 *goes_to(const struct verifier *v, const struct hinsn *h)
 {
 	return verify_pc(v, h->off) + h->len + (i64)h->zo[0].imm.value.u;
+}
+
+static bool loads_units(const struct verifier *v, const struct hinsn *h)
+{
+	return h->zi.mnemonic == ZYDIS_MNEMONIC_CALL && h->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && goes_to(v, h) == v->b->units_load;
 }
 
 /* The link whose displacement is this branch's. -1: none. */
@@ -462,6 +483,8 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 		return exit_checked(v, p, h, to == v->b->exit_saved);
 	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
 		return looked_up(v, p, h);
+	if (loads_units(v, h))
+		return *go_on = units_loaded(v, p, h);
 	bool looks = to == v->b->lookup || to == v->b->lookup_miss;
 	if (m == ZYDIS_MNEMONIC_CALL || (!looks && !insn_at(v, place_of(v, to))))
 		return verify_bad(v, h->off, "a branch to where no code of the block begins");
@@ -675,7 +698,7 @@ static bool returns_verified(struct verifier *v)
 {
 	const struct block *k = v->k;
 	for (u32 n = 0; n < v->n; n++) {
-		if (v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_CALL)
+		if (v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_CALL || loads_units(v, &v->insn[n]))
 			continue;
 		u32 back = v->insn[n].off + v->insn[n].len;
 		if (back >= k->bytes || !v->number[back] || back < place_of(v, k->host) + DIVERSION)

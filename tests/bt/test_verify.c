@@ -179,6 +179,11 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	if (m == ZYDIS_MNEMONIC_MOV && b->zi.mnemonic == m && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && a->zo[0].mem.disp.value == CTX(exit) &&
 	    insn_exit(b->zo[1].imm.value.u) && a->zo[1].imm.value.u >> 4 == b->zo[1].imm.value.u >> 4)
 		return "the interpreter instead of a link";
+	bool insn = false, again;
+	if (b->zi.mnemonic == ZYDIS_MNEMONIC_JMP && b->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		goes_to(k, b, &insn, &again);
+	if (insn)
+		return "leaves for the interpreter, which is always right";
 	if (m != b->zi.mnemonic || a->zi.operand_count != b->zi.operand_count)
 		return NULL;
 	if (a->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && a->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && same_jump(k, a, b))
