@@ -69,7 +69,12 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 		return;
 	} else if (p->test.kind == TEST_EQUAL && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
 		u64 most;
-		if ((m == ZYDIS_MNEMONIC_JNBE) != taken && sym_is_const(&v->syms, (sym)p->test.n, &most) && most <= INT32_MAX)
+		if ((m == ZYDIS_MNEMONIC_JNBE) == taken || !sym_is_const(&v->syms, (sym)p->test.n, &most))
+			return;
+		const struct atom *t = sym_single(&v->syms, p->test.of);
+		if (t && t->kind == AT_ROR && t->n == 12) /* the upper bits are the place in the page */
+			path_add_fact(p, FACT_FITS, t->of, 4096 - (u32)(most >> 52));
+		else if (most <= INT32_MAX)
 			path_add_fact(p, FACT_AT_MOST, p->test.of, (u32)most);
 		return;
 	} else
@@ -230,6 +235,9 @@ static int slot_at(i64 disp)
 	for (unsigned k = 0; k < ARRAY_LEN(slots); k++)
 		if (slots[k].at == disp)
 			return slots[k].slot;
+	for (unsigned k = 0; k < N_SLOTS - SL_GROUP; k++)
+		if (disp == CTX(group) + 8 * (i64)k)
+			return SL_GROUP + (int)k;
 	return -1;
 }
 
@@ -291,7 +299,10 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 	if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE)
 		return jump_load(v, p, h, value);
 	int n = slot_at(disp);
-	if (o->size == 16 && disp == CTX(flags)) {
+	i64 limit = disp - CTX(limit);
+	if (o->size == 64 && limit >= 0 && limit < (i64)sizeof(v->b->ctx->limit) && !(limit & 7)) {
+		*value = sym_const(&v->syms, limit_value((unsigned)limit / 8));
+	} else if (o->size == 16 && disp == CTX(flags)) {
 		*value = sym_fresh(&v->syms);
 		p->loads_flags = true;
 	} else if (o->size == 8 && (disp == CTX(flags) || disp == CTX(flags) + 1))
@@ -527,6 +538,9 @@ static bool followed(struct verifier *v, struct path *p, const struct hinsn *h, 
 			return false;
 		r = sym_add_const(s, p->reg[to], -a->imm.value.u);
 		break;
+	case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+		r = sym_add_const(s, p->reg[to], h->zi.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : ~0ull);
+		break;
 	case ZYDIS_MNEMONIC_XOR:
 		if (w != 64 || gpr_number(a) < 0)
 			return false;
@@ -747,7 +761,7 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 	if (!keeps_flags(h->zi.mnemonic)) {
 		p->test.kind = TEST_NONE;
 		if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && h->mem == 1 && to >= 0) {
-			p->test.kind = h->constant ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;
+			p->test.kind = h->constant || (h->gs && sym_is_const(s, loaded, &at)) ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;
 			p->test.of = p->reg[to];
 			p->test.n = loaded;
 		} else if (h->zi.mnemonic == ZYDIS_MNEMONIC_SHR && result != SYM_NONE && h->zo[0].size == 64) {

@@ -191,6 +191,10 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 			return "base and index have changed places";
 	}
 	const ZydisDecodedOperand *ma = &a->zo[1], *mb = &b->zo[1];
+	i64 la = ma->mem.disp.value - CTX(limit), lb = mb->mem.disp.value - CTX(limit);
+	if (m == ZYDIS_MNEMONIC_CMP && ma->type == ZYDIS_OPERAND_TYPE_MEMORY && mb->type == ma->type && same_operand(&a->zo[0], &b->zo[0]) && la >= 0 && lb > la &&
+	    lb < (i64)sizeof(r.bt->ctx->limit) && !(lb & 7))
+		return "a test for an earlier crossing";
 	if (m == ZYDIS_MNEMONIC_MOV && ma->type == ZYDIS_OPERAND_TYPE_MEMORY && mb->type == ma->type && a->zi.address_width == 32 && ma->mem.index == mb->mem.index &&
 	    ma->mem.disp.value == 0 && (u32)mb->mem.disp.value == STORE_HALF)
 		return "several loads by the entry for stores: who may store may load";
