@@ -8,9 +8,9 @@
  * Invariants
  *  1. Groups lie between instructions that could change the page table, the space or a segment's base: those of
  *     the interpreter, system.c's, strings.c's.
- *  2. Nothing resumes inside a group, so that its first has always been there before: after an exit the
- *     interpreter carries out the rest of it (bt.c), or a block of its own goes on. A group that keeps missing is
- *     given up (cache_ungroup).
+ *  2. Nothing resumes inside a group, nor between it and the copies of registers that it counts on, so that all
+ *     that has always been there before: after an exit the interpreter carries out the rest of it (bt.c), or a
+ *     block of its own goes on. A group that keeps missing is given up (cache_ungroup).
  *  3. Where one of them stores, all go by the store entry: who may store there may load. */
 #include <string.h>
 
@@ -21,10 +21,11 @@
 
 /* ---- values of registers ------------------------------------------------------------------------- */
 
-struct value { u16 of; u64 plus; };
+struct value { u16 of; u8 since; u64 plus; }; /* since: the instruction that first gave it to a second register; NEVER */
 struct values { struct value reg[16]; u16 next; };
+#define NEVER 0xff
 
-static void forget(struct values *v, unsigned r) { v->reg[r] = (struct value){ v->next++, 0 }; }
+static void forget(struct values *v, unsigned r) { v->reg[r] = (struct value){ v->next++, NEVER, 0 }; }
 static void forget_all(struct values *v)
 {
 	for (unsigned r = 0; r < 16; r++)
@@ -46,8 +47,16 @@ static bool is_high8(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_AH && o->reg.value <= ZYDIS_REGISTER_BH;
 }
 
+/* The value of register r, which instruction n gives to another. */
+static struct value copied(struct values *v, unsigned r, unsigned n)
+{
+	struct value *from = &v->reg[r];
+	from->since = MIN(from->since, (u8)n);
+	return *from;
+}
+
 /* What an instruction of registers only leaves in its first operand, where that is a known value. */
-static bool result(const struct values *v, const struct tins *i, struct value *to)
+static bool result(struct values *v, const struct tins *i, unsigned n, struct value *to)
 {
 	const ZydisDecodedOperand *d = &i->zo[0], *a = &i->zo[1];
 	if (gpr(d) < 0 || d->size != 64 || (i->kind != K_COPY && i->kind != K_LEA))
@@ -58,12 +67,12 @@ static bool result(const struct values *v, const struct tins *i, struct value *t
 	case ZYDIS_MNEMONIC_MOV:
 		if (gpr(a) < 0)
 			return false;
-		*to = v->reg[gpr(a)];
+		*to = copied(v, (unsigned)gpr(a), n);
 		return true;
 	case ZYDIS_MNEMONIC_LEA:
 		if (i->zi.address_width != 64 || a->mem.base == ZYDIS_REGISTER_NONE || a->mem.base == ZYDIS_REGISTER_RIP || a->mem.index != ZYDIS_REGISTER_NONE)
 			return false;
-		*to = v->reg[ZydisRegisterGetId(a->mem.base)];
+		*to = copied(v, (unsigned)ZydisRegisterGetId(a->mem.base), n);
 		to->plus += (u64)a->mem.disp.value;
 		return true;
 	case ZYDIS_MNEMONIC_ADD:
@@ -83,7 +92,7 @@ static bool result(const struct values *v, const struct tins *i, struct value *t
 	}
 }
 
-static void step(struct values *v, const struct tins *i)
+static void step(struct values *v, const struct tins *i, unsigned n)
 {
 	struct value to;
 	switch ((enum kind)i->kind) {
@@ -93,7 +102,7 @@ static void step(struct values *v, const struct tins *i)
 		v->reg[R_SP].plus -= 8;
 		return;
 	case K_LEAVE:
-		v->reg[R_SP] = v->reg[R_BP];
+		v->reg[R_SP] = copied(v, R_BP, n);
 		v->reg[R_SP].plus += 8;
 		forget(v, R_BP);
 		return;
@@ -102,7 +111,7 @@ static void step(struct values *v, const struct tins *i)
 		forget(v, (unsigned)gpr(&i->zo[0]));
 		return;
 	case K_COPY: case K_LEA: case K_MEM: {
-		bool known = result(v, i, &to);
+		bool known = result(v, i, n, &to);
 		for (unsigned k = 0; k < i->zi.operand_count; k++)
 			if (gpr(&i->zo[k]) >= 0 && i->zo[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 				forget(v, (unsigned)gpr(&i->zo[k]));
@@ -119,11 +128,11 @@ static void step(struct values *v, const struct tins *i)
 
 #define NO_VALUE 0xffffu
 /* One of an instruction: at base + index << scale + at, and its displacement there; size 0: none that a group can have. */
-struct reach { u16 base, index; u8 scale, seg, size; bool store; u64 at; i32 disp; };
+struct reach { u16 base, index; u8 scale, seg, size, since; bool store; u64 at; i32 disp; };
 
 static struct reach stack_access(const struct value *r, i32 disp, bool store)
 {
-	return (struct reach){ .base = r->of, .index = NO_VALUE, .size = 8, .store = store, .at = r->plus + (u64)(i64)disp, .disp = disp };
+	return (struct reach){ .base = r->of, .index = NO_VALUE, .size = 8, .since = r->since, .store = store, .at = r->plus + (u64)(i64)disp, .disp = disp };
 }
 
 static struct reach access_of(const struct translation *t, const struct tins *i, const struct values *v)
@@ -142,17 +151,19 @@ static struct reach access_of(const struct translation *t, const struct tins *i,
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (i->fop || !operand_ea(t, i, m, &e) || (e.konst && !e.seg))
 		return none;
-	struct reach a = { .base = NO_VALUE, .index = NO_VALUE, .seg = (u8)e.seg, .size = (u8)(m->size / 8), .store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE };
+	struct reach a = { .base = NO_VALUE, .index = NO_VALUE, .since = NEVER, .seg = (u8)e.seg, .size = (u8)(m->size / 8), .store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE };
 	a.disp = e.konst ? (i32)e.lin : e.disp;
 	a.at = e.konst ? e.lin : (u64)(i64)e.disp;
 	if (!e.konst && e.base != ENC_NONE) {
 		const struct value *b = &v->reg[ZydisRegisterGetId(m->mem.base)];
 		a.base = b->of;
+		a.since = b->since;
 		a.at += b->plus;
 	}
 	if (!e.konst && e.index != ENC_NONE) {
 		const struct value *x = &v->reg[ZydisRegisterGetId(m->mem.index)];
 		a.index = x->of;
+		a.since = MIN(a.since, x->since);
 		a.scale = (u8)e.scale;
 		a.at += x->plus << e.scale;
 	}
@@ -270,16 +281,19 @@ static void form(struct plan *p, unsigned k)
 		return;
 	unsigned last = 63u - (unsigned)__builtin_clzll(members);
 	bool store = first->store;
+	unsigned since = MIN(k, first->since);
 	for (unsigned n = k + 1; n <= last; n++) {
-		ins[n].no_resume = true;
 		if (!(members >> n & 1))
 			continue;
+		since = MIN(since, p->access[n].since);
 		store |= p->access[n].store;
 		ins[n].group = GROUP_MEMBER;
 		ins[n].group_slot = (u8)slot;
 		ins[n].group_slotted = reload >> n & 1;
 		ins[n].group_disp = (i32)(first->disp - 1 + (i64)(p->access[n].at - first->at));
 	}
+	for (unsigned n = since + 1; n <= last; n++)
+		ins[n].no_resume = true;
 	ins[k].group = GROUP_FIRST;
 	ins[k].group_store = store;
 	ins[k].group_slot = (u8)slot;
@@ -301,7 +315,7 @@ void groups_plan(struct translation *t)
 		if (t->page->mode != CODE64)
 			continue;
 		p.access[k] = access_of(t, &t->ins[k], &v);
-		step(&v, &t->ins[k]);
+		step(&v, &t->ins[k], k);
 	}
 	for (unsigned k = 0; k < t->n && t->page->mode == CODE64; k++)
 		if (p.access[k].size && !(p.taken >> k & 1))

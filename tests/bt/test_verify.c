@@ -111,13 +111,15 @@ static ZydisMnemonic guest_mnemonic(const struct sample *s, const struct block *
 	return zi.mnemonic;
 }
 
-/* An instruction as this one comes before it for the same guest instruction. */
+/* An instruction as this one comes before it for the same guest instruction, or for one that always comes before. */
 static bool came_before(const struct sample *s, const struct block *k, const struct host *a)
 {
 	unsigned n = 0;
 	struct host h;
 	while (n + 1 < k->n && k->map[n + 1].host <= a->off)
 		n++;
+	while (k->map[n].no_resume)
+		n--;
 	for (u32 off = k->map[n].host; off < a->off && host_at(k, old, off, &h); off += h.zi.length)
 		if (!memcmp(old + off, old + a->off, a->zi.length))
 			return true;
@@ -170,8 +172,9 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	ZydisMnemonic m = a->zi.mnemonic, g = guest_mnemonic(s, k, a->off);
 	if (g == ZYDIS_MNEMONIC_RDTSC || g == ZYDIS_MNEMONIC_RDTSCP || g == ZYDIS_MNEMONIC_PUSHFQ)
 		return "the value of the time stamp and of RFLAGS is not followed";
-	if (m == ZYDIS_MNEMONIC_MOV && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && a->zo[0].mem.disp.value == CTX(save_rax) && came_before(s, k, a))
-		return "RAX was kept there before";
+	if (m == ZYDIS_MNEMONIC_MOV && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && came_before(s, k, a) &&
+	    (a->zo[0].mem.disp.value == CTX(save_rax) || a->zo[0].mem.disp.value == CTX(save_v)))
+		return "the register was kept there before";
 	if (m == ZYDIS_MNEMONIC_LAHF && b->zi.mnemonic == ZYDIS_MNEMONIC_SAHF)
 		return "which status flags are live is not looked at";
 	if (m == ZYDIS_MNEMONIC_JMP && b->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
@@ -202,6 +205,9 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	bool same = a->zo[last].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && b->zo[last].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	for (unsigned n = 0; same && n < last; n++)
 		same = same_operand(&a->zo[n], &b->zo[n]);
+	i64 less = ma->mem.disp.value - mb->mem.disp.value;
+	if (m == ZYDIS_MNEMONIC_LEA && less > 0 && less < 8 && same_operand(&a->zo[0], &b->zo[0]) && ma->mem.base == mb->mem.base && ma->mem.index == mb->mem.index && ma->mem.scale == mb->mem.scale)
+		return "a group that is looked at from a little lower on: its limit is a multiple of 8";
 	if (same && m == ZYDIS_MNEMONIC_RORX && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_SHR && ((x ^ y) & 63) == 0)
