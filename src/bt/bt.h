@@ -50,7 +50,7 @@ struct ctx {
 	u64 tsc_offset;                  /* guest's TSC - host's */
 	u64 tsc_aux;
 	u64 group[8];                    /* of groups of accesses under way (group.c): where they are */
-	u64 limit[66];                   /* see limit_of; never written by translated code */
+	u64 limit[288];                  /* see limit_of; never written by translated code */
 	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
 	u64 seg_base[8], seg_end[16];    /* by enum sreg; first offset out of bounds for reads, for writes (legacy.c) */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
@@ -77,10 +77,10 @@ enum {
 };
 _Static_assert(sizeof(struct ctx) <= 4096, "a page, shared by all spaces");
 /* An address rotated right by 12 bits is above ctx.limit[limit_of(n)] where n bytes at it may not all lie
- * in its page (n up to 512; rounded up, but for 4, to a multiple of 8). */
-enum { LIMIT_MAX = 512 };
-static inline unsigned limit_of(unsigned bytes) { return bytes <= 4 ? 0 : (bytes + 7) / 8; }
-static inline unsigned limit_bytes(unsigned limit) { return limit ? limit * 8 : 4; }
+ * in its page (n from 1 to 512; beyond 256 rounded up to a multiple of 8). */
+enum { LIMIT_MAX = 512, LIMIT_EXACT = 256 };
+static inline unsigned limit_of(unsigned bytes) { return bytes <= LIMIT_EXACT ? bytes - 1 : LIMIT_EXACT + (bytes - LIMIT_EXACT - 1) / 8; }
+static inline unsigned limit_bytes(unsigned limit) { return limit < LIMIT_EXACT ? limit + 1 : LIMIT_EXACT + (limit - LIMIT_EXACT + 1) * 8; }
 static inline u64 limit_value(unsigned limit) { return (u64)(4096 - limit_bytes(limit)) << 52 | ((1ull << 52) - 1); }
 #define CTX(field) (CTX_AT + (int)offsetof(struct ctx, field))
 #define M_CTX(field) M_ABS(CTX(field))
@@ -300,7 +300,7 @@ struct bt {
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
 	u32 n_pages, next_id;
-	u64 ungrouped[1024];      /* instructions that begin no group, by hash of their address */
+	u64 ungrouped[4096];      /* instructions that begin no group, by hash of their address */
 	struct page_code rom_code; /* stands for pages that have none: never written */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
@@ -332,7 +332,7 @@ struct bt {
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
 static inline u64 rip_of(const struct bt *b, u64 lin) { return b->klass.mode == CODE64 ? lin : (u32)(lin - b->klass.cs_base); }
 
-static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 10) & 1023; }
+static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 12) & 4095; }
 static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }
 bool cache_init(struct bt *b, struct error *e);
 void cache_destroy(struct bt *b);

@@ -286,7 +286,7 @@ static void segment_evict(struct bt *b, u32 k)
 /* Leaving a group costs a microsecond or less, its check saves nanoseconds: it is worth keeping where it
  * is left seldom. In ticks of the host's TSC. */
 #define MISSES 16u
-#define MISSES_SPAN (1u << 20)
+#define MISSES_SPAN (1u << 24)
 
 void cache_ungroup(struct bt *b, struct block *k, unsigned n)
 {

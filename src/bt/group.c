@@ -16,7 +16,11 @@
 
 #include "bt/tr.h"
 
-#define GROUP_SPAN LIMIT_MAX
+/* The longer a group, the more often it crosses a page, and to leave costs what hundreds of checks do: an object
+ * on the heap, anywhere in a page, may have so many bytes for n accesses; a stack frame stays where it is for long. */
+#define HEAP_SPAN(n) (16 + 8 * (i64)(n))
+#define STACK_SPAN 256
+_Static_assert(STACK_SPAN <= LIMIT_MAX && HEAP_SPAN(BLOCK_INSNS) <= LIMIT_MAX, "there is a limit for each");
 #define SLOTS ARRAY_LEN(((struct ctx *)0)->group)
 
 /* ---- values of registers ------------------------------------------------------------------------- */
@@ -128,11 +132,11 @@ static void step(struct values *v, const struct tins *i, unsigned n)
 
 #define NO_VALUE 0xffffu
 /* One of an instruction: at base + index << scale + at, and its displacement there; size 0: none that a group can have. */
-struct reach { u16 base, index; u8 scale, seg, size, since; bool store; u64 at; i32 disp; };
+struct reach { u16 base, index; u8 scale, seg, size, since; bool store, stack; u64 at; i32 disp; };
 
 static struct reach stack_access(const struct value *r, i32 disp, bool store)
 {
-	return (struct reach){ .base = r->of, .index = NO_VALUE, .size = 8, .since = r->since, .store = store, .at = r->plus + (u64)(i64)disp, .disp = disp };
+	return (struct reach){ .base = r->of, .index = NO_VALUE, .size = 8, .since = r->since, .store = store, .stack = true, .at = r->plus + (u64)(i64)disp, .disp = disp };
 }
 
 static struct reach access_of(const struct translation *t, const struct tins *i, const struct values *v)
@@ -157,6 +161,7 @@ static struct reach access_of(const struct translation *t, const struct tins *i,
 	if (!e.konst && e.base != ENC_NONE) {
 		const struct value *b = &v->reg[ZydisRegisterGetId(m->mem.base)];
 		a.base = b->of;
+		a.stack = b->of == sp->of;
 		a.since = b->since;
 		a.at += b->plus;
 	}
@@ -227,16 +232,18 @@ static u64 members_of(const struct plan *p, unsigned k, i64 *lo, i64 *hi)
 {
 	const struct reach *first = &p->access[k];
 	u64 members = 0;
+	unsigned count = 1;
 	*lo = 0;
 	*hi = first->size;
 	for (unsigned n = k + 1; n < p->t->n && !barrier(&p->t->ins[n]); n++) {
 		const struct reach *a = &p->access[n];
 		i64 from = (i64)(a->at - first->at);
-		if (p->taken >> n & 1 || !same_registers(first, a) || from < -GROUP_SPAN || from > GROUP_SPAN)
+		if (p->taken >> n & 1 || !same_registers(first, a) || from < -LIMIT_MAX || from > LIMIT_MAX)
 			continue;
 		i64 new_lo = MIN(from, *lo), new_hi = MAX(from + a->size, *hi);
-		if (new_hi - new_lo > GROUP_SPAN)
+		if (new_hi - new_lo > (first->stack ? STACK_SPAN : HEAP_SPAN(count + 1)))
 			continue;
+		count++;
 		*lo = new_lo;
 		*hi = new_hi;
 		members |= 1ull << n;
@@ -273,7 +280,7 @@ static void form(struct plan *p, unsigned k)
 	i64 lo, hi;
 	u64 members = members_of(p, k, &lo, &hi), reload = members_reload(p, k, members);
 	int slot = reload ? free_slot(p, k) : 0;
-	if (!members || slot < 0 || (i32)((i64)first->disp + lo - 1) != first->disp + lo - 1 || (i64)first->disp + GROUP_SPAN > INT32_MAX)
+	if (!members || slot < 0 || (i32)((i64)first->disp + lo - 1) != first->disp + lo - 1 || (i64)first->disp + LIMIT_MAX > INT32_MAX)
 		return;
 	p->taken |= 1ull << k | members;
 	u64 lin = insn_lin_of(p->t, k);

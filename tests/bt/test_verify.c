@@ -205,9 +205,6 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	bool same = a->zo[last].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && b->zo[last].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	for (unsigned n = 0; same && n < last; n++)
 		same = same_operand(&a->zo[n], &b->zo[n]);
-	i64 less = ma->mem.disp.value - mb->mem.disp.value;
-	if (m == ZYDIS_MNEMONIC_LEA && less > 0 && less < 8 && same_operand(&a->zo[0], &b->zo[0]) && ma->mem.base == mb->mem.base && ma->mem.index == mb->mem.index && ma->mem.scale == mb->mem.scale)
-		return "a group that is looked at from a little lower on: its limit is a multiple of 8";
 	if (same && m == ZYDIS_MNEMONIC_RORX && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_SHR && ((x ^ y) & 63) == 0)
