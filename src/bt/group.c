@@ -100,7 +100,7 @@ static void step(struct values *v, const struct tins *i, unsigned n)
 {
 	struct value to;
 	switch ((enum kind)i->kind) {
-	case K_NOP:
+	case K_NOP: case K_JCC:
 		return;
 	case K_PUSH:
 		v->reg[R_SP].plus -= 8;
@@ -195,7 +195,7 @@ static bool keeps_t(const struct tins *i, bool member)
 {
 	const ZydisDecodedOperand *m = memory_of(i);
 	switch ((enum kind)i->kind) {
-	case K_NOP:
+	case K_NOP: case K_JCC: /* not taken */
 		return true;
 	case K_LEA:
 		if ((m->mem.base != ZYDIS_REGISTER_NONE && is_homeless((unsigned)ZydisRegisterGetId(m->mem.base) & 15)) ||
@@ -301,6 +301,11 @@ static void form(struct plan *p, unsigned k)
 	}
 	for (unsigned n = since + 1; n <= last; n++)
 		ins[n].no_resume = true;
+	bool held = false; /* from a member that finds T kept, back to the one before it */
+	for (unsigned n = last; n > k; n--) {
+		held = members >> n & 1 ? !(reload >> n & 1) : held;
+		ins[n].t_held |= held;
+	}
 	ins[k].group = GROUP_FIRST;
 	ins[k].group_store = store;
 	ins[k].group_slot = (u8)slot;
@@ -318,7 +323,7 @@ void groups_plan(struct translation *t)
 	forget_all(&v);
 	for (unsigned k = 0; k < t->n; k++) {
 		t->ins[k].group = GROUP_NONE;
-		t->ins[k].no_resume = false;
+		t->ins[k].no_resume = t->ins[k].t_held = false;
 		if (t->page->mode != CODE64)
 			continue;
 		p.access[k] = access_of(t, &t->ins[k], &v);
