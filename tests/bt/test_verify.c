@@ -18,9 +18,6 @@ static const struct sample { const char *name; const u8 *at, *end; } samples[] =
  * do not fit into 32 bits. The last bytes of a page for one that is to go on in the next. */
 static const u64 bases[] = { 0, 0x7f1234000000 };
 
-/* A block may go on behind its sample, in zeros. */
-static const u8 *guest_of(const struct block *k) { return k->page->host + (k->lin & PAGE_MASK); }
-
 static struct block *block_of(const struct sample *s, u64 base)
 {
 	u64 phys = CODE + 0x1000 * (u64)(s - samples);
@@ -31,7 +28,7 @@ static struct block *block_of(const struct sample *s, u64 base)
 	struct error e;
 	if (!k)
 		fail_msg("%s has no block", s->name);
-	if (!verify_block(r.bt, k, guest_of(k), &e))
+	if (!verify_block(r.bt, k, s->at, &e))
 		fail_msg("%s as it is: %s", s->name, e.msg);
 	return k;
 }
@@ -110,7 +107,7 @@ static ZydisMnemonic guest_mnemonic(const struct sample *s, const struct block *
 	unsigned n = 0;
 	while (n + 1 < k->n && k->map[n + 1].host <= at)
 		n++;
-	ZydisDecoderDecodeFull(&decoder, guest_of(k) + k->map[n].guest, (size_t)k->guest_bytes - k->map[n].guest, &zi, zo);
+	ZydisDecoderDecodeFull(&decoder, s->at + k->map[n].guest, (size_t)(s->end - s->at) - k->map[n].guest, &zi, zo);
 	return zi.mnemonic;
 }
 
@@ -258,7 +255,7 @@ static void try_change(const struct sample *s, const struct block *k, u32 at, co
 	struct host a, b;
 	char ta[128], tb[128];
 	tried++;
-	if (!verify_block(r.bt, k, guest_of(k), &e))
+	if (!verify_block(r.bt, k, s->at, &e))
 		return;
 	accepted++;
 	code_get(k, now);
@@ -400,7 +397,7 @@ static void other_map(void **state)
 		__typeof__(field) was_ = field; \
 		field = (__typeof__(field))(value); \
 		n_tried++; \
-		if (verify_block(r.bt, k, guest_of(k), &e)) { \
+		if (verify_block(r.bt, k, s_->at, &e)) { \
 			field = was_; \
 			fail_msg("%s: %s = %s is accepted", name, #field, #value); \
 		} \
@@ -414,11 +411,15 @@ static void other_map(void **state)
 	REFUSED("load", k->page->slot, k->page->slot ^ 1);
 	REFUSED("kernel", k->page->cpl, 3);
 	REFUSED("jmp_out", k->link[0].checked, false);
-	REFUSED("jcc_out", k->link[LINKS_LAST].checked, false);
+	REFUSED("jcc_out", k->link[0].checked, false);
 	REFUSED("call_far_page", k->link[0].checked, false);
 	REFUSED("call", k->link[1].checked, false);
 	REFUSED("jmp", k->link[0].target, k->link[0].target + 1);
 	REFUSED("jcc", k->link[1].target, k->link[1].target - 1);
+	REFUSED("side", k->link[LINKS_LAST].target, k->link[LINKS_LAST].target + 1);
+	REFUSED("side", k->link[LINKS_LAST].insn, 0);
+	REFUSED("side", k->link[LINKS_LAST + 1].checked, false);
+	REFUSED("side", k->link[LINKS_LAST + 1].site, NULL);
 	REFUSED("jmp", k->link[0].stub, k->link[0].stub + 1);
 	REFUSED("jmp", k->link[0].site, k->link[0].site + 1);
 	REFUSED("jmp", k->link[0].site, NULL);
