@@ -391,13 +391,10 @@ static void rcx_condition(struct verifier *v, struct path *p, bool taken)
 	struct syms *s = &v->syms;
 	sym rcx = p->reg[RCX];
 	const struct atom *a = sym_single(s, rcx);
-	if (taken) {
+	if (taken)
 		path_add_fact(p, FACT_ZERO, rcx, 0);
-		if (a && a->kind == AT_SHL && a->n >= 52 && a->n < 64)
-			path_add_fact(p, FACT_ALIGNED, a->of, 1u << (64 - a->n));
-	} else if (a && a->kind == AT_ENTRY) { /* entries are 0 or there */
+	else if (a && a->kind == AT_ENTRY) /* entries are 0 or there */
 		path_add_fact(p, FACT_PRESENT, s->exprs[rcx].atom[0], 0);
-	}
 }
 
 /* The guest's instruction is a conditional branch. */
@@ -455,7 +452,7 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	ZydisMnemonic m = h->zi.mnemonic;
 	*go_on = false;
 	if (m == ZYDIS_MNEMONIC_RET) {
-		if (v->g.known && v->g.kind != G_RET)
+		if (v->root == ROOT_RETURN || (v->g.known && v->g.kind != G_RET))
 			return verify_bad(v, h->off, "a return that the guest does not have");
 		return named(v, p, h) && indirect(v, p, h, p->reg[T]);
 	}

@@ -89,7 +89,6 @@ enum slot { SL_HOME11, SL_HOME15, SL_RAX, SL_RCX, SL_V, SL_T, SL_TARGET, SL_GS, 
 enum fact_kind {
 	FACT_PRESENT,  /* of: an entry that is there */
 	FACT_FITS,     /* so many bytes at `of` lie in one page */
-	FACT_ALIGNED,  /* of is a multiple of n */
 	FACT_ZERO,
 	FACT_NOT_ZERO,
 	FACT_EQUAL,    /* n: a value */
