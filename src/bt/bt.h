@@ -51,6 +51,8 @@ struct ctx {
 	u64 gs_ac[2];                    /* host gs base of the space for AC clear, set; 0: not known */
 	u64 tsc_offset;                  /* guest's TSC - host's */
 	u64 tsc_aux;
+	u64 group[8];                    /* of groups of accesses under way (group.c): where they are */
+	u64 limit[288];                  /* see limit_of; never written by translated code */
 	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
 	u64 seg_base[8], seg_end[16];    /* by enum sreg; first offset out of bounds for reads, for writes (legacy.c) */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
@@ -76,6 +78,13 @@ enum {
 	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
 	LOW_BYTES = -JUMP_TAG_AT,
 };
+_Static_assert(sizeof(struct ctx) <= 4096, "a page, shared by all spaces");
+/* An address rotated right by 12 bits is above ctx.limit[limit_of(n)] where n bytes at it may not all lie
+ * in its page (n from 1 to 512; beyond 256 rounded up to a multiple of 8). */
+enum { LIMIT_MAX = 512, LIMIT_EXACT = 256 };
+static inline unsigned limit_of(unsigned bytes) { return bytes <= LIMIT_EXACT ? bytes - 1 : LIMIT_EXACT + (bytes - LIMIT_EXACT - 1) / 8; }
+static inline unsigned limit_bytes(unsigned limit) { return limit < LIMIT_EXACT ? limit + 1 : LIMIT_EXACT + (limit - LIMIT_EXACT + 1) * 8; }
+static inline u64 limit_value(unsigned limit) { return (u64)(4096 - limit_bytes(limit)) << 52 | ((1ull << 52) - 1); }
 #define CTX(field) (CTX_AT + (int)offsetof(struct ctx, field))
 #define M_CTX(field) M_ABS(CTX(field))
 /* The table: an entry for loads at page * 8 mod 4 GiB, for stores the same plus STORE_HALF.
@@ -126,6 +135,7 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask); /* INVLPG, in every spac
 void space_flush_all(struct bt *b);
 /* After the interpreter accessed lin: enters what its TLB has. */
 void space_fill(struct bt *b, u64 lin, bool store);
+bool space_stores(const struct bt *b, u64 lin); /* it has an entry for stores */
 /* Takes back every store entry of a page that comes to hold code. */
 void space_protect(struct bt *b, struct page_code *p);
 void space_ok(struct bt *b, u32 slot, u32 id);
@@ -150,6 +160,7 @@ struct insn_map {
 	u8 prelude;
 	u16 victim_from; /* from there on ... */
 	bool no_resume;  /* only after the one before it, without an exit between */
+	bool by_store;   /* begins a group that goes by the store entry */
 	u16 fop;         /* FOP_* */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
@@ -198,7 +209,8 @@ struct block {
 	u32 index;                /* in bt->block_list */
 	bool valid;
 	bool units;               /* has vector instructions */
-	u8 crossings;             /* of groups */
+	u8 misses;                /* of groups, since ... */
+	u64 misses_since;         /* ... the host's TSC was this */
 	u8 classes;               /* bits by enum fpu_class that must be usable */
 	i32 sp_back;              /* what undoes a RET's change of RSP */
 	struct link *link;        /* LINK_TAKEN, LINK_ON, then those of conditional branches within the block */
@@ -298,7 +310,7 @@ struct bt {
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
 	u32 n_pages, next_id;
-	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
+	u64 ungrouped[4096];      /* instructions that begin no group, by hash of their address */
 	struct page_code rom_code; /* stands for pages that have none: never written */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
@@ -332,7 +344,7 @@ struct bt {
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
 static inline u64 rip_of(const struct bt *b, u64 lin) { return b->klass.mode == CODE64 ? lin : (u32)(lin - b->klass.cs_base); }
 
-static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 10) & 1023; }
+static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 12) & 4095; }
 static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }
 bool cache_init(struct bt *b, struct error *e);
 void cache_destroy(struct bt *b);
@@ -347,8 +359,9 @@ void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump
 void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
 struct block *cache_block_at(struct bt *b, const u8 *pc);
 void cache_flush(struct bt *b);
-/* A group of the block has crossed a page: too often, and it is made anew without groups. */
-void cache_ungroup(struct bt *b, struct block *k);
+/* The group that begins with instruction n has crossed a page, or may not store to it: too often, and the block
+ * is made anew without it. */
+void cache_ungroup(struct bt *b, struct block *k, unsigned n);
 /* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
  * evict); its entering. */
 /* For n instructions and so many links. */

@@ -628,7 +628,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
 	bool member = i->group == GROUP_MEMBER;
-	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP))
+	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP || i->kind == K_LEAVE))
 		return false;
 	if (member && i->kind == K_CALL)
 		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
@@ -731,7 +731,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	enc_of(&i->zi, i->zo, &x);
 	unsigned size = m->size / 8u;
 	bool store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
+	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : MAY_CROSS;
 	operand_ea(t, i, m, &a);
 	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
 	flags_for_insn(t, k);
@@ -787,7 +787,7 @@ void push_target(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	mark_commit(t, k);
 	e_ctx_store(e, RBX, M_CTX(save_v));
 	mark_victim(t, k, RBX);
@@ -804,7 +804,7 @@ static bool emit_push_memory(struct translation *t, unsigned k)
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, &i->zo[0], &a);
-	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	mem_operand(t, k, &a, 8, false, MAY_CROSS, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	e_ctx_store(e, T, M_CTX(target));
 	push_target(t, k);
@@ -818,7 +818,7 @@ static bool emit_push(struct translation *t, unsigned k)
 	if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return emit_push_memory(t, k);
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	if (gpr_operand(&i->zo[0])) {
 		unsigned r = host_of(gpr_of(i->zo[0].reg.value));
@@ -845,7 +845,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	unsigned r = host_of(gpr_of(t->ins[k].zo[0].reg.value));
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	unsigned to = at_home(r) ? T : r;
 	mark_commit(t, k);
@@ -861,7 +861,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(RBP, 8));
@@ -1012,7 +1012,8 @@ static void emit_entries(struct translation *t)
 	t->saved = false;
 }
 
-static void emit_one(struct translation *t, unsigned k)
+/* False: instruction k must be left to the interpreter, but others count on it (groups). */
+static bool emit_one(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	u8 *before = e->p;
@@ -1021,7 +1022,8 @@ static void emit_one(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	struct insn_map m = { .host = (u16)(e->p - t->start), .guest = i->off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
 	m.held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
-	m.no_resume = i->group == GROUP_MEMBER || i->group == GROUP_PASSES;
+	m.no_resume = i->no_resume;
+	m.by_store = i->group == GROUP_FIRST && i->group_store;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
 	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
@@ -1029,8 +1031,10 @@ static void emit_one(struct translation *t, unsigned k)
 		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
 				t->saved = false; /* all that are live are the instruction's own, or were brought */
-			return;
+			return true;
 		}
+		if (i->group != GROUP_NONE || i->no_resume)
+			return false;
 		e->p = before; /* not so: begin again, without */
 		t->n_cold = n_cold;
 		t->map[k] = m;
@@ -1038,16 +1042,34 @@ static void emit_one(struct translation *t, unsigned k)
 	t->map[k].fop = FOP_INTERP;
 	emit_exit(t, e, k, X_INSN, saved);
 	t->saved = false; /* both are right after it */
+	return true;
+}
+
+/* All instructions. */
+static void emit_body(struct translation *t)
+{
+	const struct emit e = t->e, out = t->out;
+	for (unsigned k = 0; k < t->n; k++) {
+		if (!k) {
+			t->e = e;
+			t->out = out;
+			t->n_cold = t->sides = 0;
+			emit_entries(t);
+		}
+		if (emit_one(t, k))
+			continue;
+		t->ins[k].kind = K_INTERP; /* once more, then, with groups that end there */
+		liveness(t);
+		groups_plan(t);
+		k = ~0u;
+	}
 }
 
 static bool emit_block(struct translation *t)
 {
 	struct emit *e = &t->e;
 	struct block *b = t->block;
-	t->n_cold = 0;
-	emit_entries(t);
-	for (unsigned k = 0; k < t->n; k++)
-		emit_one(t, k);
+	emit_body(t);
 	/* The end: a boundary too where control falls through. */
 	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE,
 					  .saved = t->saved };
@@ -1099,7 +1121,6 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	    atomic_load(&page->code->gen) != page->gen)
 		return NULL; /* being written: this once by the interpreter */
 	liveness(t);
-	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
 	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, 512 * t->n + 1024, &t->e, &t->out);
