@@ -90,25 +90,25 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 	}
 }
 
-/* True: the block may go on after it. */
-static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
+/* True: the block may go on after it. *t: what it has touched. */
+static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct touched *t)
 {
 	struct cpu *c = b->cpu;
 	c->rip = rip_of(b, k->lin + k->map[n].guest);
 	const struct insn *i = decoded(b, k, n);
+	t->n = 0;
 	if (!i) { /* changed since, or one that this processor model does not have */
 		interp_single(c);
 		return false;
 	}
 	bool last = n + 1 == k->n;
 	b->stats.interp_by_op[i->op]++;
-	struct touched t;
 	c->regs[R_BLOCK] = c->rip;
-	touches(c, i, &t);
+	touches(c, i, t);
 	bool ends = i->flags & IF_LAST;
 	interp_exec(c, i);
-	for (unsigned m = 0; m < t.n; m++)
-		space_fill(b, t.lin[m], true);
+	for (unsigned m = 0; m < t->n; m++)
+		space_fill(b, t->lin[m], true);
 	/* A segment may have been loaded. */
 	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
 		legacy_class(b);
@@ -122,6 +122,27 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 static bool events_due(const struct cpu *c)
 {
 	return atomic_load(&((struct cpu *)(uintptr_t)c)->events) & c->event_mask;
+}
+
+static bool interrupted(const struct bt *b)
+{
+	const struct cpu *c = b->cpu;
+	return c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN;
+}
+
+/* Instruction n, at which the block was left, and the rest of the groups that it is in: there nothing resumes.
+ * Returns the instruction at which the block goes on, 0: it does not. */
+static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool crossed)
+{
+	struct touched t;
+	unsigned first = n;
+	bool on = insn_by_interp(b, k, n, &t);
+	bool missed = crossed || (k->map[n].by_store && t.n && b->space && !space_stores(b, t.lin[0]));
+	while (on && k->map[++n].no_resume)
+		on = !interrupted(b) && insn_by_interp(b, k, n, &t);
+	if (missed && k->valid)
+		cache_ungroup(b, k, first);
+	return on && k->valid ? n : 0;
 }
 
 static bool units_usable(const struct cpu *c, const struct block *k)
@@ -141,6 +162,9 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->fdp = c->fdp;
 	x->x87_off = c->nofpu[FC_X87]; /* MMX too: both by EM and TS */
 	x->restore = k->units && x->units_off;
+	x->units_no = 0;
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class: translation_mode() */
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
@@ -218,16 +242,14 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		}
 		/* As if it had not begun: it raises #GP. */
 		c->regs[R_SP] = (c->regs[R_SP] & ~c->sp_mask) | ((c->regs[R_SP] + (u64)(i64)k->sp_back) & c->sp_mask);
-		insn_by_interp(b, k, n);
+		insn_by_interp(b, k, n, &(struct touched){ 0 });
 		return NULL;
 	case X_INSN: case X_FAULT: case X_GROUP:
-		if (!insn_by_interp(b, k, n) || k->map[n + 1].no_resume) {
-			if (kind == X_GROUP && k->valid)
-				cache_ungroup(b, k);
+		n = group_by_interp(b, k, n, kind == X_GROUP);
+		if (!n)
 			return NULL;
-		}
 		*in = k;
-		return k->checked + k->map[n + 1].host;
+		return k->checked + k->map[n].host;
 	default:
 		return NULL;
 	}
@@ -295,7 +317,7 @@ static void turn(struct bt *b)
 			return;
 		space_select(b);
 		space_class(b);
-		if (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN)
+		if (interrupted(b))
 			return;
 	}
 }
@@ -364,6 +386,7 @@ static void vcpu_destroy(struct cpu *c)
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->memo);
 	free(b);
 }
 
@@ -388,7 +411,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	b->memo = memo_new();
+	if (!b->scratch || !b->memo || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;
@@ -410,7 +434,7 @@ static const char *const verify_words[] = { "sample", "all", "off", NULL };
 static const char *const code_words[] = { "auto", "watched", "checked", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
-	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 64M", CACHE_MIN, CACHE_MAX },
+	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
 	{ "code", KV_WORD, offsetof(struct bt_options, code), "how a change of code is noticed: by the write, by the code itself; auto: by the code where writes are many", .words = code_words },

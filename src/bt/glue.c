@@ -193,12 +193,37 @@ static void emit_lookup(struct bt *b, struct emit *e)
 	e_jmp_to(e, b->lookup);
 }
 
+/* Returns with the vectors in the host's registers; T is used, status flags are kept. */
+static void emit_units_load(struct bt *b, struct emit *e)
+{
+	b->units_load = emit_here(e);
+	ctx_store(e, RAX, M_CTX(save_rax));
+	e8(e, 0x9f);                                     /* lahf */
+	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);           /* seto al */
+	e8(e, 0x66);
+	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
+	cmp_zero(e, M_CTX(units_no));
+	u8 *no = e_jcc(e, CC_NZ);
+	vectors_move(e, false);
+	set32(e, M_CTX(units_off), 0);
+	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));      /* movzx eax, word */
+	e8(e, 0x04); e8(e, 0x7f);                        /* add al, 7fh */
+	e8(e, 0x9e);                                     /* sahf */
+	ctx_load(e, RAX, M_CTX(save_rax));
+	e8(e, 0xc3);
+	e_here32(e, no);
+	ctx_load(e, RAX, M_CTX(save_rax));
+	e_lea(e, RSP, M_BASE(RSP, 8));
+	e_jmp_to(e, b->exit_saved);
+}
+
 bool glue_init(struct bt *b, struct error *e)
 {
 	struct emit m = { .p = b->rw, .end = b->rw + 16384, .to_run = b->rx - b->rw };
 	emit_leave(b, &m);
 	emit_enter(b, &m);
 	emit_lookup(b, &m);
+	emit_units_load(b, &m);
 	b->glue_end = emit_here(&m);
 	if (m.full)
 		return error_set(e, "bt: the shared code does not fit");

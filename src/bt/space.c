@@ -60,6 +60,8 @@ bool space_init(struct bt *b, struct error *e)
 			return false;
 	u8 *gs = b->spaces[0].gs;
 	b->ctx = (struct ctx *)(void *)(gs + CTX_AT);
+	for (unsigned k = 0; k < ARRAY_LEN(b->ctx->limit); k++)
+		b->ctx->limit[k] = limit_value(k);
 	b->jump_tag = (u64 *)(void *)(gs + JUMP_TAG_AT);
 	b->jump_host = (u8 **)(void *)(gs + JUMP_HOST_AT);
 	return true;
@@ -302,6 +304,8 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	if (!atomic_load(&t->code->lines))
 		b->stats.store_fills += enter(b, s, &s->stores, table_at(lin, true), t->addend + 1);
 }
+
+bool space_stores(const struct bt *b, u64 lin) { return *entry(b->space, table_at(lin, true)); }
 
 void space_ok(struct bt *b, u32 slot, u32 id)
 {

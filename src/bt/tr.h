@@ -15,7 +15,7 @@ enum kind {
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
 };
-enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER, GROUP_PASSES };
+enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER };
 struct tins {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
@@ -25,13 +25,18 @@ struct tins {
 	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
 	u8 group;            /* enum group_role */
 	bool group_store;    /* its entry is the store's */
+	bool group_slotted;  /* of the first: T goes to the slot; of others: comes from there */
+	bool no_resume;      /* insn_map's */
+	bool t_held;         /* T is of a group before it, and is to stay */
+	u8 group_slot;       /* in ctx.group */
 	u16 group_span;      /* of the first: bytes from group_lo on that it has */
-	i32 group_lo;        /* relative to the base, as it is then */
+	i32 group_lo;        /* relative to its own address */
+	i32 group_disp;      /* of others: from T */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 	bool varies;         /* its immediate is read from the guest's code (selfcheck.c) */
 };
-/* A jump out of line. */
-struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
+/* A jump out of line, to leave. */
+struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
 
 #define SIDES_MAX 4u
 struct translation {
@@ -51,7 +56,6 @@ struct translation {
 	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
 	bool saved;          /* here, flags are in ctx.flags */
-	bool ungrouped;
 	u64 ahead;
 	u8 classes;
 	u64 varies;          /* bytes of the block that it reads whenever it runs */
@@ -66,7 +70,7 @@ static inline unsigned host_of(unsigned guest)
 }
 static inline bool at_home(unsigned r) { return r == HOME11 || r == HOME15; }
 static inline struct marg home_of(unsigned r) { return r == HOME11 ? M_CTX(home11) : M_CTX(home15); }
-#define E_CTX (E_GS)
+#define M_GROUP(slot) M_ABS(CTX(group) + 8 * (i32)(slot))
 static inline void e_ctx_load(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x8b, r, m); }
 static inline void e_ctx_store(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x89, r, m); }
 static inline void e_ctx_imm(struct emit *e, struct marg m, u32 v) { e_mem(e, E_GS | 0xc7, 0, m); e32(e, v); }
@@ -79,7 +83,7 @@ struct ea {
 	i32 disp;
 	unsigned seg;        /* S_FS, S_GS or 0 */
 };
-enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_ALIGNMENT, BY_TEST };
+enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, MAY_CROSS };
 /* Host code that makes the operand reachable: x->mem and the rest of it, to be encoded; T is then in
  * use. Status flags that are live before the instruction are kept. spare: a register that the
  * instruction does not name. */
@@ -93,14 +97,15 @@ void flags_restore(struct emit *e, enum t_use t);
 /* Whether T holds a group's entry before instruction k. */
 static inline enum t_use t_before(const struct translation *t, unsigned k)
 {
-	return t->ins[k].group == GROUP_MEMBER || t->ins[k].group == GROUP_PASSES ? T_HELD : T_FREE;
+	return t->ins[k].t_held ? T_HELD : T_FREE;
 }
 /* Stores the operand's offset; T is used, flags are not. False: not with these registers. */
 bool mem_offset(struct translation *t, const struct ea *a, struct marg to);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k);
 static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
-void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size);
+/* to = addr rotated to its page number; leaves where `size` bytes there may not all be in that page. */
+void page_of(struct translation *t, unsigned k, unsigned to, unsigned addr, unsigned size, enum crossing how, enum exit_kind kind);
 void cold_emit(struct translation *t);
 /* Jumps by the bits of r under mask; clobbers the flags. */
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);

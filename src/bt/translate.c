@@ -18,7 +18,7 @@ enum { LIVE_ALL = FL_STATUS & 0xff }; /* OF is kept with them: as LIVE_OF */
 static u8 live_bits(u32 flags) { return (u8)((flags & LIVE_ALL) | (flags & FL_OF ? LIVE_OF : 0)); }
 #define EVERY_FLAG ((u8)(LIVE_ALL | LIVE_OF))
 
-static bool is_shift(ZydisMnemonic m)
+bool insn_is_shift(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
@@ -30,13 +30,13 @@ static bool is_shift(ZydisMnemonic m)
 }
 
 /* Flags that are certainly written. */
-static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+u8 insn_flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	if (!f)
 		return 0;
 	u8 sure = live_bits(f->modified | f->set_0 | f->set_1);
-	if (is_shift(zi->mnemonic)) {
+	if (insn_is_shift(zi->mnemonic)) {
 		const ZydisDecodedOperand *count = &zo[zi->operand_count_visible - 1];
 		bool some = count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 		if (!some || zi->mnemonic == ZYDIS_MNEMONIC_RCL || zi->mnemonic == ZYDIS_MNEMONIC_RCR)
@@ -67,7 +67,7 @@ static bool flags_touched(const ZydisDecodedInstruction *zi)
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	return f && ((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
 }
-static u8 flags_read(const ZydisDecodedInstruction *zi)
+u8 insn_flags_read(const ZydisDecodedInstruction *zi)
 {
 	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
 }
@@ -81,28 +81,29 @@ static u8 live_at(struct translation *t, u64 lin)
 	u8 live = EVERY_FLAG, sure = 0;
 	unsigned off = lin & PAGE_MASK;
 	for (unsigned k = 0; k < 8; k++) {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		u8 bytes[15];
+		u8 bytes[16] = { 0 };
 		unsigned have = MIN(15u, 4096 - off);
 		if (!have)
 			break;
-		cache_watch(t->b, t->page, off, have); /* then read */
-		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		u64 lines = 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		if (lines & ~t->ahead)
+			cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= lines;
 		memcpy(bytes, t->page->host + off, have);
-		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
+		const struct known *n = memo_find(t->b->memo, &t->b->in, t->page->mode, bytes, have);
+		if (!n)
 			break;
-		u8 reads = flags_read(&zi) & ~sure;
-		if (reads || (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+		u8 reads = n->flags_read & ~sure;
+		if (reads || n->branch)
 			break;
 		/* What goes to the interpreter shows them. */
-		const struct op *o = op_of_insn(&t->b->in.ops, &zi, zo);
+		const struct op *o = n->op;
 		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
 			break;
-		sure |= flags_written(&zi, zo);
+		sure |= n->flags_written;
 		if (sure == EVERY_FLAG)
 			return 0;
-		off += zi.length;
+		off += n->length;
 	}
 	return live & ~sure;
 }
@@ -126,7 +127,7 @@ static void liveness(struct translation *t)
 			live |= live_at(t, branch_target(t, k));
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
-		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
+		u8 after = live, wrote = i->kind == K_NOP ? 0 : insn_flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : insn_flags_read(&i->zi);
 		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
@@ -627,7 +628,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
 	bool member = i->group == GROUP_MEMBER;
-	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP))
+	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP || i->kind == K_LEAVE))
 		return false;
 	if (member && i->kind == K_CALL)
 		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
@@ -734,7 +735,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	enc_of(&i->zi, i->zo, &x);
 	unsigned size = m->size / 8u;
 	bool store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
+	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : MAY_CROSS;
 	operand_ea(t, i, m, &a);
 	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
 	flags_for_insn(t, k);
@@ -790,7 +791,7 @@ void push_target(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	mark_commit(t, k);
 	e_ctx_store(e, RBX, M_CTX(save_v));
 	mark_victim(t, k, RBX);
@@ -807,7 +808,7 @@ static bool emit_push_memory(struct translation *t, unsigned k)
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, &i->zo[0], &a);
-	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	mem_operand(t, k, &a, 8, false, MAY_CROSS, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	e_ctx_store(e, T, M_CTX(target));
 	push_target(t, k);
@@ -821,7 +822,7 @@ static bool emit_push(struct translation *t, unsigned k)
 	if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return emit_push_memory(t, k);
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	if (gpr_operand(&i->zo[0])) {
 		unsigned r = host_of(gpr_of(i->zo[0].reg.value));
@@ -848,7 +849,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	unsigned r = host_of(gpr_of(t->ins[k].zo[0].reg.value));
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	unsigned to = at_home(r) ? T : r;
 	mark_commit(t, k);
@@ -864,7 +865,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(RBP, 8));
@@ -903,7 +904,7 @@ static bool ends(enum kind k)
 static bool goes_on(struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
-	if (i->kind != K_JCC || t->page->mode != CODE64)
+	if (i->kind != K_JCC)
 		return false;
 	u64 next = next_lin_of(t, k);
 	return branch_target(t, k) > next && !((next ^ t->lin) & ~PAGE_MASK) && !cache_known(t->b, t->page, next);
@@ -923,13 +924,15 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->off = (u16)off;
 		i->fop = 0;
 		i->varies = false;
-		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
+		const struct known *known = memo_find(t->b->memo, &t->b->in, t->page->mode, i->bytes, MIN(15u, have - off));
+		if (!known)
 			break;
+		memo_take(known, i->bytes, &i->zi, i->zo);
 		if (off + i->zi.length > in_page && t->n)
 			break; /* it crosses: a block of its own */
 		if (t->page->selfcheck && off + i->zi.length > SELFCHECK_BYTES)
 			break;
-		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
+		i->op = known->op;
 		if (!i->op)
 			break;
 		bool units = t->units;
@@ -983,7 +986,7 @@ static void emit_entries(struct translation *t)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	struct block *b = t->block;
-	u8 *fail[2] = { NULL }, *fail_host[3] = { NULL };
+	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
 	bool live = t->ins[0].live;
 	b->stale_checked = emit_here(out);
 	emit_exit(t, out, 0, X_GOTO, true);
@@ -1000,20 +1003,28 @@ static void emit_entries(struct translation *t)
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
-	if (t->units)
-		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	u8 *units = t->units ? entry_check(e, M_CTX(units_off), 0, live) : NULL, *units_there = emit_here(e);
 	if (t->classes & X87_CLASSES)
-		fail_host[2] = entry_check(e, M_CTX(x87_off), 0, live);
+		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
+	if (e->full)
+		return;
 	for (unsigned k = 0; k < ARRAY_LEN(fail); k++)
 		if (fail[k])
 			e_set32(e, fail[k], b->stale_checked);
 	for (unsigned k = 0; k < ARRAY_LEN(fail_host); k++)
 		if (fail_host[k])
 			e_set32(e, fail_host[k], b->stale);
+	if (units) {
+		e_here32(out, units);
+		e_ctx_imm(out, M_CTX(exit), exit_id(t->index, 0, X_GOTO));
+		e_set32(out, e_call(out), t->b->units_load);
+		e_jmp_to(out, units_there);
+	}
 	t->saved = false;
 }
 
-static void emit_one(struct translation *t, unsigned k)
+/* False: instruction k must be left to the interpreter, but others count on it (groups). */
+static bool emit_one(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	u8 *before = e->p;
@@ -1022,7 +1033,8 @@ static void emit_one(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	struct insn_map m = { .host = (u16)(e->p - t->start), .guest = i->off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
 	m.held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
-	m.no_resume = i->group == GROUP_MEMBER || i->group == GROUP_PASSES;
+	m.no_resume = i->no_resume;
+	m.by_store = i->group == GROUP_FIRST && i->group_store;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
 	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
@@ -1030,8 +1042,10 @@ static void emit_one(struct translation *t, unsigned k)
 		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
 				t->saved = false; /* all that are live are the instruction's own, or were brought */
-			return;
+			return true;
 		}
+		if (i->group != GROUP_NONE || i->no_resume)
+			return false;
 		e->p = before; /* not so: begin again, without */
 		t->n_cold = n_cold;
 		t->map[k] = m;
@@ -1039,16 +1053,34 @@ static void emit_one(struct translation *t, unsigned k)
 	t->map[k].fop = FOP_INTERP;
 	emit_exit(t, e, k, X_INSN, saved);
 	t->saved = false; /* both are right after it */
+	return true;
+}
+
+/* All instructions. */
+static void emit_body(struct translation *t)
+{
+	const struct emit e = t->e, out = t->out;
+	for (unsigned k = 0; k < t->n; k++) {
+		if (!k) {
+			t->e = e;
+			t->out = out;
+			t->n_cold = t->sides = 0;
+			emit_entries(t);
+		}
+		if (emit_one(t, k))
+			continue;
+		t->ins[k].kind = K_INTERP; /* once more, then, with groups that end there */
+		liveness(t);
+		groups_plan(t);
+		k = ~0u;
+	}
 }
 
 static bool emit_block(struct translation *t)
 {
 	struct emit *e = &t->e;
 	struct block *b = t->block;
-	t->n_cold = 0;
-	emit_entries(t);
-	for (unsigned k = 0; k < t->n; k++)
-		emit_one(t, k);
+	emit_body(t);
 	/* The end: a boundary too where control falls through. */
 	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE,
 					  .saved = t->saved };
@@ -1085,7 +1117,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->page2 = NULL;
 	t->block = NULL;
 	t->ahead = t->varies = 0;
-	memcpy(t->bytes, page->host + off, in_page);
+	memcpy(t->bytes, page->host + off, MIN(in_page, BLOCK_INSNS * 15)); /* more it cannot have */
 	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */
@@ -1111,7 +1143,6 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	if (page->selfcheck)
 		selfcheck_plan(t);
 	liveness(t);
-	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
 	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, page->selfcheck ? t->guest_bytes : 0, 512 * t->n + 2048, &t->e, &t->out);

@@ -52,6 +52,7 @@ sym sym_ror(struct syms *s, sym a, unsigned n);
 sym sym_shl(struct syms *s, sym a, unsigned n);
 sym sym_shr(struct syms *s, sym a, unsigned n);
 sym sym_xor(struct syms *s, sym a, sym b);
+bool sym_expr_equal(const struct expr *a, const struct expr *b);
 bool sym_is_const(const struct syms *s, sym a, u64 *v);
 /* The value is one atom and nothing else: it, or NULL. */
 const struct atom *sym_single(const struct syms *s, sym a);
@@ -85,11 +86,10 @@ u32 gprs_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *z
 
 /* ---- a path ------------------------------------------------------------------------------------------- */
 
-enum slot { SL_HOME11, SL_HOME15, SL_RAX, SL_RCX, SL_V, SL_T, SL_TARGET, SL_GS, SL_KERNEL_GS, N_SLOTS };
+enum slot { SL_HOME11, SL_HOME15, SL_RAX, SL_RCX, SL_V, SL_T, SL_TARGET, SL_GS, SL_KERNEL_GS, SL_GROUP, N_SLOTS = SL_GROUP + ARRAY_LEN(((struct ctx *)0)->group) };
 enum fact_kind {
 	FACT_PRESENT,  /* of: an entry that is there */
 	FACT_FITS,     /* so many bytes at `of` lie in one page */
-	FACT_ALIGNED,  /* of is a multiple of n */
 	FACT_ZERO,
 	FACT_NOT_ZERO,
 	FACT_EQUAL,    /* n: a value */
@@ -101,7 +101,7 @@ struct fact { u8 kind; sym of; u32 n; };
 enum test_kind { TEST_NONE, TEST_AND /* ZF: of & n is 0 */, TEST_CMP /* of (32 bits, zero-extended) was compared with n */,
 		 TEST_EQUAL /* 64 bits: with the value n */, TEST_TAG /* with the jump cache's tag at index n */,
 		 TEST_CODE /* byte `of` and on of the guest's code, the bits n */ };
-#define FACTS 16
+#define FACTS 160 /* two for each access of a block, and more */
 #define TOUCHES 2
 struct touch { sym at, value; u8 size; bool write, read; };
 
@@ -158,7 +158,7 @@ struct verifier {
 	u32 end;                 /* where its path falls into the next; ~0: nowhere */
 	sym start[16], start_gs, start_kernel_gs; /* the guest's registers at its start */
 	bool shares;             /* it is one of several that share a page-table entry */
-	unsigned budget;
+	unsigned budget, forks;
 	sym arrived;             /* ROOT_RETURN: the target */
 	bool entry_live;         /* the first instruction is reached with status flags from the context: they are live */
 	bool entry_lost;         /* an entry leaves without them */
@@ -195,6 +195,7 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 /* ---- what the guest's instruction asks for (verify_guest.c) ----------------------------------------------- */
 sym guest_start(struct verifier *v, unsigned guest);             /* a register's value at its start */
 sym guest_value(const struct path *p, unsigned guest);           /* and now */
+void guest_set(struct path *p, unsigned guest, sym value);
 bool guest_equal(struct verifier *v, sym a, sym b);
 bool guest_prepare(struct verifier *v, unsigned insn);
 /* All registers are as at its start, but for `except` (as a guest's number; -1: none). */

@@ -20,6 +20,14 @@ sym guest_value(const struct path *p, unsigned guest)
 	}
 }
 
+void guest_set(struct path *p, unsigned guest, sym value)
+{
+	if (is_homeless(guest))
+		p->slot[guest == R_11 ? SL_HOME11 : SL_HOME15] = value;
+	else
+		p->reg[guest == R_SP ? (unsigned)HOST_SP : guest] = value;
+}
+
 /* As far as the mode looks at them. */
 bool guest_equal(struct verifier *v, sym a, sym b)
 {

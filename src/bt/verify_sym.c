@@ -14,7 +14,7 @@ void syms_reset(struct syms *s)
 
 static unsigned hash(u64 v) { return (unsigned)((v * 0x9e3779b97f4a7c15) >> 56); }
 
-static bool expr_equal(const struct expr *a, const struct expr *b)
+bool sym_expr_equal(const struct expr *a, const struct expr *b)
 {
 	if (a->konst != b->konst || a->n != b->n)
 		return false;
@@ -31,7 +31,7 @@ static sym intern(struct syms *s, const struct expr *x)
 		sum += (x->atom[k] + 1) * x->times[k] << 8;
 	u16 *head = &s->expr_head[hash(sum)];
 	for (unsigned k = *head; k; k = s->expr_next[k - 1])
-		if (expr_equal(&s->exprs[k - 1], x))
+		if (sym_expr_equal(&s->exprs[k - 1], x))
 			return (sym)(k - 1);
 	if (s->n_exprs == SYMS_MAX) {
 		s->full = true;
