@@ -185,6 +185,9 @@ static bool same_jump(const struct block *k, const struct host *a, const struct 
 	bool ia, ib, again_a, again_b;
 	const u8 *x = goes_to(k, a, &ia, &again_a), *y = goes_to(k, b, &ib, &again_b);
 	const u8 *flags[] = { r.bt->exit_common + (r.bt->rw - r.bt->rx), r.bt->exit_saved + (r.bt->rw - r.bt->rx) };
+	ptrdiff_t rw = r.bt->rw - r.bt->rx;
+	if (x == r.bt->lookup + rw && y == r.bt->lookup_miss + rw)
+		return true; /* looked up by the run loop */
 	return ib || x == y || again_b || ((x == flags[0] || x == flags[1]) && (y == flags[0] || y == flags[1]));
 }
 
@@ -233,6 +236,8 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		goes_to(k, b, &insn, &again);
 	if (insn)
 		return "leaves for the interpreter, which is always right";
+	if (m == ZYDIS_MNEMONIC_MOV && b->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD && b->zo[0].size == 32 && same_operand(&a->zo[0], &b->zo[0]) && same_operand(&a->zo[1], &b->zo[1]))
+		return "MOVSXD of 32 bits is MOV";
 	if (m != b->zi.mnemonic || a->zi.operand_count != b->zi.operand_count)
 		return NULL;
 	if (a->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && a->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && same_jump(k, a, b))
