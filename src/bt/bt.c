@@ -27,17 +27,6 @@ static void code_marked(struct cpu *c, struct page_code *p)
 		shoot_stores(bt_of(c), p);
 }
 
-/* ---- flags ---------------------------------------------------------------------------------------- */
-
-static u16 flags_pack(u64 rflags)
-{
-	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
-}
-static u64 flags_unpack(u64 rflags, u16 f)
-{
-	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
-}
-
 /* ---- one instruction by the interpreter --------------------------------------------------------------- */
 
 /* The decoded instruction n of a block; NULL: its bytes are no longer what the block was made from. */
@@ -76,6 +65,10 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
 	t->n = 0;
+	if (isa_ops[i->op].flags & OF_STRING) {
+		t->lin[t->n++] = (c->regs[R_SI] + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (c->regs[R_DI] + c->ebase[S_ES]) & mask;
+	}
 	if (i->flags & IF_MEM)
 		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
 	if (i->flags & IF_STACK) {
@@ -379,6 +372,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx->zmm = &c->zmm[0][0];
 	b->ctx->k = c->k;
 	b->ctx->units_off = 1;
+	b->amd = !strcmp(c->model->vendor, "AuthenticAMD") || !strcmp(c->model->vendor, "HygonGenuine");
 	b->interp_tlb_flush = c->on_tlb_flush;
 	b->interp_code_written = c->on_code_written;
 	c->on_tlb_flush = tlb_flushed;

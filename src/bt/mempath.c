@@ -89,7 +89,10 @@ void cold_emit(struct translation *t)
 		}
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
-		emit_exit(t, e, c->insn, c->kind, c->saved);
+		if (t->map[c->insn].gate && c->kind == X_INSN)
+			gate_emit(t, e, c->insn, c->saved);
+		else
+			emit_exit(t, e, c->insn, c->kind, c->saved);
 	}
 }
 

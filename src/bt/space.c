@@ -169,25 +169,15 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask)
 
 /* ---- choosing -------------------------------------------------------------------------------------- */
 
-static void set_gs(u64 base)
-{
-	__asm__ volatile("wrgsbase %0" :: "r"(base) : "memory");
-}
-
 static u16 pcid_of(const struct cpu *c) { return (u16)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); }
 
-/* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
-static void other_ac(struct bt *b)
+/* The kernel's spaces of this address space and class, for space_ac_pair(). */
+static void kernel_pair(struct bt *b)
 {
-	struct cpu *c = b->cpu;
-	b->ctx->gs_ac[0] = b->ctx->gs_ac[1] = 0;
-	if (b->space->user || c->mmu == MMU_CHECK || !(c->cr4 & CR4_SMAP))
-		return;
 	for (unsigned k = 0; k < N_SPACES; k++) {
 		struct space *x = &b->spaces[k];
-		if (x->epoch != c->epoch || x->user || !class_equal(&x->klass, &b->klass) || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
-			continue;
-		b->ctx->gs_ac[x->mmu == MMU_KERNEL] = (u64)x->gs;
+		if (x->epoch == b->cpu->epoch && !x->user && class_equal(&x->klass, &b->klass) && (x->mmu == MMU_KERNEL || x->mmu == MMU_SMAP))
+			b->near[x->mmu] = x;
 	}
 }
 
@@ -221,10 +211,8 @@ void space_select(struct bt *b)
 		s->user = user;
 		s->pcid = pcid;
 	}
-	s->used = ++b->space_clock;
-	b->space = s;
-	other_ac(b);
-	set_gs((u64)s->gs);
+	kernel_pair(b);
+	space_enter(b, s);
 }
 
 /* The ok slots of another class's pages would let its blocks be entered. */
@@ -237,7 +225,8 @@ void space_class(struct bt *b)
 		*space_ok_slot(s, s->oks.at[k]) = 0;
 	s->oks.n = 0;
 	s->klass = b->klass;
-	other_ac(b);
+	kernel_pair(b);
+	space_ac_pair(b);
 }
 
 /* Translated STAC and CLAC have changed the gs base. */

@@ -11,9 +11,11 @@ enum kind {
 	K_PUSH, K_POP, K_LEAVE,
 	K_SYSTEM,   /* system.c has a translation */
 	K_STRING,   /* strings.c has one */
+	K_GATE,     /* gate.c does it, or the interpreter */
 	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
+	K_GATE_LAST,   /* likewise */
 };
 enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER, GROUP_PASSES };
 struct tins {
@@ -103,6 +105,9 @@ const ZydisDecodedOperand *memory_of(const struct tins *i);
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
+enum gate system_gate(const struct translation *t, const struct tins *i);
+/* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
+void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);

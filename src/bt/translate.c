@@ -122,10 +122,11 @@ static void liveness(struct translation *t)
 		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
+		bool shown = i->kind == K_INTERP || i->kind >= K_INTERP_LAST || i->kind == K_GATE;
+		if (shown || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
-		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
+		if (!shown && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
 			live = after;
@@ -417,6 +418,8 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_NOP;
 	if (system_possible(t, i))
 		return K_SYSTEM;
+	if (system_gate(t, i))
+		return system_gate(t, i) <= GATE_IRET ? K_GATE_LAST : K_GATE;
 	if (string_possible(t, i))
 		return K_STRING;
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
@@ -809,14 +812,14 @@ static bool emit_insn(struct translation *t, unsigned k)
 	case K_SYSTEM: return system_emit(t, k);
 	case K_STRING: string_emit(t, k); return true;
 	case K_NOP: return true;
-	case K_INTERP: case K_INTERP_LAST: return false;
+	case K_INTERP: case K_INTERP_LAST: case K_GATE: case K_GATE_LAST: return false;
 	default: branch_emit(t, k); return true;
 	}
 }
 
 static bool ends(enum kind k)
 {
-	return k == K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
+	return k >= K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
 }
 
 /* ---- the block --------------------------------------------------------------------------------------- */
@@ -921,7 +924,8 @@ static void emit_one(struct translation *t, unsigned k)
 	m.no_resume = i->group == GROUP_MEMBER || i->group == GROUP_PASSES;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
-	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
+	bool gate = i->kind == K_GATE || i->kind == K_GATE_LAST;
+	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && !gate) {
 		prelude(t, k);
 		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
@@ -932,8 +936,13 @@ static void emit_one(struct translation *t, unsigned k)
 		t->n_cold = n_cold;
 		t->map[k] = m;
 	}
-	t->map[k].fop = FOP_INTERP;
-	emit_exit(t, e, k, X_INSN, saved);
+	if (gate) {
+		t->map[k].gate = (u8)system_gate(t, i);
+		gate_emit(t, e, k, saved);
+	} else {
+		t->map[k].fop = FOP_INTERP;
+		emit_exit(t, e, k, X_INSN, saved);
+	}
 	t->saved = false; /* both are right after it */
 }
 

@@ -202,6 +202,8 @@ bool guest_own_before(struct verifier *v, const struct path *p, const struct hin
 void guest_own_after(struct verifier *v, struct path *p, const struct hinsn *h);
 bool guest_access(struct verifier *v, const struct path *p, const struct hinsn *h, const struct touch *a);
 bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h, unsigned n);
+/* What the map says of a gate is the instruction's. */
+bool guest_gate(const struct verifier *v);
 bool guest_target(struct verifier *v, const struct path *p, const struct hinsn *h, sym target);
 
 #endif

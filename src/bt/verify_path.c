@@ -444,8 +444,12 @@ static bool cpu_access(struct verifier *v, struct path *p, const struct hinsn *h
 			return true;
 	}
 	p->cpu_done |= 1u << ARRAY_LEN(of_cpu);
+	bool zx = h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX, of_system = !v->g.known || v->g.kind == G_SYSTEM;
+	if (at == CPU(cr2) && o->size == 64 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOV && !write && cpl0(v) && of_system &&
+	    (!v->g.known || v->g.zo[1].reg.value == ZYDIS_REGISTER_CR2))
+		return true;
 	for (unsigned s = S_ES; s <= S_GS; s++)
-		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX &&
+		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && (zx || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV) &&
 		    !write && (!v->g.known || (v->g.kind == G_SYSTEM && ZydisRegisterGetId(v->g.zo[1].reg.value) == (int)s)))
 			return true;
 	return verify_bad(v, h->off, "an access to struct cpu that no instruction asks for");

@@ -151,14 +151,19 @@ static const u8 *goes_to(const struct block *k, const struct host *h, bool *insn
 	}
 	return to;
 }
+/* Whether it is where blocks leave, by way of a gate or not: who leaves there the verifier knows from ctx.exit. */
+static bool leaves_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->exit_common || run == r.bt->exit_saved || run == r.bt->gate_common || run == r.bt->gate_saved;
+}
 /* An exit for the interpreter is always right: that it is for this instruction the verifier knows. So it
  * knows where a link leads; what may be missing on the way is moving status flags that are not live. */
 static bool same_jump(const struct block *k, const struct host *a, const struct host *b)
 {
 	bool ia, ib, again_a, again_b;
 	const u8 *x = goes_to(k, a, &ia, &again_a), *y = goes_to(k, b, &ib, &again_b);
-	const u8 *flags[] = { r.bt->exit_common + (r.bt->rw - r.bt->rx), r.bt->exit_saved + (r.bt->rw - r.bt->rx) };
-	return ib || x == y || again_b || ((x == flags[0] || x == flags[1]) && (y == flags[0] || y == flags[1]));
+	return ib || x == y || again_b || (leaves_at(x) && leaves_at(y));
 }
 
 /* Why an accepted change is right to be accepted. NULL: it is not. */
