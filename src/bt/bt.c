@@ -61,6 +61,15 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 
 /* Enters what the instruction's accesses have brought into the interpreter's TLB. */
 struct touched { u64 lin[3]; unsigned n; };
+/* From its operand's address: of BT and the like, whose register counts bits. */
+static u64 bits_away(const struct cpu *c, const struct insn *i)
+{
+	const struct op *o = &isa_ops[i->op];
+	bool bits = o->mnemonic == ZYDIS_MNEMONIC_BT || o->mnemonic == ZYDIS_MNEMONIC_BTS || o->mnemonic == ZYDIS_MNEMONIC_BTR || o->mnemonic == ZYDIS_MNEMONIC_BTC;
+	if (!bits || o->form != FORM_MR || i->opsz < 4)
+		return 0;
+	return (u64)(i->opsz == 8 ? (i64)c->regs[i->r] >> 6 << 3 : (i64)(i32)c->regs[i->r] >> 5 << 2);
+}
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
@@ -70,7 +79,7 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 		t->lin[t->n++] = (c->regs[R_DI] + c->ebase[S_ES]) & mask;
 	}
 	if (i->flags & IF_MEM)
-		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg] + bits_away(c, i)) & mask;
 	if (i->flags & IF_STACK) {
 		t->lin[t->n++] = (((c->regs[R_SP] - (mask == ~0ull ? 8 : 4)) & c->sp_mask) + ss) & mask;
 		t->lin[t->n++] = ((c->regs[R_SP] & c->sp_mask) + ss) & mask;

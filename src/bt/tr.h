@@ -7,6 +7,7 @@
 enum kind {
 	K_COPY,     /* registers only: the instruction itself */
 	K_MEM,      /* the same, its memory operand replaced */
+	K_BITS,     /* the same: BT and the like, a register says in which word of it */
 	K_LEA, K_NOP,
 	K_PUSH, K_POP, K_LEAVE,
 	K_SYSTEM,   /* system.c has a translation */
@@ -76,6 +77,8 @@ struct ea {
 	unsigned base, index, scale;
 	i32 disp;
 	unsigned seg;        /* S_FS, S_GS or 0 */
+	unsigned bits;       /* width of `bit`, 32 or 64: the operand is in the word that this signed bit number says */
+	unsigned bit;        /* (a host_of() number); 0: none */
 };
 enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_ALIGNMENT, BY_TEST };
 /* Host code that makes the operand reachable: x->mem and the rest of it, to be encoded; T is then in

@@ -198,6 +198,10 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 	*a = (struct ea){ .base = ENC_NONE, .index = ENC_NONE };
 	if (i->zi.address_width != 64)
 		return false;
+	if (i->kind == K_BITS) {
+		a->bits = i->zo[1].size;
+		a->bit = host_of(gpr_of(i->zo[1].reg.value));
+	}
 	if (o->mem.segment == ZYDIS_REGISTER_FS)
 		a->seg = S_FS;
 	else if (o->mem.segment == ZYDIS_REGISTER_GS)
@@ -281,6 +285,21 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	if (a.konst && !a.seg && (a.lin & PAGE_MASK) + size > 4096)
 		return false;
 	return true;
+}
+
+/* BT, BTS, BTR, BTC of memory by a register, without segment and homeless registers in the address. */
+static bool bits_possible(const struct translation *t, const struct tins *i)
+{
+	const ZydisDecodedOperand *m = &i->zo[0];
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC: break;
+	default: return false;
+	}
+	struct ea a;
+	if (!gpr_operand(&i->zo[1]) || m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->size < 32 || m->size != i->zo[1].size ||
+	    !operand_ea(t, i, m, &a) || a.seg)
+		return false;
+	return a.konst ? a.lin - 1 == (u64)(i64)(i32)(a.lin - 1) && a.lin == (u64)(i64)(i32)a.lin : mem_possible(&a) && !at_home(a.base) && !at_home(a.index);
 }
 
 /* The unit (enum fpu_class); -1: none. -2: not here. */
@@ -441,7 +460,7 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))
-		return K_INTERP;
+		return bits_possible(t, i) ? K_BITS : K_INTERP;
 	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
 		return K_INTERP;
 	if (unit >= FC_SSE && c->nofpu[unit] == V_UD)
@@ -562,7 +581,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 	if (member && i->kind == K_CALL)
 		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
 	switch ((enum kind)i->kind) {
-	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
+	case K_MEM: case K_BITS: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
 	case K_JMP: return branch_far(t, branch_target(t, k));
 	default: return false;
@@ -804,7 +823,7 @@ static bool emit_insn(struct translation *t, unsigned k)
 		return legacy_emit(t, k);
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
-	case K_MEM: return emit_memory(t, k);
+	case K_MEM: case K_BITS: return emit_memory(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);

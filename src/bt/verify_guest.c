@@ -147,6 +147,8 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	bool lea = g->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
 	if (g->mem >= 0 && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 		g->ea = address_asked(v, &g->zo[g->mem]);
+	if (g->ea != SYM_NONE && reaches_bits(&g->zi, g->zo) && g->zo[0].size >= 32)
+		g->ea = sym_add(&v->syms, g->ea, sym_bit_word(&v->syms, guest_start(v, (unsigned)gpr_number(&g->zo[1])), g->zo[0].size));
 	return true;
 }
 

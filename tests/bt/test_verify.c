@@ -381,6 +381,12 @@ static void other_map(void **state)
 		field = was_; \
 	} while (0)
 	REFUSED("sse", k->units, false);
+	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
+	REFUSED("gates", k->map[8].gate, GATE_IRET);
+	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
+	REFUSED("strings", k->map[2].gate_arg, 0);
+	REFUSED("strings", k->map[2].string, MAP_STOS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);
