@@ -237,16 +237,12 @@ static u32 translation_mode(const struct cpu *c)
 	return m;
 }
 
-/* Goes on from RIP once. */
-static void turn(struct bt *b)
+static bool lmsle(const struct cpu *c) { return c->code_mode == CODE64 && c->seg_check; }
+
+/* The block at RIP, as cache_find(), in its space. */
+static struct block *find(struct bt *b)
 {
-	struct cpu *c = b->cpu;
-	if (c->code_mode == CODE64 && c->seg_check) { /* LMSLE */
-		b->want = NULL;
-		interp_some(c);
-		return;
-	}
-	u32 made_for = translation_mode(c);
+	u32 made_for = translation_mode(b->cpu);
 	if (unlikely(made_for != b->made_for)) {
 		b->made_for = made_for;
 		cache_flush(b);
@@ -254,7 +250,34 @@ static void turn(struct bt *b)
 	legacy_class(b);
 	space_select(b);
 	space_class(b);
-	struct block *k = cache_find(b);
+	return cache_find(b);
+}
+
+/* RF alone, as after each page fault: one instruction clears it, and nothing else looks at it. */
+static void resumed(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	b->want = NULL;
+	struct block *k = lmsle(c) ? NULL : find(b);
+	if (!k) {
+		interp_single(c);
+		return;
+	}
+	c->rflags &= ~(u64)FL_RF;
+	cpu_update_events(c);
+	insn_by_interp(b, k, 0);
+}
+
+/* Goes on from RIP once. */
+static void turn(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	if (lmsle(c)) {
+		b->want = NULL;
+		interp_some(c);
+		return;
+	}
+	struct block *k = find(b);
 	struct link *want = b->want; /* not before: eviction takes it back */
 	b->want = NULL;
 	if (!k) {
@@ -310,6 +333,10 @@ static enum run_exit run(struct cpu *c)
 		}
 		if (shoot_pending(b))
 			shoot_serve(b);
+		if (c->slow == SLOW_RF) {
+			resumed(b);
+			continue;
+		}
 		if (c->slow) {
 			b->want = NULL;
 			interp_single(c);

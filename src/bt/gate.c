@@ -41,8 +41,8 @@ static const u8 *go_to(const struct at *a)
 	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
 		a->x->kicked = 1;
 	struct space *s = space_near(b, c->mmu);
-	if (!s)
-		return NULL; /* the run loop chooses */
+	if (!s || c->slow)
+		return NULL; /* the run loop chooses; RF */
 	space_enter(b, s);
 	u32 n = (u32)(c->rip >> 2) & (N_JUMP - 1);
 	return b->jump_tag[n] == c->rip ? b->jump_host[n] : NULL;

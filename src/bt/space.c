@@ -8,7 +8,8 @@
  *
  * Invariants
  *  1. An entry is what the interpreter's TLB held for the space's epoch and index when it was
- *     made: so it ends when that does (flushes, INVLPG), and accessed and dirty bits are set.
+ *     made, or could have held (mmu_neighbours): so it ends when that does (flushes, INVLPG), and
+ *     accessed and dirty bits are set.
  *  2. An entry leads to RAM only. What an address that shares it reaches lies at a multiple of
  *     MEM_ALIAS_STEP from RAM, where mem/ keeps everything out, or is not canonical: it faults.
  *  3. Every entry and ok slot that is not 0 is in a log, so that a flush costs what was filled;
@@ -272,6 +273,37 @@ static bool enter(struct bt *b, struct space *s, struct log *l, u32 at, u64 valu
 	return true;
 }
 
+/* An entry for this page of RAM; true: a new one. */
+static bool fill(struct bt *b, struct space *s, u64 lin, u64 addend, struct page_code *code, bool store)
+{
+	struct cpu *c = b->cpu;
+	bool made = enter(b, s, &s->loads, table_at(lin, false), addend + 1);
+	b->stats.load_fills += made;
+	if (!store)
+		return made;
+	atomic_fetch_or(&code->writers, 1u << (c->index & 31));
+	if (atomic_load(&code->lines))
+		return made;
+	bool made_store = enter(b, s, &s->stores, table_at(lin, true), addend + 1);
+	b->stats.store_fills += made_store;
+	return made || made_store;
+}
+
+/* The pages beside it, as far as nothing is to be seen of that. */
+static void fill_neighbours(struct bt *b, struct space *s, u64 lin, bool store)
+{
+	struct cpu *c = b->cpu;
+	u64 gpa[MMU_GROUP];
+	u32 found = mmu_neighbours(c, lin, store, gpa);
+	u64 first = lin & ~(u64)(MMU_GROUP * 4096 - 1);
+	for (; found; found &= found - 1) {
+		unsigned k = (unsigned)__builtin_ctz(found);
+		u8 *host = mem_ram(c->mem, gpa[k]);
+		if (host)
+			fill(b, s, first + k * 4096, (u64)host - (first + k * 4096), &c->mem->code[(u64)(host - c->mem->ram) >> 12], store);
+	}
+}
+
 void space_fill(struct bt *b, u64 lin, bool store)
 {
 	struct cpu *c = b->cpu;
@@ -282,12 +314,9 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	u64 tag = (lin & ~PAGE_MASK) | c->epoch;
 	if (t->rtag != tag || !t->code)
 		return;
-	b->stats.load_fills += enter(b, s, &s->loads, table_at(lin, false), t->addend + 1);
-	if (!store || t->wtag != tag)
-		return;
-	atomic_fetch_or(&t->code->writers, 1u << (c->index & 31));
-	if (!atomic_load(&t->code->lines))
-		b->stats.store_fills += enter(b, s, &s->stores, table_at(lin, true), t->addend + 1);
+	store = store && t->wtag == tag;
+	if (fill(b, s, lin, t->addend, t->code, store))
+		fill_neighbours(b, s, lin & ~PAGE_MASK, store);
 }
 
 void space_ok(struct bt *b, u32 slot, u32 id)

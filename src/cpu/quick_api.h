@@ -21,9 +21,10 @@ static inline struct segment quick_flat(u16 sel, unsigned cpl, u32 attr)
 /* To privilege level cpl with these flags. False: alignment is to be checked there. */
 static inline bool quick_level(struct cpu *c, unsigned cpl, u64 flags)
 {
-	if (flags & (FL_TF | FL_RF) || (cpl == 3 && (flags & FL_AC) && (c->cr0 & CR0_AM)))
+	if (flags & FL_TF || (cpl == 3 && (flags & FL_AC) && (c->cr0 & CR0_AM)))
 		return false;
 	c->rflags = flags;
+	c->slow = flags & FL_RF ? SLOW_RF : 0;
 	c->event_mask = (c->event_mask & ~(u32)EV_INTR) | (flags & FL_IF ? EV_INTR : 0);
 	c->cpl = (u8)cpl;
 	c->mmu = cpl == 3 ? MMU_USER : (c->cr4 & CR4_SMAP) && !(flags & FL_AC) ? MMU_SMAP : MMU_KERNEL;

@@ -52,7 +52,7 @@ ASM(high8, "mov ah, [rbx]\n add [rcx + rdx*2 + 5], bh\n cmp dh, [rsi]\n movzx ea
 /* ---- by the interpreter, and other ends */
 ASM(interp, "mov rax, rbx\n rep cmpsb\n hlt");
 ASM(interp_middle, "mov rax, [rbx]\n rdpmc\n mov [rcx], rdx\n cpuid\n add rax, 1");
-ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], rdx\n fld1\n ret");
+ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], dx\n fld1\n ret");
 /* ---- what kernels do */
 ASM(gates, "mov eax, 5\n rdfsbase r11\n wrgsbase rbx\n rdpkru\n mov cx, fs\n mov rsi, cr2\n wrpkru\n add rax, 1\n sysretq");
 ASM(gate_iret, "pop rax\n iretq");

@@ -205,7 +205,7 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		same = same_operand(&a->zo[n], &b->zo[n]);
 	if (same && m == ZYDIS_MNEMONIC_RORX && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
-	if (same && m == ZYDIS_MNEMONIC_SHR && ((x ^ y) & 63) == 0)
+	if (same && (m == ZYDIS_MNEMONIC_SHR || m == ZYDIS_MNEMONIC_SAR) && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_TEST && (x & y) == x)
 		return "a test for more alignment";
