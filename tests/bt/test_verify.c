@@ -157,13 +157,19 @@ static bool leaves_at(const u8 *x)
 	const u8 *run = x - (r.bt->rw - r.bt->rx);
 	return run == r.bt->exit_common || run == r.bt->exit_saved || run == r.bt->gate_common || run == r.bt->gate_saved;
 }
+/* Where a target is looked for, or left for at once. */
+static bool looks_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->lookup || run == r.bt->lookup_miss;
+}
 /* An exit for the interpreter is always right: that it is for this instruction the verifier knows. So it
  * knows where a link leads; what may be missing on the way is moving status flags that are not live. */
 static bool same_jump(const struct block *k, const struct host *a, const struct host *b)
 {
 	bool ia, ib, again_a, again_b;
 	const u8 *x = goes_to(k, a, &ia, &again_a), *y = goes_to(k, b, &ib, &again_b);
-	return ib || x == y || again_b || (leaves_at(x) && leaves_at(y));
+	return ib || x == y || again_b || (leaves_at(x) && leaves_at(y)) || (looks_at(x) && looks_at(y));
 }
 
 /* Why an accepted change is right to be accepted. NULL: it is not. */
@@ -184,6 +190,9 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	if (m == ZYDIS_MNEMONIC_MOV && b->zi.mnemonic == m && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && a->zo[0].mem.disp.value == CTX(exit) &&
 	    insn_exit(b->zo[1].imm.value.u) && a->zo[1].imm.value.u >> 4 == b->zo[1].imm.value.u >> 4)
 		return "the interpreter instead of a link";
+	bool insn, again;
+	if (b->zi.mnemonic == ZYDIS_MNEMONIC_JMP && b->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (goes_to(k, b, &insn, &again), insn))
+		return "the interpreter instead";
 	if (m != b->zi.mnemonic || a->zi.operand_count != b->zi.operand_count)
 		return NULL;
 	if (a->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && a->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && same_jump(k, a, b))
