@@ -28,17 +28,6 @@ static void code_marked(struct cpu *c, struct page_code *p)
 		shoot_stores(bt_of(c), p);
 }
 
-/* ---- flags ---------------------------------------------------------------------------------------- */
-
-static u16 flags_pack(u64 rflags)
-{
-	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
-}
-static u64 flags_unpack(u64 rflags, u16 f)
-{
-	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
-}
-
 /* ---- one instruction by the interpreter --------------------------------------------------------------- */
 
 /* The decoded instruction n of a block; NULL: its bytes are no longer what the block was made from. */
@@ -76,14 +65,27 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 	return i;
 }
 
+/* From its operand's address: of BT and the like, whose register counts bits. */
+static u64 bits_away(const struct cpu *c, const struct insn *i)
+{
+	const struct op *o = &isa_ops[i->op];
+	bool bits = o->mnemonic == ZYDIS_MNEMONIC_BT || o->mnemonic == ZYDIS_MNEMONIC_BTS || o->mnemonic == ZYDIS_MNEMONIC_BTR || o->mnemonic == ZYDIS_MNEMONIC_BTC;
+	if (!bits || o->form != FORM_MR || i->opsz < 4)
+		return 0;
+	return (u64)(i->opsz == 8 ? (i64)c->regs[i->r] >> 6 << 3 : (i64)(i32)c->regs[i->r] >> 5 << 2);
+}
 /* Enters what the instruction's accesses have brought into the interpreter's TLB. */
 struct touched { u64 lin[3]; unsigned n; };
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
 	t->n = 0;
+	if (isa_ops[i->op].flags & OF_STRING) {
+		t->lin[t->n++] = (c->regs[R_SI] + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (c->regs[R_DI] + c->ebase[S_ES]) & mask;
+	}
 	if (i->flags & IF_MEM)
-		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg] + bits_away(c, i)) & mask;
 	if (i->flags & IF_STACK) {
 		t->lin[t->n++] = (((c->regs[R_SP] - (mask == ~0ull ? 8 : 4)) & c->sp_mask) + ss) & mask;
 		t->lin[t->n++] = ((c->regs[R_SP] & c->sp_mask) + ss) & mask;
@@ -273,16 +275,12 @@ static u32 translation_mode(const struct cpu *c)
 	return m;
 }
 
-/* Goes on from RIP once. */
-static void turn(struct bt *b)
+static bool lmsle(const struct cpu *c) { return c->code_mode == CODE64 && c->seg_check; }
+
+/* The block at RIP, as cache_find(), in its space. */
+static struct block *find(struct bt *b)
 {
-	struct cpu *c = b->cpu;
-	if (c->code_mode == CODE64 && c->seg_check) { /* LMSLE */
-		b->want = NULL;
-		interp_some(c);
-		return;
-	}
-	u32 made_for = translation_mode(c);
+	u32 made_for = translation_mode(b->cpu);
 	if (unlikely(made_for != b->made_for)) {
 		b->made_for = made_for;
 		cache_flush(b);
@@ -290,7 +288,34 @@ static void turn(struct bt *b)
 	legacy_class(b);
 	space_select(b);
 	space_class(b);
-	struct block *k = cache_find(b);
+	return cache_find(b);
+}
+
+/* RF alone, as after each page fault: one instruction clears it, and nothing else looks at it. */
+static void resumed(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	b->want = NULL;
+	struct block *k = lmsle(c) ? NULL : find(b);
+	if (!k) {
+		interp_single(c);
+		return;
+	}
+	c->rflags &= ~(u64)FL_RF;
+	cpu_update_events(c);
+	group_by_interp(b, k, 0, false);
+}
+
+/* Goes on from RIP once. */
+static void turn(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	if (lmsle(c)) {
+		b->want = NULL;
+		interp_some(c);
+		return;
+	}
+	struct block *k = find(b);
 	struct link *want = b->want; /* not before: eviction takes it back */
 	b->want = NULL;
 	if (!k) {
@@ -346,6 +371,10 @@ static enum run_exit run(struct cpu *c)
 		}
 		if (shoot_pending(b))
 			shoot_serve(b);
+		if (c->slow == SLOW_RF) {
+			resumed(b);
+			continue;
+		}
 		if (c->slow) {
 			b->want = NULL;
 			interp_single(c);
@@ -421,6 +450,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx->zmm = &c->zmm[0][0];
 	b->ctx->k = c->k;
 	b->ctx->units_off = 1;
+	b->amd = !strcmp(c->model->vendor, "AuthenticAMD") || !strcmp(c->model->vendor, "HygonGenuine");
 	b->interp_tlb_flush = c->on_tlb_flush;
 	b->interp_code_written = c->on_code_written;
 	c->on_tlb_flush = tlb_flushed;

@@ -165,8 +165,15 @@ struct insn_map {
 	u16 fop;         /* FOP_* */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
+	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
+	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
 	u16 string_from;
 };
+
+/* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
+enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
+	    GATE_RDPKRU, GATE_WRPKRU, N_GATES };
+enum { GATE_REP = 4 };
 
 struct block;
 struct link {
@@ -251,7 +258,7 @@ struct span { u64 total, since; };
 struct stats {
 	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed,
 	    check_terms, checks_made, checks_failed;
-	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
+	u64 exits[X_KINDS], gates[N_GATES], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
 	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
@@ -300,6 +307,7 @@ struct bt {
 	u8 **jump_host;
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
+	struct space *near[N_MMU]; /* the last one chosen of each index; may be out of date */
 	struct seg_class klass;   /* of the code at RIP */
 	u64 space_clock;
 	u32 table_pages;          /* of all spaces' tables, that take memory */
@@ -323,6 +331,7 @@ struct bt {
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
 	u8 *lookup, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
 	u8 *units_load;           /* called by a block that needs the vectors, which are not there; ctx.exit says how it leaves if they may not be used */
+	u8 *gate_common, *gate_saved; /* likewise: for gate.c */
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
@@ -337,6 +346,7 @@ struct bt {
 	struct bt *next_peer;
 	bool listed;
 	bool exact_flags;
+	bool amd;                 /* the model's vendor */
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	enum bt_verify verify;
 	enum bt_code code;
@@ -349,6 +359,29 @@ struct bt {
 	struct stats stats;
 };
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
+
+/* The space of this index for the present address space and class, if it was chosen lately; NULL. */
+static inline struct space *space_near(const struct bt *b, enum mmu_index mmu)
+{
+	struct space *s = b->near[mmu];
+	return s && s->epoch == b->cpu->epoch && s->mmu == mmu && class_equal(&s->klass, &b->klass) ? s : NULL;
+}
+/* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
+static inline void space_ac_pair(struct bt *b)
+{
+	bool pair = (b->space->mmu == MMU_KERNEL || b->space->mmu == MMU_SMAP) && (b->cpu->cr4 & CR4_SMAP);
+	for (unsigned ac = 0; ac < 2; ac++) {
+		const struct space *s = pair ? space_near(b, ac ? MMU_KERNEL : MMU_SMAP) : NULL;
+		b->ctx->gs_ac[ac] = s ? (u64)s->gs : 0;
+	}
+}
+static inline void space_enter(struct bt *b, struct space *s)
+{
+	s->used = ++b->space_clock;
+	b->space = b->near[s->mmu] = s;
+	space_ac_pair(b);
+	__asm__ volatile("wrgsbase %0" :: "r"(s->gs) : "memory");
+}
 static inline u64 rip_of(const struct bt *b, u64 lin) { return b->klass.mode == CODE64 ? lin : (u32)(lin - b->klass.cs_base); }
 
 static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 12) & 4095; }
@@ -415,6 +448,20 @@ bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct e
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest);
 void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
+
+/* RFLAGS's status bits as ctx.flags has them, and back. */
+static inline u16 flags_pack(u64 rflags)
+{
+	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
+}
+static inline u64 flags_unpack(u64 rflags, u16 f)
+{
+	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
+}
+
+/* The instruction that ctx.exit names, of a block whose map has a gate for it (gate.c). Where to go on in
+ * translated code; NULL: ctx.exit says why it is left, which it also does for the case that a kick has come. */
+const u8 *gate_run(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
 /* T = the host's address of the guest code that `target` (a register) names; status flags are in ctx.flags.

@@ -98,7 +98,10 @@ void cold_emit(struct translation *t)
 			e_jmp_to(e, t->b->lookup_miss);
 			continue;
 		}
-		emit_exit(t, e, c->insn, c->kind, c->saved);
+		if (t->map[c->insn].gate && c->kind == X_INSN)
+			gate_emit(t, e, c->insn, c->saved);
+		else
+			emit_exit(t, e, c->insn, c->kind, c->saved);
 	}
 }
 
@@ -153,11 +156,35 @@ static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store,
 	x->disp = near ? (i32)(lin - 1) : 0;
 }
 
+/* T = the address of the word that a bit number says. With base and index in the host's registers. */
+static void address_of_bit(struct emit *e, const struct ea *a)
+{
+	bool wide = a->bits == 64;
+	unsigned r = a->bit;
+	if (at_home(r)) {
+		e_ctx_load(e, T, home_of(r));
+		r = T;
+	}
+	if (!wide)
+		e_reg(e, E_W | 0x63, T, r);     /* movsxd */
+	else if (r != T)
+		e_mov(e, T, r);
+	e_reg(e, E_W | 0xc1, 7, T);             /* sar */
+	e8(e, wide ? 6 : 5);
+	e_lea(e, T, (struct marg){ (u8)(a->konst ? ENC_NONE : a->base), T, wide ? 3 : 2, a->konst ? (i32)a->lin : a->disp });
+	if (!a->konst && a->index != ENC_NONE)
+		e_lea(e, T, M_SIB(T, a->index, a->scale, 0));
+}
+
 /* The address in T, or in the register returned; but for a base at home, which is yet to be added. */
 static unsigned address(struct emit *e, const struct ea *a, bool *add_base)
 {
 	unsigned b = a->base, i = a->index;
 	*add_base = false;
+	if (a->bits) {
+		address_of_bit(e, a);
+		return T;
+	}
 	if (a->konst) {
 		e_const(e, T, a->lin);
 		return T;
@@ -275,7 +302,7 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		group_member(t, k, x);
 		return;
 	}
-	if (a->konst && !a->seg) {
+	if (a->konst && !a->seg && !a->bits) {
 		mem_constant(t, k, a->lin, store, x);
 		return;
 	}

@@ -7,13 +7,16 @@
 enum kind {
 	K_COPY,     /* registers only: the instruction itself */
 	K_MEM,      /* the same, its memory operand replaced */
+	K_BITS,     /* the same: BT and the like, a register says in which word of it */
 	K_LEA, K_NOP,
 	K_PUSH, K_POP, K_LEAVE,
 	K_SYSTEM,   /* system.c has a translation */
 	K_STRING,   /* strings.c has one */
+	K_GATE,     /* gate.c does it, or the interpreter */
 	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
+	K_GATE_LAST,   /* likewise */
 };
 enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER };
 struct tins {
@@ -82,6 +85,8 @@ struct ea {
 	unsigned base, index, scale;
 	i32 disp;
 	unsigned seg;        /* S_FS, S_GS or 0 */
+	unsigned bits;       /* width of `bit`, 32 or 64: the operand is in the word that this signed bit number says */
+	unsigned bit;        /* (a host_of() number); 0: none */
 };
 enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, MAY_CROSS };
 /* Host code that makes the operand reachable: x->mem and the rest of it, to be encoded; T is then in
@@ -118,6 +123,9 @@ const ZydisDecodedOperand *memory_of(const struct tins *i);
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
+enum gate system_gate(const struct translation *t, const struct tins *i);
+/* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
+void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);

@@ -125,10 +125,11 @@ static void liveness(struct translation *t)
 		struct tins *i = &t->ins[k];
 		if (i->kind == K_JCC && k < t->n - 1)
 			live |= live_at(t, branch_target(t, k));
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
+		bool shown = i->kind == K_INTERP || i->kind >= K_INTERP_LAST || i->kind == K_GATE;
+		if (shown || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : insn_flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : insn_flags_read(&i->zi);
-		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
+		if (!shown && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
 			live = after;
@@ -200,6 +201,10 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 	*a = (struct ea){ .base = ENC_NONE, .index = ENC_NONE };
 	if (i->zi.address_width != 64)
 		return false;
+	if (i->kind == K_BITS) {
+		a->bits = i->zo[1].size;
+		a->bit = host_of(gpr_of(i->zo[1].reg.value));
+	}
 	if (o->mem.segment == ZYDIS_REGISTER_FS)
 		a->seg = S_FS;
 	else if (o->mem.segment == ZYDIS_REGISTER_GS)
@@ -283,6 +288,21 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	if (a.konst && !a.seg && (a.lin & PAGE_MASK) + size > 4096)
 		return false;
 	return true;
+}
+
+/* BT, BTS, BTR, BTC of memory by a register, without segment and homeless registers in the address. */
+static bool bits_possible(const struct translation *t, const struct tins *i)
+{
+	const ZydisDecodedOperand *m = &i->zo[0];
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC: break;
+	default: return false;
+	}
+	struct ea a;
+	if (!gpr_operand(&i->zo[1]) || m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->size < 32 || m->size != i->zo[1].size ||
+	    !operand_ea(t, i, m, &a) || a.seg)
+		return false;
+	return a.konst ? a.lin - 1 == (u64)(i64)(i32)(a.lin - 1) && a.lin == (u64)(i64)(i32)a.lin : mem_possible(&a) && !at_home(a.base) && !at_home(a.index);
 }
 
 /* The unit (enum fpu_class); -1: none. -2: not here. */
@@ -420,6 +440,8 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_NOP;
 	if (system_possible(t, i))
 		return K_SYSTEM;
+	if (system_gate(t, i))
+		return system_gate(t, i) <= GATE_IRET ? K_GATE_LAST : K_GATE;
 	if (string_possible(t, i))
 		return K_STRING;
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
@@ -441,7 +463,7 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))
-		return K_INTERP;
+		return bits_possible(t, i) ? K_BITS : K_INTERP;
 	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
 		return K_INTERP;
 	if (unit >= FC_SSE && c->nofpu[unit] == V_UD)
@@ -633,7 +655,7 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 	if (member && i->kind == K_CALL)
 		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
 	switch ((enum kind)i->kind) {
-	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
+	case K_MEM: case K_BITS: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
 	case K_JMP: return branch_far(t, branch_target(t, k));
 	default: return false;
@@ -879,7 +901,7 @@ static bool emit_insn(struct translation *t, unsigned k)
 		return legacy_emit(t, k);
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
-	case K_MEM: return emit_memory(t, k);
+	case K_MEM: case K_BITS: return emit_memory(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
@@ -887,14 +909,14 @@ static bool emit_insn(struct translation *t, unsigned k)
 	case K_SYSTEM: return system_emit(t, k);
 	case K_STRING: string_emit(t, k); return true;
 	case K_NOP: return true;
-	case K_INTERP: case K_INTERP_LAST: return false;
+	case K_INTERP: case K_INTERP_LAST: case K_GATE: case K_GATE_LAST: return false;
 	default: branch_emit(t, k); return true;
 	}
 }
 
 static bool ends(enum kind k)
 {
-	return k == K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
+	return k >= K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
 }
 
 /* ---- the block --------------------------------------------------------------------------------------- */
@@ -1037,7 +1059,8 @@ static bool emit_one(struct translation *t, unsigned k)
 	m.by_store = i->group == GROUP_FIRST && i->group_store;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
-	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
+	bool gate = i->kind == K_GATE || i->kind == K_GATE_LAST;
+	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && !gate) {
 		prelude(t, k);
 		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
@@ -1050,8 +1073,13 @@ static bool emit_one(struct translation *t, unsigned k)
 		t->n_cold = n_cold;
 		t->map[k] = m;
 	}
-	t->map[k].fop = FOP_INTERP;
-	emit_exit(t, e, k, X_INSN, saved);
+	if (gate) {
+		t->map[k].gate = (u8)system_gate(t, i);
+		gate_emit(t, e, k, saved);
+	} else {
+		t->map[k].fop = FOP_INTERP;
+		emit_exit(t, e, k, X_INSN, saved);
+	}
 	t->saved = false; /* both are right after it */
 	return true;
 }

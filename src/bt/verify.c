@@ -7,7 +7,7 @@
  * place where the block may be entered.
  *
  *  1. All bytes are whole instructions of the kinds in verify_form.c; branches lead to starts of
- *     such inside the block, to exit_common and lookup, or are links to block heads or their stubs.
+ *     such inside the block, to exit_common, gates and lookup, or are links to block heads or their stubs.
  *  2. Guest memory is accessed through T as verify_path.c says; the space (gs) only at the known
  *     places for the known ends; RSP only by CALL and RET, as the return stack.
  *  3. Where the block may be left (exits, faults, kicks up to insn_map.commit) every guest register
@@ -306,6 +306,14 @@ static bool units_loaded(struct verifier *v, struct path *p, const struct hinsn 
 	return true;
 }
 
+/* To gate.c: an exit for the interpreter, of an instruction that has this gate. */
+static bool gate_checked(struct verifier *v, const struct path *p, const struct hinsn *h, bool saved)
+{
+	if (v->legacy || !v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->g.known && !guest_gate(v)))
+		return verify_bad(v, h->off, "a gate that is not the instruction's");
+	return exit_checked(v, p, h, saved);
+}
+
 /* Who asks is in ctx.exit, should the target not be known. */
 static bool named(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
@@ -511,6 +519,8 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	bool jmp = m == ZYDIS_MNEMONIC_JMP;
 	if (jmp && (to == v->b->exit_common || to == v->b->exit_saved))
 		return exit_checked(v, p, h, to == v->b->exit_saved);
+	if (jmp && (to == v->b->gate_common || to == v->b->gate_saved))
+		return gate_checked(v, p, h, to == v->b->gate_saved);
 	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
 		return looked_up(v, p, h);
 	if (loads_units(v, h))

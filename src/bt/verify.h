@@ -26,6 +26,8 @@ enum atom_kind {
 	AT_SHL,      /* of << n */
 	AT_SHR,      /* of >> n */
 	AT_XOR,      /* of ^ the value `at` */
+	AT_SAR,      /* of >> n, signed */
+	AT_EXTEND,   /* the low n bits of `of`, signed */
 	AT_CODE,     /* n & 15 bytes of the guest's code from the block's byte `at` on, sign-extended; to 64 bits: n & 64 */
 };
 struct atom { u8 kind, n; sym of; u32 at; };
@@ -53,6 +55,10 @@ sym sym_shl(struct syms *s, sym a, unsigned n);
 sym sym_shr(struct syms *s, sym a, unsigned n);
 sym sym_xor(struct syms *s, sym a, sym b);
 bool sym_expr_equal(const struct expr *a, const struct expr *b);
+sym sym_sar(struct syms *s, sym a, unsigned n);
+sym sym_extend(struct syms *s, sym a, unsigned bits);
+/* How far the word with bit number `bit`, of 32 or 64 bits, is from a bit string's first. */
+sym sym_bit_word(struct syms *s, sym bit, unsigned width);
 bool sym_is_const(const struct syms *s, sym a, u64 *v);
 /* The value is one atom and nothing else: it, or NULL. */
 const struct atom *sym_single(const struct syms *s, sym a);
@@ -76,6 +82,8 @@ struct hinsn {
 };
 /* What the instruction is, or why no block may hold it (returned; NULL: it may). */
 const char *form_check(struct hinsn *h);
+/* BT, BTS, BTR, BTC of memory with a register: it reaches beyond the operand. */
+bool reaches_bits(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo);
 /* A general register as an operand: 0-15, AH as RAX. -1: none. */
 int gpr_number(const ZydisDecodedOperand *o);
 bool operand_is_high8(const ZydisDecodedOperand *o);
@@ -212,6 +220,8 @@ bool guest_own_before(struct verifier *v, const struct path *p, const struct hin
 void guest_own_after(struct verifier *v, struct path *p, const struct hinsn *h);
 bool guest_access(struct verifier *v, const struct path *p, const struct hinsn *h, const struct touch *a);
 bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h, unsigned n);
+/* What the map says of a gate is the instruction's. */
+bool guest_gate(const struct verifier *v);
 bool guest_target(struct verifier *v, const struct path *p, const struct hinsn *h, sym target);
 
 #endif

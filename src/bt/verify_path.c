@@ -208,7 +208,13 @@ static bool guest_memory(struct verifier *v, const struct path *p, const struct 
 		return verify_bad(v, h->off, "a store before the end of a block that checks itself");
 	struct atom e;
 	*t = (struct touch){ .size = (u8)(o->size / 8), .write = write, .read = reads_operand(o) };
-	if (!through_entry(v, p, h, address_of(v, p, o), write, &t->at, &e))
+	sym host = address_of(v, p, o);
+	if (reaches_bits(&h->zi, h->zo)) {
+		if (o->size < 32)
+			return verify_bad(v, h->off, "a bit string of 16-bit words");
+		host = sym_add(s, host, sym_bit_word(s, p->reg[gpr_number(&h->zo[1])], o->size));
+	}
+	if (!through_entry(v, p, h, host, write, &t->at, &e))
 		return false;
 	u64 lin;
 	if (e.kind == AT_ENTRY_AT)
@@ -519,8 +525,12 @@ static bool cpu_access(struct verifier *v, struct path *p, const struct hinsn *h
 			return true;
 	}
 	p->cpu_done |= 1u << ARRAY_LEN(of_cpu);
+	bool zx = h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX, of_system = !v->g.known || v->g.kind == G_SYSTEM;
+	if (at == CPU(cr2) && o->size == 64 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOV && !write && cpl0(v) && of_system &&
+	    (!v->g.known || v->g.zo[1].reg.value == ZYDIS_REGISTER_CR2))
+		return true;
 	for (unsigned s = S_ES; s <= S_GS; s++)
-		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX &&
+		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && (zx || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV) &&
 		    !write && (!v->g.known || (v->g.kind == G_SYSTEM && ZydisRegisterGetId(v->g.zo[1].reg.value) == (int)s)))
 			return true;
 	return verify_bad(v, h->off, "an access to struct cpu that no instruction asks for");
@@ -614,6 +624,16 @@ static bool followed(struct verifier *v, struct path *p, const struct hinsn *h, 
 		if (w != 64 || a->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
 			return false;
 		r = sym_shr(s, p->reg[to], a->imm.value.u & 63);
+		break;
+	case ZYDIS_MNEMONIC_SAR:
+		if (w != 64 || a->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		r = sym_sar(s, p->reg[to], a->imm.value.u & 63);
+		break;
+	case ZYDIS_MNEMONIC_MOVSXD:
+		if (w != 64 || gpr_number(a) < 0 || a->size != 32)
+			return false;
+		r = sym_extend(s, p->reg[gpr_number(a)], 32);
 		break;
 	case ZYDIS_MNEMONIC_AND: {
 		u64 mask = a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? immediate(a, w) : 0;
@@ -730,6 +750,8 @@ static bool is_scaffold(struct verifier *v, const struct path *p, const struct h
 		return (on_t && d->size == 32 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) || g_system || (g_string && gpr_number(d) == RCX);
 	case ZYDIS_MNEMONIC_TEST:
 		return (h->mem < 0 && (a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE || g_system)) || g_string;
+	case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_MOVSXD:
+		return on_t && v->root == ROOT_INSN && v->g.known && reaches_bits(&v->g.zi, v->g.zo);
 	case ZYDIS_MNEMONIC_XOR:
 		return g_string && on_t;
 	case ZYDIS_MNEMONIC_SUB:

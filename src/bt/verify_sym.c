@@ -157,3 +157,18 @@ sym sym_xor(struct syms *s, sym a, sym b)
 {
 	return sym_atom(s, AT_XOR, 0, a, b);
 }
+
+sym sym_sar(struct syms *s, sym a, unsigned n)
+{
+	return sym_atom(s, AT_SAR, n, a, 0);
+}
+
+sym sym_extend(struct syms *s, sym a, unsigned bits)
+{
+	return sym_atom(s, AT_EXTEND, bits, a, 0);
+}
+
+sym sym_bit_word(struct syms *s, sym bit, unsigned width)
+{
+	return width == 64 ? sym_scale(s, sym_sar(s, bit, 6), 8) : sym_scale(s, sym_sar(s, sym_extend(s, bit, 32), 5), 4);
+}

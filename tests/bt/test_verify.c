@@ -178,17 +178,25 @@ static const u8 *goes_to(const struct block *k, const struct host *h, bool *insn
 	}
 	return to;
 }
+/* Whether it is where blocks leave, by way of a gate or not: who leaves there the verifier knows from ctx.exit. */
+static bool leaves_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->exit_common || run == r.bt->exit_saved || run == r.bt->gate_common || run == r.bt->gate_saved;
+}
+/* Where a target is looked for, or left for at once. */
+static bool looks_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->lookup || run == r.bt->lookup_miss;
+}
 /* An exit for the interpreter is always right: that it is for this instruction the verifier knows. So it
  * knows where a link leads; what may be missing on the way is moving status flags that are not live. */
 static bool same_jump(const struct block *k, const struct host *a, const struct host *b)
 {
 	bool ia, ib, again_a, again_b;
 	const u8 *x = goes_to(k, a, &ia, &again_a), *y = goes_to(k, b, &ib, &again_b);
-	const u8 *flags[] = { r.bt->exit_common + (r.bt->rw - r.bt->rx), r.bt->exit_saved + (r.bt->rw - r.bt->rx) };
-	ptrdiff_t rw = r.bt->rw - r.bt->rx;
-	if (x == r.bt->lookup + rw && y == r.bt->lookup_miss + rw)
-		return true; /* looked up by the run loop */
-	return ib || x == y || again_b || ((x == flags[0] || x == flags[1]) && (y == flags[0] || y == flags[1]));
+	return ib || x == y || again_b || (leaves_at(x) && leaves_at(y)) || (looks_at(x) && looks_at(y));
 }
 
 /* Nothing has written T between the last store or load of a group's slot and here. */
@@ -263,7 +271,7 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		same = same_operand(&a->zo[n], &b->zo[n]);
 	if (same && m == ZYDIS_MNEMONIC_RORX && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
-	if (same && m == ZYDIS_MNEMONIC_SHR && ((x ^ y) & 63) == 0)
+	if (same && (m == ZYDIS_MNEMONIC_SHR || m == ZYDIS_MNEMONIC_SAR) && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_TEST && (x & y) == x)
 		return "a test for more alignment";
@@ -440,6 +448,12 @@ static void other_map(void **state)
 		field = was_; \
 	} while (0)
 	REFUSED("sse", k->units, false);
+	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
+	REFUSED("gates", k->map[8].gate, GATE_IRET);
+	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
+	REFUSED("strings", k->map[2].gate_arg, 0);
+	REFUSED("strings", k->map[2].string, MAP_STOS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);
