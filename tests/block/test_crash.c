@@ -130,6 +130,14 @@ static void make_below(struct rig *r, u64 sectors)
 	free(path);
 }
 
+/* Where the sync after a change begins: most is undone there. */
+static u64 sync_begin(const struct rig *r, u64 change)
+{
+	while (change + 1 < r->n_changes && r->changes[change].what != FILE_SYNC)
+		change++;
+	return r->changes[change].begin;
+}
+
 static void exercise(const struct kind *k, u64 seed, unsigned points)
 {
 	char *path = scratch_file("disk"), *crashed = scratch_file("crashed");
@@ -160,7 +168,7 @@ static void exercise(const struct kind *k, u64 seed, unsigned points)
 	crash_begin(&c, &r, before, size);
 	u64 *at = calloc(points, sizeof(*at));
 	for (unsigned n = 0; n < points; n++)
-		at[n] = 1 + rig_random(&r, r.now);
+		at[n] = 1 + (n % 2 ? rig_random(&r, r.now) : sync_begin(&r, rig_random(&r, r.n_changes)));
 	qsort(at, points, sizeof(*at), ascending);
 	for (unsigned n = 0; n < points; n++)
 		try_point(&c, &r, at[n], crashed);
