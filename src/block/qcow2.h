@@ -114,6 +114,8 @@ struct qcow2 {
 	struct cluster_set tables_at; /* clusters of the header and of all tables in use */
 	bool broken;                 /* something is wrong with it: no more writes */
 	bool checking;               /* opened by OPEN_CHECK */
+	bool opening;                /* what is wrong goes into `why`, for the error */
+	char why[160];
 	bool unclean;                /* an operation that needs the dirty bit has not come to its end */
 
 	u64 hint;                    /* no cluster before it is free */
