@@ -21,6 +21,7 @@
 
 /* A repair at opening may read this much of tables: about a second's worth. */
 #define MAX_REPAIR (512ull << 20)
+#define MAX_REPAIR_CLUSTERS (16u << 20)
 
 static u32 be32(const u8 *p) { return be32toh(ld32(p)); }
 static u64 be64(const u8 *p) { return be64toh(ld64(p)); }
@@ -333,7 +334,7 @@ static bool mend(struct qcow2 *q, u64 file_size, struct error *e)
 {
 	struct image_check r;
 
-	if (work_to_check(q) > MAX_REPAIR || to_clusters(q, file_size) > MAX_REPAIR / 8)
+	if (work_to_check(q) > MAX_REPAIR || to_clusters(q, file_size) > MAX_REPAIR_CLUSTERS)
 		return refuse(q, e, "it was not closed, and is large: ring3 img check --repair mends it");
 	log_info("%s: it was not closed; its refcounts are mended", q->img.file->path);
 	q->checking = true;
