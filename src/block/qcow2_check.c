@@ -400,8 +400,9 @@ static int rebuild(struct check *c)
 	q->reft_offset = table_at;
 	q->reft_clusters = (u32)n_table;
 	q->reft_size = (u32)entries;
+	u32 max = q->blocks.max;
 	tables_destroy(&q->blocks);
-	return tables_init(&q->blocks, false, 8) ? 0 : ENOMEM;
+	return tables_init(&q->blocks, false, max) ? 0 : ENOMEM;
 }
 
 static int set_counts(struct check *c)
