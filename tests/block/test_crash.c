@@ -2,18 +2,20 @@
  * then could have left it: what was synced, and of what was not yet, all, nothing, or any sectors. Each must be a
  * sound image (ring3's and qemu-img's checks: leaks at most), with all that was flushed before.
  *
- * RING3_CRASH_POINTS: how many in all; 100. */
+ * RING3_CRASH_POINTS: how many in all with qemu-img's check; 100. Three times as many have ring3's only. */
 #include "rig.h"
 
 #include <stdio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define HEADER_POINTS 80
+
 struct kind {
 	const char *name;
 	struct image_create create;
 	u64 sectors, ops;
-	bool backed, snapshots;
+	bool backed, snapshots, resizes;
 	enum block_aio aio;
 };
 #define Q(...) { .format = BLOCK_QCOW2, __VA_ARGS__ }
@@ -25,6 +27,8 @@ static const struct kind kinds[] = {
 	{ "1K, version 2", Q(.cluster_size = 1024, .version = 2), 4096, 400 },
 	{ "4K, lazy", Q(.cluster_size = 4096, .lazy_refcounts = true), 4096, 500 },
 	{ "4K, backed", Q(.cluster_size = 4096), 4096, 400, .backed = true },
+	{ "1K, other sizes", Q(.cluster_size = 1024), 4096, 200, .resizes = true },
+	{ "512, other sizes, version 2", Q(.cluster_size = 512, .version = 2), 2048, 200, .resizes = true },
 	{ "1K, snapshots", Q(.cluster_size = 1024), 4096, 300, .snapshots = true },
 	{ "4K, snapshots, backed", Q(.cluster_size = 4096), 4096, 300, .backed = true, .snapshots = true },
 };
@@ -70,7 +74,7 @@ static void tell(void *arg, const char *text)
 	print_message("%s\n", text);
 }
 
-static void check_sound(const char *path, u64 point)
+static void check_sound(const char *path, u64 point, bool with_qemu)
 {
 	struct image_check r;
 	struct error e;
@@ -81,20 +85,20 @@ static void check_sound(const char *path, u64 point)
 		image_check(path, BLOCK_QCOW2, false, &r, tell, NULL, &e);
 		fail_msg("point %llu: %llu corruptions", (unsigned long long)point, (unsigned long long)r.corruptions);
 	}
-	int qemu = have_qemu_img() ? qemu_check(path) : 0;
+	int qemu = with_qemu && have_qemu_img() ? qemu_check(path) : 0;
 	if (qemu != 0 && qemu != 3)
 		fail_msg("point %llu: qemu-img check says %d", (unsigned long long)point, qemu);
 }
 
-static void try_point(struct crash *c, struct rig *r, u64 point, const char *path)
+static void try_point(struct crash *c, struct rig *r, u64 point, u64 seed, const char *path, bool with_qemu)
 {
-	crash_state(c, point, point, path);
+	crash_state(c, point, seed, path);
 	bool dirty = is_dirty(path);
 	if (!dirty)
-		check_sound(path, point);
+		check_sound(path, point, with_qemu);
 	crash_verify(r, point, path);
 	if (dirty)
-		check_sound(path, point);
+		check_sound(path, point, with_qemu);
 }
 
 static void snapshot(struct rig *r, const char *path, int round)
@@ -107,6 +111,20 @@ static void snapshot(struct rig *r, const char *path, int round)
 	struct qcow2 *q = container_of(img, struct qcow2, img);
 	if (!qcow2_snapshot_make(q, names[round], &e) || (round && !qcow2_snapshot_delete(q, names[round - 1], &e)))
 		fail_msg("%s", e.msg);
+	assert_int_equal(image_close(img), 0);
+}
+
+/* Much larger, so that L1 and refcount table move, and back. */
+static void resize(struct rig *r, const char *path)
+{
+	struct error e;
+	struct image *img = image_open(path, BLOCK_QCOW2, OPEN_WRITE | OPEN_NO_BACKING, &r->hooks, &e);
+	u64 size = r->n * BLOCK_SECTOR;
+
+	assert_non_null(img);
+	img->free_host = true;
+	assert_int_equal(img->ops->resize(img, size * 50), 0);
+	assert_int_equal(img->ops->resize(img, size), 0);
 	assert_int_equal(image_close(img), 0);
 }
 
@@ -138,6 +156,16 @@ static u64 sync_begin(const struct rig *r, u64 change)
 	return r->changes[change].begin;
 }
 
+/* Where the sync after the nth write of the header begins, if there are so many: the header switches from one table to
+ * another. */
+static u64 header_write_sync(const struct rig *r, u64 nth)
+{
+	for (u64 k = 0; k < r->n_changes; k++)
+		if (r->changes[k].what == FILE_WRITE && r->changes[k].offset < HEADER_MAX && !nth--)
+			return sync_begin(r, k);
+	return 0;
+}
+
 static void exercise(const struct kind *k, u64 seed, unsigned points)
 {
 	char *path = scratch_file("disk"), *crashed = scratch_file("crashed");
@@ -163,15 +191,20 @@ static void exercise(const struct kind *k, u64 seed, unsigned points)
 		rig_close(&r);
 		if (k->snapshots)
 			snapshot(&r, path, round);
+		if (k->resizes)
+			resize(&r, path);
 	}
 	r.recording = false;
 	crash_begin(&c, &r, before, size);
-	u64 *at = calloc(points, sizeof(*at));
-	for (unsigned n = 0; n < points; n++)
-		at[n] = 1 + (n % 2 ? rig_random(&r, r.now) : sync_begin(&r, rig_random(&r, r.n_changes)));
-	qsort(at, points, sizeof(*at), ascending);
-	for (unsigned n = 0; n < points; n++)
-		try_point(&c, &r, at[n], crashed);
+	unsigned all = 4 * points + HEADER_POINTS;
+	u64 *at = calloc(all, sizeof(*at));
+	for (unsigned n = 0; n < HEADER_POINTS; n++)
+		at[n] = 1 + header_write_sync(&r, n / 4);
+	for (unsigned n = HEADER_POINTS; n < all; n++)
+		at[n] = 1 + (n % 3 ? sync_begin(&r, rig_random(&r, r.n_changes)) : rig_random(&r, r.now));
+	qsort(at, all, sizeof(*at), ascending);
+	for (unsigned n = 0; n < all; n++)
+		try_point(&c, &r, at[n], seed * 100000 + n, crashed, n % 4 == seed % 4);
 	print_message("%s: %llu changes, %llu flushes, %u points\n", k->name, (unsigned long long)r.n_changes, (unsigned long long)r.n_flushes, points);
 	free(at);
 	free(before);
