@@ -425,8 +425,8 @@ static int switch_l1(struct qcow2 *q, u64 size, u64 at, u32 n)
 	int err = file_read(q->img.file, H_SIZE, field, sizeof(field));
 
 	st64(field, htobe64(size));
-	st32(field + H_L1 - H_SIZE, htobe32(n));
-	st64(field + H_L1 - H_SIZE + 4, htobe64(at));
+	st32(field + (H_L1 - H_SIZE), htobe32(n));
+	st64(field + (H_L1 - H_SIZE) + 4, htobe64(at));
 	if (!err)
 		err = header_write(q, H_SIZE, field, sizeof(field));
 	return err ? err : file_sync(q->img.file);
