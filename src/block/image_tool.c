@@ -195,7 +195,7 @@ bool image_check(const char *file, enum block_format format, bool repair, struct
 {
 	struct qcow2 *q = open_qcow2(file, format, OPEN_CHECK | (repair ? OPEN_WRITE : 0), "cannot be checked", e);
 
-	return q && close_image(&q->img, file, qcow2_check(q, repair, result, say, arg, e), e);
+	return q && close_image(&q->img, file, qcow2_check(q, repair ? REPAIR_ALL : REPAIR_NOTHING, result, say, arg, e), e);
 }
 
 bool image_snapshot(const char *file, enum image_snapshot_op op, const char *name, struct error *e)

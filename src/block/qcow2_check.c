@@ -13,7 +13,7 @@
 
 struct check {
 	struct qcow2 *q;
-	bool repair;
+	enum repair repair;
 	struct image_check *r;
 	image_message_fn *say;
 	void *arg;
@@ -63,10 +63,7 @@ static void count(struct check *c, u64 offset, u64 len, u32 times)
 static int mend_entry(struct check *c, u64 at, u64 entry)
 {
 	u64 raw = htobe64(entry);
-	int err = c->repair ? file_write(c->q->img.file, at, &raw, 8) : 0;
-
-	c->r->corruptions_mended += c->repair && !err;
-	return err;
+	return c->repair == REPAIR_ALL ? file_write(c->q->img.file, at, &raw, 8) : 0;
 }
 
 static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const char *whose)
@@ -82,7 +79,7 @@ static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const ch
 		if (!in_place(c, l2, 1)) {
 			found(c, &c->r->corruptions, "%s L1 entry %u names 0x%llx, where no table is", whose, k, (unsigned long long)l2);
 			err = mend_entry(c, at + k * 8ull, 0);
-			if (c->repair)
+			if (c->repair == REPAIR_ALL)
 				l1[k] = 0;
 			continue;
 		}
@@ -333,73 +330,101 @@ static bool any_in_block(const struct check *c, u64 block)
 	return false;
 }
 
-/* Writes refcount blocks and a table that say what was counted, behind the end of the file, then the header. */
-static int rebuild(struct check *c)
+/* Where new refcount tables go: blocks, then the table, behind the end of the file. */
+struct rebuilt {
+	u64 n_blocks, n_table, end; /* clusters */
+	u64 *table;
+};
+
+static void lay_out(const struct check *c, struct rebuilt *r)
+{
+	u64 per = refcounts_per_block(c->q), per_cluster = c->q->cluster_size / 8, blocks = 0;
+
+	*r = (struct rebuilt){ .n_blocks = 1, .n_table = 1 };
+	for (;;) {
+		r->end = c->n + r->n_blocks + r->n_table;
+		u64 entries = (r->end + per - 1) / per;
+		blocks = 0;
+		for (u64 b = 0; b < entries; b++)
+			blocks += (b + 1) * per > c->n || any_in_block(c, b);
+		u64 table = (entries + per_cluster - 1) / per_cluster;
+		if (blocks <= r->n_blocks && table <= r->n_table)
+			return;
+		r->n_blocks = MAX(r->n_blocks, blocks);
+		r->n_table = MAX(r->n_table, table);
+	}
+}
+
+static int write_blocks(struct check *c, struct rebuilt *r)
 {
 	struct qcow2 *q = c->q;
-	u64 per = refcounts_per_block(q), n_blocks = 1, n_table, all;
-	int err = count_all(c, false);
+	u64 per = refcounts_per_block(q), place = c->n;
+	u8 *block = malloc(q->cluster_size);
+	int err = block ? 0 : ENOMEM;
 
-	if (err)
-		return err;
-	for (;;) {
-		all = 0;
-		u64 end = c->n + n_blocks;
-		u64 entries = end / per + 1;
-		n_table = (entries * 8 + q->cluster_size - 1) / q->cluster_size;
-		end += n_table;
-		entries = (end + per - 1) / per;
-		n_table = MAX(n_table, (entries * 8 + q->cluster_size - 1) / q->cluster_size);
-		for (u64 b = 0; b < entries; b++)
-			all += (b + 1) * per > c->n || any_in_block(c, b);
-		if (all <= n_blocks)
-			break;
-		n_blocks = all;
-	}
-	if (n_table * q->cluster_size > MAX_REFTABLE_BYTES)
-		return EFBIG;
-	u64 new_end = c->n + n_blocks + n_table, place = c->n, table_at = (c->n + n_blocks) << q->cluster_bits;
-	u64 entries = n_table * q->cluster_size / 8;
-	u64 *table = calloc(entries, 8), *raw = calloc(entries, 8);
-	u8 *block = malloc(q->cluster_size), field[12];
-	if (!table || !raw || !block)
-		err = ENOMEM;
-	for (u64 b = 0; b * per < new_end && !err; b++) {
+	for (u64 b = 0; b * per < r->end && !err; b++) {
 		if ((b + 1) * per <= c->n && !any_in_block(c, b))
 			continue;
 		memset(block, 0, q->cluster_size);
-		for (u64 k = 0; k < per && b * per + k < new_end && !err; k++) {
+		for (u64 k = 0; k < per && b * per + k < r->end && !err; k++) {
 			u64 v = b * per + k < c->n ? c->refs[b * per + k] : 1;
 			if (v > refcount_max(q))
 				err = EOVERFLOW;
 			refcount_into(block, k, q->refcount_order, v);
 		}
-		table[b] = place << q->cluster_bits;
-		raw[b] = htobe64(table[b]);
+		r->table[b] = place << q->cluster_bits;
 		if (!err)
 			err = file_write(q->img.file, place++ << q->cluster_bits, block, q->cluster_size);
 	}
-	if (!err)
-		err = file_write(q->img.file, table_at, raw, entries * 8);
+	free(block);
+	return err;
+}
+
+static int write_reft(struct check *c, const struct rebuilt *r)
+{
+	struct qcow2 *q = c->q;
+	u64 bytes = r->n_table << q->cluster_bits, at = (c->n + r->n_blocks) << q->cluster_bits;
+	u64 *raw = malloc(bytes);
+	u8 field[12];
+
+	for (u64 k = 0; raw && k < bytes / 8; k++)
+		raw[k] = htobe64(r->table[k]);
+	int err = raw ? file_write(q->img.file, at, raw, bytes) : ENOMEM;
+	free(raw);
 	if (!err)
 		err = file_sync(q->img.file);
-	st64(field, htobe64(table_at));
-	st32(field + 8, htobe32((u32)n_table));
+	st64(field, htobe64(at));
+	st32(field + 8, htobe32((u32)r->n_table));
 	if (!err)
 		err = header_write(q, H_REFTABLE, field, sizeof(field));
+	return err ? err : file_sync(q->img.file);
+}
+
+/* Writes refcount tables that say what was counted, then the header. */
+static int rebuild(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	struct rebuilt r;
+	int err = count_all(c, false);
+
+	if (err)
+		return err;
+	lay_out(c, &r);
+	if (r.n_table << q->cluster_bits > MAX_REFTABLE_BYTES)
+		return EFBIG;
+	r.table = calloc(r.n_table, q->cluster_size);
+	err = r.table ? write_blocks(c, &r) : ENOMEM;
 	if (!err)
-		err = file_sync(q->img.file);
-	free(block);
-	free(raw);
+		err = write_reft(c, &r);
 	if (err) {
-		free(table);
+		free(r.table);
 		return err;
 	}
 	free(q->reft);
-	q->reft = table;
-	q->reft_offset = table_at;
-	q->reft_clusters = (u32)n_table;
-	q->reft_size = (u32)entries;
+	q->reft = r.table;
+	q->reft_offset = (c->n + r.n_blocks) << q->cluster_bits;
+	q->reft_clusters = (u32)r.n_table;
+	q->reft_size = (u32)(r.n_table << q->cluster_bits >> 3);
 	u32 max = q->blocks.max;
 	tables_destroy(&q->blocks);
 	return tables_init(&q->blocks, false, max) ? 0 : ENOMEM;
@@ -491,13 +516,14 @@ static int run(struct check *c)
 		err = compare(c, &too_low, &c->r->leaks);
 	if (!err)
 		err = compare_copied(c, &copied);
+	bool explained = !c->r->corruptions;
 	c->r->corruptions += too_low + copied;
-	if (!err && c->repair)
+	if (!err && (c->repair == REPAIR_ALL || (c->repair == REPAIR_COUNTS && explained)))
 		err = repair(c, too_low, c->r->leaks, copied);
 	return err;
 }
 
-bool qcow2_check(struct qcow2 *q, bool mend, struct image_check *result, image_message_fn *say, void *arg, struct error *e)
+bool qcow2_check(struct qcow2 *q, enum repair mend, struct image_check *result, image_message_fn *say, void *arg, struct error *e)
 {
 	struct check c = { .q = q, .repair = mend, .r = result, .say = say, .arg = arg };
 	u64 size = 0;

@@ -285,8 +285,14 @@ static int take(struct qcow2 *q, u64 offset, u64 bytes)
 
 int tables_at_fill(struct qcow2 *q)
 {
+	u64 n = 0;
+
+	for (u32 k = 0; k < q->reft_size; k++)
+		n += !!q->reft[k];
+	for (u32 k = 0; k < q->l1_size; k++)
+		n += !!(q->l1[k] & ENTRY_OFFSET);
 	cluster_set_destroy(&q->tables_at);
-	int err = take(q, 0, q->cluster_size);
+	int err = cluster_set_reserve(&q->tables_at, n) ? take(q, 0, q->cluster_size) : ENOMEM;
 	if (!err)
 		err = take(q, q->l1_offset, q->l1_size * 8ull);
 	if (!err)
@@ -338,7 +344,7 @@ static bool mend(struct qcow2 *q, u64 file_size, struct error *e)
 		return refuse(q, e, "it was not closed, and is large: ring3 img check --repair mends it");
 	log_info("%s: it was not closed; its refcounts are mended", q->img.file->path);
 	q->checking = true;
-	bool ok = qcow2_check(q, true, &r, NULL, NULL, e);
+	bool ok = qcow2_check(q, REPAIR_COUNTS, &r, NULL, NULL, e);
 	q->checking = false;
 	return ok && (r.corruptions == r.corruptions_mended || refuse(q, e, "it is damaged; ring3 img check says more"));
 }
@@ -393,7 +399,8 @@ static bool load(struct qcow2 *q, unsigned flags, unsigned depth, struct error *
 	q->img.granularity = (u32)q->cluster_size;
 	/* A disk is of whole sectors; what is above reads as zeros. */
 	q->img.size = (q->img.size + BLOCK_SECTOR - 1) & ~(u64)(BLOCK_SECTOR - 1);
-	if (!tables_init(&q->l2s, true, cache_size(q, L2_CACHE)) || !tables_init(&q->blocks, false, cache_size(q, BLOCK_CACHE)))
+	u32 l2s = cache_size(q, L2_CACHE); /* no more than there are, with some room for snapshots' */
+	if (!tables_init(&q->l2s, true, MIN(l2s, q->l1_size + 64)) || !tables_init(&q->blocks, false, cache_size(q, BLOCK_CACHE)))
 		return refuse(q, e, "out of memory");
 	if (!(q->l1 = load_table(q, q->l1_offset, q->l1_size, "L1 table", e)))
 		return false;

@@ -80,8 +80,10 @@ static bool l1_is_sound(const struct qcow2 *q, const struct snapshot *s)
 bool snapshots_load(struct qcow2 *q, struct error *e)
 {
 	u64 size = 0, at = q->snapshots_offset;
-	int err = q->n_snapshots > MAX_SNAPSHOTS ? EIO : file_size(q->img.file, &size);
 
+	if (q->n_snapshots > MAX_SNAPSHOTS)
+		return error_set(e, "%s: its snapshots are more than %u", q->img.file->path, MAX_SNAPSHOTS);
+	int err = file_size(q->img.file, &size);
 	q->snapshots = calloc(q->n_snapshots + 1ull, sizeof(*q->snapshots));
 	if (!q->snapshots)
 		err = ENOMEM;

@@ -28,8 +28,8 @@ static void make_file(struct input *in)
 	if (ftruncate(fd, 0) || ftruncate(fd, (off_t)size))
 		abort();
 	while (in->left) {
-		u64 at = take(in, 2) * 64, n = MIN(take_length(in, 2), size - MIN(at, size));
-		if (n && pwrite(fd, in->p, n, (off_t)at) != (ssize_t)n)
+		u64 at = take(in, 2) * 64, n = take_length(in, 2), fits = at < size ? MIN(n, size - at) : 0;
+		if (fits && pwrite(fd, in->p, fits, (off_t)at) != (ssize_t)fits)
 			abort();
 		in->p += n;
 		in->left -= n;
