@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #define MAX_CLUSTERS (1ull << 30)
+#define REGION 4096
 
 struct check {
 	struct qcow2 *q;
@@ -20,7 +21,9 @@ struct check {
 	u64 n;            /* clusters of the file */
 	u32 *refs;        /* of each: how many entries name it */
 	u32 *l2_refs;     /* and of these, L1 entries */
+	u8 *touched;      /* of each REGION clusters: whether any is named; files may be holes for the most part */
 	bool refcounts_bad; /* the refcount tables themselves */
+	bool uncounted;     /* a table cannot be read: what it names would be taken for leaks, so nothing is mended */
 };
 
 static void PRINTF_LIKE(3, 4) found(struct check *c, u64 *what, const char *fmt, ...)
@@ -55,8 +58,18 @@ static void count(struct check *c, u64 offset, u64 len, u32 times)
 {
 	u64 first = offset >> c->q->cluster_bits, last = (offset + len - 1) >> c->q->cluster_bits;
 
-	for (u64 k = first; len && k <= last; k++)
+	for (u64 k = first; len && k <= last; k++) {
 		c->refs[k] = c->refs[k] > UINT32_MAX - times ? UINT32_MAX : c->refs[k] + times;
+		c->touched[k / REGION] = 1;
+	}
+}
+
+/* The first cluster from k on that may be named. */
+static u64 next_touched(const struct check *c, u64 k)
+{
+	while (k < c->n && !c->touched[k / REGION])
+		k = (k / REGION + 1) * REGION;
+	return MIN(k, c->n);
 }
 
 /* Writes an entry that is wrong anew. */
@@ -122,7 +135,7 @@ static int count_l2s(struct check *c)
 	u64 *l2 = malloc(q->cluster_size);
 	int err = l2 ? 0 : ENOMEM;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
+	for (u64 k = next_touched(c, 0); k < c->n && !err; k = next_touched(c, k + 1)) {
 		if (!c->l2_refs[k])
 			continue;
 		err = file_read(q->img.file, k << q->cluster_bits, l2, q->cluster_size);
@@ -162,6 +175,7 @@ static int count_snapshots(struct check *c)
 			continue;
 		if (!in_place(c, s->l1_offset, s->l1_size * 8ull) || read > (c->n << q->cluster_bits)) {
 			found(c, &c->r->corruptions, "snapshot %s: its L1 table is outside the file, or shares it with others", s->id);
+			c->uncounted = true;
 			continue;
 		}
 		u64 *l1 = malloc(s->l1_size * 8ull);
@@ -185,6 +199,7 @@ static int count_bitmaps(struct check *c)
 		return 0;
 	if (!in_place(c, q->bitmaps_offset, q->bitmaps_size)) {
 		found(c, &c->r->corruptions, "the directory of bitmaps lies outside the file");
+		c->uncounted = true;
 		return 0;
 	}
 	count(c, q->bitmaps_offset, q->bitmaps_size, 1);
@@ -196,6 +211,7 @@ static int count_bitmaps(struct check *c)
 			return err;
 		if (n && !in_place(c, table, n * 8)) {
 			found(c, &c->r->corruptions, "a bitmap's table lies outside the file");
+			c->uncounted = true;
 			return 0;
 		}
 		count(c, table, n * 8, 1);
@@ -245,6 +261,7 @@ static int count_all(struct check *c, bool refcounts)
 	c->r->compressed = c->r->data_clusters = 0;
 	madvise(c->refs, c->n * sizeof(u32) + 1, MADV_DONTNEED); /* zeros again */
 	madvise(c->l2_refs, c->n * sizeof(u32) + 1, MADV_DONTNEED);
+	memset(c->touched, 0, c->n / REGION + 1);
 	count(c, 0, q->cluster_size, 1);
 	if (q->n_snapshots)
 		count(c, q->snapshots_offset, q->snapshots_bytes, 1);
@@ -281,7 +298,8 @@ static int compare(struct check *c, u64 *too_low, u64 *too_high)
 
 	for (u64 first = 0; first < c->n && !err; first += per) {
 		err = refcount_block_of(q, first, &t);
-		for (u64 k = first; k < MIN(first + per, c->n) && !err; k++)
+		u64 end = MIN(first + per, c->n);
+		for (u64 k = t ? first : next_touched(c, first); k < end && !err; k = t ? k + 1 : next_touched(c, k + 1))
 			compare_one(c, k, t ? refcount_in(t->data, k - first, q->refcount_order) : 0, too_low, too_high);
 	}
 	return err;
@@ -324,7 +342,9 @@ static bool any_in_block(const struct check *c, u64 block)
 {
 	u64 per = refcounts_per_block(c->q);
 
-	for (u64 k = block * per; k < MIN((block + 1) * per, c->n); k++)
+	u64 end = MIN((block + 1) * per, c->n);
+
+	for (u64 k = next_touched(c, block * per); k < end; k = next_touched(c, k + 1))
 		if (c->refs[k])
 			return true;
 	return false;
@@ -430,15 +450,21 @@ static int rebuild(struct check *c)
 	return tables_init(&q->blocks, false, max) ? 0 : ENOMEM;
 }
 
+/* Where no block counts nothing is named: else all is built anew. */
 static int set_counts(struct check *c)
 {
+	struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q), v;
+	struct table *t;
 	int err = 0;
-	u64 v;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
-		err = refcount_get(c->q, k, &v);
-		if (!err && v != c->refs[k])
-			err = c->refs[k] > refcount_max(c->q) ? EOVERFLOW : refcount_set(c->q, k, c->refs[k]);
+	for (u64 first = 0; first < c->n && !err; first += per) {
+		err = refcount_block_of(q, first, &t);
+		for (u64 k = first; t && k < MIN(first + per, c->n) && !err; k++) {
+			err = refcount_get(q, k, &v);
+			if (!err && v != c->refs[k])
+				err = c->refs[k] > refcount_max(q) ? EOVERFLOW : refcount_set(q, k, c->refs[k]);
+		}
 	}
 	return err;
 }
@@ -518,7 +544,7 @@ static int run(struct check *c)
 		err = compare_copied(c, &copied);
 	bool explained = !c->r->corruptions;
 	c->r->corruptions += too_low + copied;
-	if (!err && (c->repair == REPAIR_ALL || (c->repair == REPAIR_COUNTS && explained)))
+	if (!err && !c->uncounted && (c->repair == REPAIR_ALL || (c->repair == REPAIR_COUNTS && explained)))
 		err = repair(c, too_low, c->r->leaks, copied);
 	return err;
 }
@@ -538,8 +564,10 @@ bool qcow2_check(struct qcow2 *q, enum repair mend, struct image_check *result, 
 	result->clusters = c.n;
 	c.refs = big(c.n * sizeof(u32));
 	c.l2_refs = big(c.n * sizeof(u32));
+	c.touched = calloc(c.n / REGION + 1, 1);
 	if (!err)
-		err = c.refs && c.l2_refs ? run(&c) : ENOMEM;
+		err = c.refs && c.l2_refs && c.touched ? run(&c) : ENOMEM;
+	free(c.touched);
 	if (c.refs)
 		munmap(c.refs, c.n * sizeof(u32) + 1);
 	if (c.l2_refs)
