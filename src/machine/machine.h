@@ -5,6 +5,7 @@
 #ifndef RING3_MACHINE_H
 #define RING3_MACHINE_H
 
+#include "block/block.h"
 #include "dev/dev.h"
 #include "engine/engine.h"
 
@@ -22,7 +23,14 @@ struct kernel_config {
 	bool entry_set;
 	u64 mode;          /* flat: 16 (real), 32 (protected, flat segments), 64 (long, first 4 GiB mapped 1:1) */
 };
+struct disk_config {
+	struct block_options image;
+	char *serial;      /* what the guest reads as its serial number */
+	u64 queues;        /* 0: one a processor, at most 8 */
+};
 #define MAX_SERIAL 4
+#define MAX_DISKS 16
+#define MAX_NETS 8
 #define MAX_CPUS 64
 struct vm_config {
 	struct kernel_config kernel;
@@ -35,6 +43,10 @@ struct vm_config {
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
+	struct disk_config disk[MAX_DISKS];
+	int n_disks;
+	struct net_options net[MAX_NETS];
+	int n_nets;
 	bool rng;          /* virtio-rng */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */

@@ -32,6 +32,8 @@ struct machine {
 	int hash_errno;               /* of the first write to it that failed */
 	struct serial_link *serial_link[MAX_SERIAL];
 	struct console *debugcon;
+	struct block *disk[MAX_DISKS];
+	struct net *net[MAX_NETS];
 
 	struct machine_cpu {
 		struct machine *m;
@@ -75,6 +77,10 @@ void pc_destroy(struct machine *m);
 
 /* pc_virtio.c: what the configuration asks for on the PCI bus. */
 bool pc_add_virtio(struct machine *m, struct error *e);
+/* Networks, which may fork: before memory and threads. */
+bool pc_open_nets(struct machine *m, struct error *e);
+void pc_close_disks(struct machine *m); /* before their devices go */
+void pc_close_nets(struct machine *m);  /* after */
 /* NULL *out: not wanted. */
 bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
 
