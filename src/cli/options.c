@@ -19,9 +19,14 @@ static const struct kv_key serial_keys[] = {
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
 };
 
+static const struct kv_key disk_keys[] = {
+	BLOCK_KEYS(struct vm_config, disk[0].image),
+	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
+	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
+};
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_NET };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_DISK, A_NET };
 struct option_row {
 	const char *name;
 	char letter;
@@ -42,6 +47,7 @@ static const struct option_row rows[] = {
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
+	{ "disk", 0, A_DISK, 0, false, "FILE[,format=F,read-only,snapshot,...]", "a virtio disk: an image, raw or qcow2; may be given 16 times" },
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
@@ -85,6 +91,8 @@ static bool help_one(const char *name)
 		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
+	else if (!strcmp(name, "disk"))
+		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
 	else if (!strcmp(name, "net"))
 		kv_help("--net", net_keys, ARRAY_LEN(net_keys));
 	else if (!strcmp(name, "cpu"))
@@ -124,7 +132,14 @@ static bool add_serial(struct vm_config *cfg, const char *value, struct error *e
 	return kv_parse("--serial", value, serial_keys, ARRAY_LEN(serial_keys), &cfg->serial[cfg->n_serial++], e);
 }
 
-/* The keys' offsets are those of the first. */
+/* The keys' offsets are those of the first disk, or card. */
+static bool add_disk(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_disks == MAX_DISKS)
+		return error_set(e, "--disk: at most %d disks", MAX_DISKS);
+	return kv_parse("--disk", value, disk_keys, ARRAY_LEN(disk_keys), (char *)cfg + (size_t)cfg->n_disks++ * sizeof(cfg->disk[0]), e);
+}
+
 static bool add_net(struct vm_config *cfg, const char *value, struct error *e)
 {
 	if (cfg->n_nets == MAX_NETS)
@@ -164,6 +179,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return parse_number(value, field) || error_set(e, "--%s %s: not a number; use digits, as in 42 or 0x2a", o->name, value);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
+	case A_DISK:
+		return add_disk(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
 	default:
@@ -225,6 +242,10 @@ void options_free(struct vm_config *cfg, struct cli_extra *x)
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);
+	for (int k = 0; k < cfg->n_disks; k++) {
+		free(cfg->disk[k].image.file);
+		free(cfg->disk[k].serial);
+	}
 	for (int k = 0; k < cfg->n_nets; k++) {
 		struct net_options *o = &cfg->net[k];
 		char *texts[] = { o->forward, o->ifname, o->path, o->mac };

@@ -290,6 +290,7 @@ void pc_destroy(struct machine *m)
 	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
+	pc_close_disks(m);
 	for (int k = m->n_devices; k-- > 0;)
 		device_free(m->devices[k]);
 	for (unsigned k = 0; k < m->n_cpus; k++)
