@@ -30,7 +30,9 @@ struct machine {
 	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
-	struct serial_link *serial_link[MAX_SERIAL];
+	struct console *virtio_console[MAX_CONSOLES];
+	struct console_link *console_link[MAX_SERIAL + MAX_CONSOLES]; /* consoles.c's */
+	int n_links;
 	struct console *debugcon;
 	struct block *disk[MAX_DISKS];
 	struct net *net[MAX_NETS];
@@ -67,7 +69,10 @@ void machine_want_reset(struct machine *m, const char *why);
 void machine_want_end(struct machine *m, enum machine_end end, const char *why);
 void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
-bool machine_console_open(struct machine *m, int k, struct error *e);
+/* consoles.c */
+bool machine_serial_open(struct machine *m, int k, struct error *e);
+bool machine_consoles_open(struct machine *m, struct device *virtio_console, struct error *e);
+void machine_consoles_close(struct machine *m);
 size_t machine_console_write(void *console, const u8 *buf, size_t len);
 
 /* pc.c */
