@@ -33,6 +33,16 @@ int gpr_number(const ZydisDecodedOperand *o)
 bool reads_operand(const ZydisDecodedOperand *o) { return o->actions & ZYDIS_OPERAND_ACTION_MASK_READ; }
 bool writes_operand(const ZydisDecodedOperand *o) { return o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE; }
 
+bool reaches_bits(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		return zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	default:
+		return false;
+	}
+}
+
 u32 gprs_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	u32 set = 0;
@@ -176,7 +186,7 @@ static const char *branch_form(const struct hinsn *h)
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
 		return zi->mnemonic == ZYDIS_MNEMONIC_JMP && h->zo[0].reg.value == ZYDIS_REGISTER_R11 ? NULL : "a branch to a register that is not T";
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
-		return zi->mnemonic == ZYDIS_MNEMONIC_CALL ? NULL : "a branch by memory";
+		return zi->mnemonic == ZYDIS_MNEMONIC_CALL || zi->mnemonic == ZYDIS_MNEMONIC_JMP ? NULL : "a branch by memory";
 	if (h->zo[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !h->zo[0].imm.is_relative)
 		return "a branch to an odd place";
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)
