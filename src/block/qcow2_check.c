@@ -246,8 +246,8 @@ static int count_all(struct check *c, bool refcounts)
 	struct qcow2 *q = c->q;
 
 	c->r->compressed = c->r->data_clusters = 0;
-	memset(c->refs, 0, c->n * sizeof(u32));
-	memset(c->l2_refs, 0, c->n * sizeof(u32));
+	madvise(c->refs, c->n * sizeof(u32) + 1, MADV_DONTNEED); /* zeros again */
+	madvise(c->l2_refs, c->n * sizeof(u32) + 1, MADV_DONTNEED);
 	count(c, 0, q->cluster_size, 1);
 	if (q->n_snapshots)
 		count(c, q->snapshots_offset, q->snapshots_bytes, 1);
@@ -265,22 +265,27 @@ static int count_all(struct check *c, bool refcounts)
 
 /* ---- comparing -------------------------------------------------------------------------- */
 
+static void compare_one(struct check *c, u64 k, u64 v, u64 *too_low, u64 *too_high)
+{
+	if (c->refs[k])
+		c->r->end = (k + 1) << c->q->cluster_bits;
+	if (v < c->refs[k])
+		found(c, too_low, "cluster %llu: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+	else if (v > c->refs[k])
+		found(c, too_high, "cluster %llu leaked: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+}
+
 static int compare(struct check *c, u64 *too_low, u64 *too_high)
 {
 	struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q);
+	struct table *t;
 	int err = 0;
-	u64 v;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
-		err = refcount_get(q, k, &v);
-		if (c->refs[k])
-			c->r->end = (k + 1) << q->cluster_bits;
-		if (err || v == c->refs[k])
-			continue;
-		if (v < c->refs[k])
-			found(c, too_low, "cluster %llu: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
-		else
-			found(c, too_high, "cluster %llu leaked: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+	for (u64 first = 0; first < c->n && !err; first += per) {
+		err = refcount_block_of(q, first, &t);
+		for (u64 k = first; k < MIN(first + per, c->n) && !err; k++)
+			compare_one(c, k, t ? refcount_in(t->data, k - first, q->refcount_order) : 0, too_low, too_high);
 	}
 	return err;
 }
@@ -317,13 +322,6 @@ static int compare_copied(struct check *c, u64 *wrong)
 }
 
 /* ---- repairing -------------------------------------------------------------------------- */
-
-static bool counted_by_block(const struct check *c, u64 cluster)
-{
-	u64 i = cluster / refcounts_per_block(c->q);
-
-	return i < c->q->reft_size && c->q->reft[i];
-}
 
 static bool any_in_block(const struct check *c, u64 block)
 {
@@ -402,8 +400,9 @@ static int rebuild(struct check *c)
 	q->reft_offset = table_at;
 	q->reft_clusters = (u32)n_table;
 	q->reft_size = (u32)entries;
+	u32 max = q->blocks.max;
 	tables_destroy(&q->blocks);
-	return tables_init(&q->blocks, false, 8) ? 0 : ENOMEM;
+	return tables_init(&q->blocks, false, max) ? 0 : ENOMEM;
 }
 
 static int set_counts(struct check *c)
@@ -419,12 +418,15 @@ static int set_counts(struct check *c)
 	return err;
 }
 
+/* Is there something that no block counts? */
 static bool needs_rebuild(const struct check *c)
 {
+	const struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q);
 	bool needs = c->refcounts_bad;
 
-	for (u64 k = 0; k < c->n && !needs; k++)
-		needs = c->refs[k] && !counted_by_block(c, k);
+	for (u64 b = 0; b * per < c->n && !needs; b++)
+		needs = (b >= q->reft_size || !q->reft[b]) && any_in_block(c, b);
 	return needs;
 }
 
