@@ -31,7 +31,7 @@ static const struct kv_key disk_keys[] = {
 };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_CONSOLE, A_DISK, A_NET };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_CONSOLE, A_DISK, A_NET, A_BALLOON };
 struct option_row {
 	const char *name;
 	char letter;
@@ -55,6 +55,7 @@ static const struct option_row rows[] = {
 	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
 	{ "disk", 0, A_DISK, 0, false, "FILE[,format=F,read-only,snapshot,...]", "a virtio disk: an image, raw or qcow2; may be given 16 times" },
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
+	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
@@ -204,6 +205,9 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return add_disk(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
+	case A_BALLOON:
+		cfg->balloon = true;
+		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
 	default:
 		return add_serial(cfg, value, e);
 	}

@@ -52,6 +52,8 @@ struct vm_config {
 	struct net_options net[MAX_NETS];
 	int n_nets;
 	bool rng;          /* virtio-rng */
+	bool balloon;      /* virtio-balloon */
+	u64 balloon_bytes; /* what it asks the guest to give back from the start */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */
