@@ -220,7 +220,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	for (int k = 0; k < argc; k++) {
 		const char *value;
 		if (argv[k][0] != '-' || !argv[k][1])
-			return error_set(e, "%s: disk images come later; a kernel is given with --kernel FILE", argv[k]);
+			return error_set(e, "%s: a disk is given with --disk %s, a kernel with --kernel FILE", argv[k], argv[k]);
 		const struct option_row *o = find_row(argv[k], &value, e);
 		if (!o)
 			return false;

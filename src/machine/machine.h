@@ -92,6 +92,7 @@ void machine_quit(struct machine *m);
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
+const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */
