@@ -326,7 +326,7 @@ static void segment_evict(struct bt *b, u32 k)
 	b->seg[k].chunks = NULL;
 	/* Nothing may lead there any more. */
 	for (u32 n = 0; n < N_JUMP; n++) {
-		if (b->jump_tag[n] && in_segment(b, k, b->jump_host[n])) {
+		if (in_segment(b, k, b->jump_host[n])) {
 			b->jump_tag[n] = no_tag(n);
 			b->jump_host[n] = NULL;
 		}
@@ -395,7 +395,7 @@ static void ready(struct bt *b, u32 *so_far, u32 end)
 struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
-	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
+	while (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
 		b->segment = (b->segment + 1) % SEGMENTS;
 		segment_evict(b, b->segment);
 		b->used = b->seg[b->segment].start;
@@ -536,6 +536,7 @@ static void forget_pages(struct bt *b)
 	b->stats.page_flushes++;
 	space_flush_all(b); /* ok slots hold ids */
 	space_select(b);
+	space_class(b);
 }
 
 bool cache_known(const struct bt *b, const struct code_page *page, u64 lin)

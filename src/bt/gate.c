@@ -41,9 +41,12 @@ static const u8 *go_to(const struct at *a)
 	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
 		a->x->kicked = 1;
 	struct space *s = space_near(b, c->mmu);
-	if (!s || c->slow)
-		return NULL; /* the run loop chooses; RF */
-	space_enter(b, s);
+	if (s)
+		space_enter(b, s);
+	else
+		b->space = NULL; /* the run loop chooses */
+	if (!s || c->slow) /* RF */
+		return NULL;
 	u32 n = (u32)(c->rip >> 2) & (N_JUMP - 1);
 	return b->jump_tag[n] == c->rip ? b->jump_host[n] : NULL;
 }

@@ -224,7 +224,7 @@ struct plan {
 
 static bool barrier(const struct tins *i)
 {
-	return i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->kind == K_SYSTEM || i->kind == K_STRING;
+	return i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->kind == K_GATE || i->kind == K_GATE_LAST || i->kind == K_SYSTEM || i->kind == K_STRING;
 }
 
 /* Which instructions can be in one group with k; *lo and *hi: their bytes, relative to k's address. */

@@ -292,12 +292,15 @@ static bool fill(struct bt *b, struct space *s, u64 lin, u64 addend, struct page
 }
 
 /* The pages beside it, as far as nothing is to be seen of that. */
-static void fill_neighbours(struct bt *b, struct space *s, u64 lin, bool store)
+static void fill_neighbours(struct bt *b, struct space *s, u64 lin, u64 addend, bool store)
 {
 	struct cpu *c = b->cpu;
 	u64 gpa[MMU_GROUP];
 	u32 found = mmu_neighbours(c, lin, store, gpa);
 	u64 first = lin & ~(u64)(MMU_GROUP * 4096 - 1);
+	/* The TLB may still go by what the tables said before. */
+	if (!found || mem_ram(c->mem, gpa[(lin - first) >> 12]) != (u8 *)(lin + addend))
+		return;
 	for (; found; found &= found - 1) {
 		unsigned k = (unsigned)__builtin_ctz(found);
 		u8 *host = mem_ram(c->mem, gpa[k]);
@@ -320,7 +323,7 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	if (store && atomic_load(&t->code->lines))
 		selfcheck_churn(b, t->code, CHURN_STORE);
 	if (fill(b, s, lin, t->addend, t->code, store))
-		fill_neighbours(b, s, lin & ~PAGE_MASK, store);
+		fill_neighbours(b, s, lin & ~PAGE_MASK, t->addend, store);
 }
 
 bool space_stores(const struct bt *b, u64 lin) { return *entry(b->space, table_at(lin, true)); }

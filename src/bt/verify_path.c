@@ -471,6 +471,11 @@ static bool space_change(struct verifier *v, struct path *p, const struct hinsn 
 	if (!p->dirty || p->ac != a->n)
 		return verify_bad(v, h->off, "a change of the space that ctx.ac does not say");
 	p->space_set = true;
+	for (unsigned n = 0; n < p->n_facts;) /* entries of the other space */
+		if (p->facts[n].kind == FACT_PRESENT)
+			p->facts[n] = p->facts[--p->n_facts];
+		else
+			n++;
 	return true;
 }
 

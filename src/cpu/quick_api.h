@@ -36,7 +36,7 @@ static inline bool quick_level(struct cpu *c, unsigned cpl, u64 flags)
 static inline bool quick_syscall(struct cpu *c, u64 next)
 {
 	u64 flags = c->rflags;
-	if (!(c->efer & EFER_SCE) || c->cpl != 3 || !quick_level(c, 0, (flags & ~c->msr.fmask & ~(u64)FL_RF) | FL_1))
+	if (!(c->efer & EFER_SCE) || c->cpl != 3 || !cpu_canonical(c, c->msr.lstar) || !quick_level(c, 0, (flags & ~c->msr.fmask & ~(u64)FL_RF) | FL_1))
 		return false;
 	u16 sel = (u16)(c->msr.star >> 32);
 	c->regs[R_CX] = next;

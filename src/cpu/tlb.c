@@ -79,8 +79,7 @@ static unsigned large_half(u64 lin, unsigned bits) { return (unsigned)(lin >> 63
 static unsigned large_m4(u64 lin) { return ((lin >> 22) & 2047) | large_half(lin, 11); }
 static unsigned large_g1(u64 lin) { return ((lin >> 30) & 31) | large_half(lin, 5); }
 
-/* The bits in which addresses of a page that may cover lin differ. */
-static u64 page_mask_at(const struct cpu *c, u64 lin)
+u64 mmu_page_mask(const struct cpu *c, u64 lin)
 {
 	const struct tlb_large *l = &c->tlb_large;
 	if (!l->any)
@@ -106,7 +105,7 @@ static void drop_range(struct tlb_entry *t, u64 lin, u64 mask)
 
 void mmu_invlpg(struct cpu *c, u64 lin)
 {
-	const u64 mask = page_mask_at(c, lin);
+	const u64 mask = mmu_page_mask(c, lin);
 	for (unsigned m = 0; m < N_MMU; m++) {
 		if (m == MMU_CHECK)
 			continue;

@@ -275,8 +275,10 @@ u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
 	const u8 *host = p.e[p.n - 1].host;
 	u64 leaf = p.e[p.n - 1].val;
 	unsigned self = (unsigned)(lin >> 12) & (MMU_GROUP - 1);
-	if (!host || (leaf & used) != used)
+	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
+	if (!host || (leaf & used) != used || (mmu_rights(c, &w, c->mmu) & asked) != asked || mmu_page_mask(c, lin) < w.page_size - 1u)
 		return 0;
+	gpa[self] = w.gpa & address;
 	for (unsigned k = 0; k < MMU_GROUP; k++) {
 		u64 e = leaf;
 		if (k == self)

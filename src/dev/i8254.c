@@ -23,7 +23,7 @@
  *     each rising edge. In mode 3 it so stays high through the low half: a stalled processor
  *     loses nothing.
  *  4. Edges that a busy host has let pass (`owed`, those of an eighth of a second at most) are made
- *     up for, one every quarter of a period, so that a guest that counts them is late but not wrong.
+ *     up for, at up to four times the rate, so that a guest that counts them is late but not wrong.
  *
  * Left out: sound. Threading: machine lock held. */
 #include "dev/dev.h"
@@ -274,7 +274,9 @@ static void irq_schedule(struct i8254 *p)
 
 	p->timer_rises = !change_first || p->owed;
 	if (p->owed) {
-		timer_arm(&p->irq_timer, ns + MAX(ns_of(c->n) / 4, CATCH_UP_NS));
+		u64 period = ns_of(c->n), pause = MAX(period / 4, CATCH_UP_NS);
+
+		timer_arm(&p->irq_timer, ns + MAX(MIN(pause, period / 2), MIN_EDGE_NS));
 		return;
 	}
 	if (!change_first && rise < 0) {
@@ -303,7 +305,8 @@ static void irq_timer_fn(void *arg)
 	struct i8254 *p = arg;
 	i64 now = now_tick(p);
 
-	u32 owed = p->owed + rises(p, now), most = PIT_HZ / 8 / MAX(p->ch[0].n, 1u) + 1;
+	bool fast = ns_of(p->ch[0].n) < 4 * MIN_EDGE_NS; /* there would be no end */
+	u32 owed = p->owed + rises(p, now), most = fast ? 1 : PIT_HZ / 8 / p->ch[0].n + 1;
 	p->owed = MIN(owed, most);
 	sync(&p->ch[0], now);
 	if (p->owed) {
