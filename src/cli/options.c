@@ -19,7 +19,17 @@ static const struct kv_key serial_keys[] = {
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
 };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL };
+static const struct kv_key firmware_keys[] = {
+	{ "path", KV_STR, offsetof(struct firmware_config, path), "bios (SeaBIOS), uefi (OVMF), or the file of a ROM image" },
+	{ "vars", KV_STR, offsetof(struct firmware_config, vars), "uefi: the file that keeps its variables; made if it is not there" },
+};
+static const struct kv_key boot_keys[] = {
+	{ "order", KV_STR, offsetof(struct boot_config, order), "letters, the first one first: c disks, d CDs, n network; default cdn" },
+	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
+	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
+};
+
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL };
 struct option_row {
 	const char *name;
 	char letter;
@@ -34,7 +44,8 @@ static const struct option_row rows[] = {
 	{ "kernel", 'k', A_KERNEL, CFG(kernel), "FILE[,format=F,addr=A,entry=E,mode=M]", "bzImage, PVH or multiboot ELF, flat binary" },
 	{ "initrd", 0, A_STR, CFG(initrd), "FILE", "initial RAM disk; multiboot: the module" },
 	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
-	{ "firmware", 0, A_STR, CFG(firmware), "FILE", "a ROM image, started at the reset vector" },
+	{ "firmware", 0, A_FIRMWARE, CFG(firmware), "bios|uefi|FILE[,vars=F]", "SeaBIOS, OVMF or a ROM image, started at the reset vector" },
+	{ "boot", 0, A_BOOT, CFG(boot), "ORDER[,menu,wait=MS]", "what firmware tries, as in cdn: disk, CD, network; its menu" },
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
@@ -79,6 +90,10 @@ static bool help_one(const char *name)
 {
 	if (!strcmp(name, "kernel"))
 		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
+	else if (!strcmp(name, "firmware"))
+		kv_help("--firmware", firmware_keys, ARRAY_LEN(firmware_keys));
+	else if (!strcmp(name, "boot"))
+		kv_help("--boot", boot_keys, ARRAY_LEN(boot_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
 	else if (!strcmp(name, "cpu"))
@@ -129,6 +144,16 @@ static bool kernel_option(struct vm_config *cfg, const char *value, struct error
 	return true;
 }
 
+static bool boot_option(struct boot_config *b, const char *value, struct error *e)
+{
+	b->wait_ms = 2500;
+	if (!kv_parse("--boot", value, boot_keys, ARRAY_LEN(boot_keys), b, e))
+		return false;
+	size_t n = b->order ? strlen(b->order) : 0;
+	return (n <= 3 && (!b->order || strspn(b->order, "cdn") == n)) ||
+	       error_set(e, "--boot order=%s: up to three of the letters c (disks), d (CDs), n (network), as in cdn", b->order);
+}
+
 static bool apply(const struct option_row *o, const char *value, struct vm_config *cfg, struct cli_extra *x, struct error *e)
 {
 	void *field = (char *)(o->extra ? (void *)x : (void *)cfg) + o->offset;
@@ -148,6 +173,10 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return parse_size(value, field) || error_set(e, "--%s %s: not a size; use digits and K, M, G or T, as in 512M", o->name, value);
 	case A_UINT:
 		return parse_number(value, field) || error_set(e, "--%s %s: not a number; use digits, as in 42 or 0x2a", o->name, value);
+	case A_FIRMWARE:
+		return kv_parse("--firmware", value, firmware_keys, ARRAY_LEN(firmware_keys), field, e);
+	case A_BOOT:
+		return boot_option(field, value, e);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
 	default:
@@ -194,7 +223,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	if (cfg->hash_to && cfg->hash_from > cfg->hash_to)
 		return error_set(e, "--hash-from %llu: after the last one to hash; at most %llu, which --hash-to says",
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
-	if (cfg->kernel.path && cfg->firmware)
+	if (cfg->kernel.path && cfg->firmware.path)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
@@ -205,7 +234,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
-	char *owned[] = { cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware, cfg->engine, cfg->cpu,
+	char *owned[] = { cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->engine, cfg->cpu,
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);

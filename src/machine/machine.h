@@ -22,13 +22,23 @@ struct kernel_config {
 	bool entry_set;
 	u64 mode;          /* flat: 16 (real), 32 (protected, flat segments), 64 (long, first 4 GiB mapped 1:1) */
 };
+struct firmware_config {
+	char *path;        /* "bios" (SeaBIOS), "uefi" (OVMF), or a ROM image that ends at 4 GiB and 1 MiB */
+	char *vars;        /* uefi: the file that keeps the variables; NULL: they are forgotten */
+};
+struct boot_config {
+	char *order;       /* c: disks, d: CDs, n: network; default "cdn" */
+	bool menu;         /* firmware offers its menu */
+	u64 wait_ms;       /* for so long; default 2500 */
+};
 #define MAX_SERIAL 4
 #define MAX_CPUS 64
 struct vm_config {
 	struct kernel_config kernel;
 	char *initrd;      /* one file; multiboot: the module */
 	char *append;
-	char *firmware;    /* a ROM image of 64 KiB to 16 MiB, mapped to end at 4 GiB and 1 MiB; reset vector entry */
+	struct firmware_config firmware;
+	struct boot_config boot;
 	u64 mem_bytes;     /* default 512 MiB */
 	u64 cpus;
 	char *engine;      /* "auto", "interp", "bt,cache=8M", ... */

@@ -27,6 +27,8 @@ struct machine {
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct blob firmware;
+	struct boot_device { char kind; char path[64]; } boot_devices[16]; /* see boot_config, bootorder */
+	int n_boot_devices;
 	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
@@ -84,7 +86,6 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
 /* boot_bios.c: interrupt vectors, 8259s and 8254 as a BIOS leaves them. */
 #define BOOT_BIOS_STUBS 0xf8000ull /* the vectors' handlers */
 void boot_bios_state(struct machine *m);
-bool boot_firmware(struct machine *m, struct error *e);
 /* Writes len bytes at gpa; false with an error naming what does not fit. */
 bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);
 /* Guest memory that a loader, or the entry into its mode, fills after the kernel's own bytes. */
@@ -106,6 +107,13 @@ u64 boot_acpi_base(const struct machine *m);  /* top of low RAM, BOOT_ACPI_SIZE 
 void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_arg; 4 GiB 1:1 */
 void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
 void enter_real(struct machine *m, struct cpu *c);
+
+/* firmware.c: maps the image; fills fw_cfg. */
+bool boot_firmware(struct machine *m, struct error *e);
+/* Files of tables for fw_cfg. False: no memory. */
+bool acpi_give(struct machine *m);   /* acpi.c */
+bool smbios_give(struct machine *m); /* smbios.c */
+#define SMBIOS_ENTRY 0x1fu           /* bytes of its entry point */
 
 /* pam.c: RAM or ROM at C0000..FFFFF */
 void pam_init(struct machine *m);            /* from then on as the host bridge's registers say */

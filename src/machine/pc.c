@@ -86,7 +86,7 @@ static void hook_exit_status(void *arg, u32 code)
 static void hook_init_signal(void *arg)
 {
 	struct machine *m = arg;
-	if (!m->cfg->firmware) {
+	if (!m->cfg->firmware.path) {
 		machine_want_reset(m, "the keyboard controller's reset line");
 		return;
 	}
