@@ -162,6 +162,11 @@ void loop_del_fd(struct loop *l, int fd);
 void loop_wake(struct loop *l);                 /* any thread; async-signal-safe */
 /* Any thread: runs fn(arg) on the loop's thread. */
 void loop_post(struct loop *l, void (*fn)(void *), void *arg);
+/* Something that is to be done on the loop's thread, once however often it was asked for since it
+ * was last begun. The struct is the caller's and outlives the loop, or is taken out by loop_cancel. */
+struct loop_task { void (*fn)(void *arg); void *arg; struct loop_task *next; u32 turn; bool queued; };
+void loop_schedule(struct loop *l, struct loop_task *t); /* any thread */
+void loop_cancel(struct loop *l, struct loop_task *t);   /* the loop's thread, or while it is not turned */
 /* One turn: waits at most timeout_ns (UINT64_MAX: no limit) and dispatches. */
 void loop_turn(struct loop *l, u64 timeout_ns);
 

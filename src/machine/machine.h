@@ -45,6 +45,7 @@ struct vm_config {
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
+	bool rng;          /* virtio-rng */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */

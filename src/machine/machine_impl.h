@@ -21,7 +21,7 @@ struct machine {
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
-	struct device *devices[32];   /* in devices.def's order of creation */
+	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
 	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg;
 	struct device *uart[MAX_SERIAL];
@@ -74,6 +74,11 @@ size_t machine_console_write(void *console, const u8 *buf, size_t len);
 bool pc_build(struct machine *m, struct error *e);
 void pc_reset(struct machine *m);     /* devices and processors to power-on state */
 void pc_destroy(struct machine *m);
+
+/* pc_virtio.c: what the configuration asks for on the PCI bus. */
+bool pc_add_virtio(struct machine *m, struct error *e);
+/* NULL *out: not wanted. */
+bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
 
 /* boot.c and boot_*.c: load into RAM, set enter/entry. */
 bool boot_load(struct machine *m, struct error *e);

@@ -13,7 +13,8 @@ struct board {
 	struct clock clock;
 	struct irq_router irqs;
 	struct machine_hooks hooks;
-	struct device links, *pic, *bus, *io, *dev;
+	struct device links, *pic, *bus, *io, *pci, *dev;
+	struct loop *loop;
 	struct lapic *lapic;
 };
 
@@ -50,7 +51,9 @@ static void build(struct board *b, const struct device_class *cls)
 	if (!mem_init(&b->mem, RAM, &e) || !clock_init(&b->clock, true, &e))
 		bug("%s", e.msg);
 	b->hooks = (struct machine_hooks){ b, ignore, ignore, ignore_u32, ignore, ignore_u64, ignore_unsigned };
-	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks };
+	if (!(b->loop = loop_new(&e)))
+		bug("%s", e.msg);
+	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks, .loop = b->loop };
 	b->pic = make(b, &i8259_class);
 	b->bus = make(b, &lapic_bus_class);
 	b->io = make(b, &ioapic_class);
@@ -62,7 +65,11 @@ static void build(struct board *b, const struct device_class *cls)
 	b->lapic = lapic_add(b->irqs.lapic_bus, 0, true, &sink);
 	lapic_set_current(b->lapic);
 	i8259_set_output(b->irqs.pic, lint0, b->lapic);
+	if (cls != &pci_host_class)
+		b->links.pci = b->pci = make(b, &pci_host_class);
 	b->dev = cls == &i8259_class ? b->pic : cls == &lapic_bus_class ? b->bus : cls == &ioapic_class ? b->io : make(b, cls);
+	if (b->pci)
+		pci_assign(b->pci, (const u8[4]){ 10, 11, 10, 11 });
 	if (cls == &ns16550_class) {
 		ns16550_configure(b->dev, 0x3f8, 4);
 		ns16550_attach(b->dev, &(struct char_backend){ b, no_host, no_room });
@@ -73,9 +80,11 @@ static void destroy(struct board *b)
 {
 	if (!is_base(b->dev->cls))
 		device_free(b->dev);
+	device_free(b->pci);
 	device_free(b->io);
 	device_free(b->bus);
 	device_free(b->pic);
+	loop_free(b->loop);
 	clock_destroy(&b->clock);
 	mem_destroy(&b->mem);
 }
