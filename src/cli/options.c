@@ -46,12 +46,14 @@ static const struct option_row rows[] = {
 	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
 	{ "firmware", 0, A_FIRMWARE, CFG(firmware), "bios|uefi|FILE[,vars=F]", "SeaBIOS, OVMF or a ROM image, started at the reset vector" },
 	{ "boot", 0, A_BOOT, CFG(boot), "ORDER[,menu,wait=MS]", "what firmware tries, as in cdn: disk, CD, network; its menu" },
+	{ "name", 0, A_STR, CFG(name), "NAME", "a name for ring3 ctl and ring3 list" },
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
+	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware, else none" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
 	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
@@ -226,6 +228,8 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
 	if (cfg->kernel.path && cfg->firmware.path)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
+	if (cfg->vga && strcmp(cfg->vga, "std") && strcmp(cfg->vga, "none"))
+		return error_set(e, "--vga %s: no such card; std or none", cfg->vga);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
 	if (!cfg->n_serial)
@@ -235,7 +239,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
-	char *owned[] = { cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->engine, cfg->cpu,
+	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->engine, cfg->cpu,
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "control/control.h"
 #include "display/display.h"
 
 static struct machine *_Atomic running; /* for the signal handler alone */
@@ -99,8 +100,12 @@ static int run_machine(const struct vm_config *cfg)
 		for (int k = 0; k < cfg->n_serial; k++)
 			if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
 				fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
+		struct control *control = NULL;
+		if (cfg->name && !(control = control_open(m, cfg->name, &e)))
+			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);
 		atomic_store(&running, m);
 		enum machine_end end = machine_run(m, &status);
+		control_close(control);
 		if (cfg->stats)
 			machine_print_stats(m);
 		if (end != END_POWEROFF && end != END_DEBUG_EXIT) {

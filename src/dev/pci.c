@@ -56,6 +56,12 @@ void pci_add_bar(struct pci_function *f, unsigned n, enum pci_bar_kind kind, boo
 	f->wmask[PCI_COMMAND] |= kind == PCI_BAR_IO ? PCI_CMD_IO : PCI_CMD_MEM;
 }
 
+void pci_add_bar_ram(struct pci_function *f, unsigned n, u64 size, u8 *host)
+{
+	pci_add_bar(f, n, PCI_BAR_MEM32, true, size, NULL, NULL);
+	f->bar[n].host = host;
+}
+
 u8 pci_add_cap(struct pci_function *f, u8 id, unsigned len)
 {
 	u8 at = f->next_cap;
@@ -129,6 +135,7 @@ static void bar_update(struct pci_function *f, unsigned n)
 	b->base = base;
 	b->mapped = b->kind == PCI_BAR_IO ?
 		mem_add_ports(f->host->mem, b->name, (u16)base, (unsigned)b->size, b->ops, b->dev, &e) :
+		b->host ? mem_add_ram(f->host->mem, b->name, base, b->size, b->host, BAR_PRIORITY, &e) :
 		mem_add_mmio(f->host->mem, b->name, base, b->size, b->ops, b->dev, BAR_PRIORITY, &e);
 	if (!b->mapped)
 		log_guest("%s", e.msg);
@@ -236,7 +243,7 @@ void pci_assign(struct device *host, const u8 irq[4])
 	for (unsigned k = 0; k < 4; k++)
 		isa->config[0x60 + k] = irq[k] ? irq[k] : 0x80;
 	pci_config_written(isa, 0x60, 4);
-	for (unsigned k = FIRST_SLOT * 8; k < SLOTS * 8; k++) {
+	for (unsigned k = 1 * 8 + 1; k < SLOTS * 8; k++) { /* the ISA bridge has its own ports */
 		struct pci_function *f = pci_function_at(host, (u8)(k >> 3), k & 7);
 
 		if (!f)

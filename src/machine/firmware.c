@@ -86,7 +86,7 @@ static bool give_boot_options(struct machine *m)
  * the card. */
 static bool give_vgabios(struct machine *m, struct error *e)
 {
-	const char *path = first_there(vgabios_files);
+	const char *path = m->vga ? first_there(vgabios_files) : NULL;
 	struct blob rom;
 	if (!path)
 		return true;

@@ -163,7 +163,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 			goto fail;
 		}
 	}
-	if (!pc_build(m, e))
+	if (!seat_new(m, e) || !pc_build(m, e))
 		goto fail;
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
@@ -179,6 +179,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	struct error lost; /* machine_run has told it */
+	seat_free(m);
 	pc_destroy(m);
 	trace_stop(m, &lost);
 	for (int k = 0; k < MAX_SERIAL; k++) {
@@ -207,14 +208,50 @@ static void do_reset(struct machine *m)
 	if (!atomic_compare_exchange_strong(&m->want, &reset, WANT_NONE))
 		return;
 	struct error e;
+	seat_reset(m);
 	pc_reset(m);
 	if (!boot_load(m, &e)) {
 		log_error("reset: %s", e.msg);
 		machine_want_end(m, END_ERROR, "the kernel could not be loaded again");
 		return;
 	}
+	for (unsigned k = 0; k < m->n_cpus && !m->paused; k++)
+		vcpu_resume(m->cpus[k].vcpu);
+}
+
+struct loop *machine_loop(struct machine *m) { return m->loop; }
+bool machine_is_paused(const struct machine *m) { return m->paused; }
+void machine_reset(struct machine *m) { machine_want_reset(m, "the reset button"); }
+
+void machine_pause(struct machine *m)
+{
+	if (m->paused)
+		return;
+	m->paused = true;
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_pause(m->cpus[k].vcpu);
+	mem_lock(&m->mem);
+	clock_pause(&m->clock);
+	mem_unlock(&m->mem);
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	m->paused = false;
+	mem_lock(&m->mem);
+	clock_resume(&m->clock);
+	mem_unlock(&m->mem);
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_resume(m->cpus[k].vcpu);
+}
+
+void machine_power_button(struct machine *m)
+{
+	mem_lock(&m->mem);
+	acpi_pm_power_button(m->acpi_pm);
+	mem_unlock(&m->mem);
 }
 
 static int exit_status(const struct machine *m)
@@ -244,7 +281,7 @@ enum machine_end machine_run(struct machine *m, int *status)
 		if (want == WANT_RESET)
 			do_reset(m);
 		u64 next = UINT64_MAX;
-		if (!m->clock.icount_mode) {
+		if (!m->clock.icount_mode && !m->paused) {
 			mem_lock(&m->mem);
 			next = clock_run_due(&m->clock);
 			mem_unlock(&m->mem);

@@ -34,6 +34,7 @@ struct boot_config {
 #define MAX_SERIAL 4
 #define MAX_CPUS 64
 struct vm_config {
+	char *name;        /* by which ring3 ctl finds it; NULL: it does not */
 	struct kernel_config kernel;
 	char *initrd;      /* one file; multiboot: the module */
 	char *append;
@@ -46,6 +47,7 @@ struct vm_config {
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
 	bool rng;          /* virtio-rng */
+	char *vga;         /* "std", "none"; NULL: std with firmware, else none */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */
@@ -84,6 +86,23 @@ void machine_quit(struct machine *m);
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
+/* ---- by the loop's thread, while it runs ---- */
+struct loop *machine_loop(struct machine *m);
+void machine_pause(struct machine *m);   /* processors and time stand still */
+void machine_resume(struct machine *m);
+bool machine_is_paused(const struct machine *m);
+void machine_reset(struct machine *m);   /* as the reset button: soon */
+void machine_power_button(struct machine *m);
+
+/* ---- screen, keyboard, mouse (seat.c); any thread ---- */
+/* What a text screen shows, as UTF-8, a line for each row; malloced. NULL: no text screen. */
+char *machine_screen_text(struct machine *m, struct error *e);
+bool machine_screen_image(struct machine *m, struct screen_image *s, struct error *e); /* pixels: malloced */
+bool machine_press(struct machine *m, const char *keys, struct error *e); /* together: "ctrl-alt-delete"; see key_parse */
+bool machine_type(struct machine *m, const char *text, struct error *e);
+/* Counts to the right and up, at most 255; buttons: 1 left, 2 right, 4 middle. */
+bool machine_mouse(struct machine *m, int dx, int dy, unsigned buttons, struct error *e);
+
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */

@@ -23,9 +23,10 @@ struct machine {
 	struct machine_hooks hooks;
 	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
-	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg;
+	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga;
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
+	struct seat *seat;
 	struct blob firmware;
 	struct boot_device { char kind; char path[64]; } boot_devices[16]; /* see boot_config, bootorder */
 	int n_boot_devices;
@@ -52,6 +53,7 @@ struct machine {
 
 	/* how it ends */
 	_Atomic int want;         /* enum machine_want, by any thread */
+	bool paused;
 	_Atomic bool quit;        /* machine_quit */
 	_Atomic bool stats_asked;
 	enum machine_end end;
@@ -124,6 +126,11 @@ bool smbios_give(struct machine *m); /* smbios.c */
 void pam_init(struct machine *m);            /* from then on as the host bridge's registers say */
 void pam_firmware_loaded(struct machine *m); /* m->firmware is there */
 void pam_all_ram(struct machine *m);         /* as firmware leaves it */
+
+/* seat.c */
+bool seat_new(struct machine *m, struct error *e);
+void seat_reset(struct machine *m);
+void seat_free(struct machine *m);
 
 /* trace.c: checkpoints of --hash-every and --max-insns. */
 bool trace_start(struct machine *m, struct error *e);

@@ -5,6 +5,7 @@
  * Threading: built and destroyed on the loop's thread while no vCPU runs. */
 #define LOG_TOPIC "machine"
 #include <stdio.h>
+#include <string.h>
 
 #include "machine/machine_impl.h"
 
@@ -192,6 +193,12 @@ static void add_memory_facts(struct machine *m)
 	fw_cfg_add_key(m->fw_cfg, 0x11, &m->mem.ram_size, 8);
 }
 
+/* A screen is there where firmware is, which writes to it, or where somebody asks for it. */
+static bool has_vga(const struct vm_config *f)
+{
+	return f->vga ? !strcmp(f->vga, "std") : f->firmware.path != NULL;
+}
+
 static bool add_chips(struct machine *m, struct error *e)
 {
 	if (!pc_add_device(m, &i8259_class, &m->pic, e) || !pc_add_device(m, &lapic_bus_class, &m->lapic_bus, e) ||
@@ -217,6 +224,8 @@ static bool add_chips(struct machine *m, struct error *e)
 	if (m->debugcon)
 		debugcon_attach(dbg, &(struct char_backend){ m->debugcon, machine_console_write, NULL });
 	if (m->cfg->testdev && !pc_add_device(m, &testdev_class, NULL, e))
+		return false;
+	if (has_vga(m->cfg) && !pc_add_device(m, &vga_class, &m->vga, e))
 		return false;
 	add_memory_facts(m);
 	return true;
