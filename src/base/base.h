@@ -173,14 +173,15 @@ void loop_turn(struct loop *l, u64 timeout_ns);
 /* ---- key=value options (kv.c) ---------------------------------------------------------
  * "disk.qcow2,snapshot,size=4G": the first item without '=' takes the name of the list's
  * first key; a later bare item is a boolean set to true; ",," is a literal comma. A key given
- * twice: the last counts. String fields are NULL or malloced before, and the caller's to free
+ * twice: the last counts, but for lists. String fields are NULL or malloced before, and the caller's to free
  * after, also after an error. */
 
-enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */, KV_WORD /* one of `words` */ };
+enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */, KV_WORD /* one of `words` */,
+	       KV_LIST /* text; given again, the lines of all */ };
 struct kv_key {
 	const char *name;
 	enum kv_type type;
-	size_t offset;       /* of the field: char * (malloced), bool, u64, u64, u32 (which of the words) */
+	size_t offset;       /* of the field: char * (malloced), bool, u64, u64, u32 (which of the words), char * */
 	const char *help;
 	u64 min, max;        /* numbers and sizes; max 0: no limits */
 	const char *const *words; /* NULL at the end */

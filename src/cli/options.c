@@ -28,8 +28,16 @@ static const struct kv_key boot_keys[] = {
 	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };
+static const char *const disk_bus_words[] = { "virtio", "ide", NULL }; /* enum disk_bus */
+static const struct kv_key disk_keys[] = {
+	BLOCK_KEYS(struct vm_config, disk[0].image),
+	{ "bus", KV_WORD, offsetof(struct vm_config, disk[0].bus), "virtio (the default) or ide", .words = disk_bus_words },
+	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
+	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
+};
+static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_DISK, A_CD, A_NET };
 struct option_row {
 	const char *name;
 	char letter;
@@ -52,6 +60,9 @@ static const struct option_row rows[] = {
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
+	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
+	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
+	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware, else none" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
@@ -99,6 +110,10 @@ static bool help_one(const char *name)
 		kv_help("--boot", boot_keys, ARRAY_LEN(boot_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
+	else if (!strcmp(name, "disk"))
+		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
+	else if (!strcmp(name, "net"))
+		kv_help("--net", net_keys, ARRAY_LEN(net_keys));
 	else if (!strcmp(name, "cpu"))
 		cpu_model_help();
 	else if (!strcmp(name, "engine"))
@@ -134,6 +149,30 @@ static bool add_serial(struct vm_config *cfg, const char *value, struct error *e
 	if (cfg->n_serial == MAX_SERIAL)
 		return error_set(e, "--serial: a PC has at most %d serial ports", MAX_SERIAL);
 	return kv_parse("--serial", value, serial_keys, ARRAY_LEN(serial_keys), &cfg->serial[cfg->n_serial++], e);
+}
+
+/* The keys' offsets are those of the first disk, or card. */
+static bool add_disk(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_disks == MAX_DISKS)
+		return error_set(e, "--disk: at most %d disks", MAX_DISKS);
+	return kv_parse("--disk", value, disk_keys, ARRAY_LEN(disk_keys), (char *)cfg + (size_t)cfg->n_disks++ * sizeof(cfg->disk[0]), e);
+}
+
+static bool add_cd(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (!add_disk(cfg, value, e))
+		return error_prefix(e, "--cdrom");
+	cfg->disk[cfg->n_disks - 1].cd = true;
+	cfg->disk[cfg->n_disks - 1].image.read_only = true;
+	return true;
+}
+
+static bool add_net(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_nets == MAX_NETS)
+		return error_set(e, "--net: at most %d network cards", MAX_NETS);
+	return kv_parse("--net", value, net_keys, ARRAY_LEN(net_keys), (char *)cfg + (size_t)cfg->n_nets++ * sizeof(cfg->net[0]), e);
 }
 
 static bool kernel_option(struct vm_config *cfg, const char *value, struct error *e)
@@ -182,6 +221,12 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return boot_option(field, value, e);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
+	case A_DISK:
+		return add_disk(cfg, value, e);
+	case A_CD:
+		return add_cd(cfg, value, e);
+	case A_NET:
+		return add_net(cfg, value, e);
 	default:
 		return add_serial(cfg, value, e);
 	}
@@ -193,8 +238,11 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	*x = (struct cli_extra){ 0 };
 	for (int k = 0; k < argc; k++) {
 		const char *value;
-		if (argv[k][0] != '-' || !argv[k][1])
-			return error_set(e, "%s: disk images come later; a kernel is given with --kernel FILE", argv[k]);
+		if (argv[k][0] != '-' || !argv[k][1]) { /* a disk */
+			if (!add_disk(cfg, argv[k], e))
+				return false;
+			continue;
+		}
 		const struct option_row *o = find_row(argv[k], &value, e);
 		if (!o)
 			return false;
@@ -226,6 +274,8 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	if (cfg->hash_to && cfg->hash_from > cfg->hash_to)
 		return error_set(e, "--hash-from %llu: after the last one to hash; at most %llu, which --hash-to says",
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
+	if (cfg->n_disks && !cfg->kernel.path && !cfg->firmware.path)
+		cfg->firmware.path = strdup("bios");
 	if (cfg->kernel.path && cfg->firmware.path)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
 	if (cfg->vga && strcmp(cfg->vga, "std") && strcmp(cfg->vga, "none"))
@@ -243,6 +293,16 @@ void options_free(struct vm_config *cfg, struct cli_extra *x)
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);
+	for (int k = 0; k < cfg->n_disks; k++) {
+		free(cfg->disk[k].image.file);
+		free(cfg->disk[k].serial);
+	}
+	for (int k = 0; k < cfg->n_nets; k++) {
+		struct net_options *o = &cfg->net[k];
+		char *texts[] = { o->forward, o->ifname, o->path, o->mac };
+		for (size_t j = 0; j < ARRAY_LEN(texts); j++)
+			free(texts[j]);
+	}
 	for (int k = 0; k < cfg->n_serial; k++) {
 		free(cfg->serial[k].kind);
 		free(cfg->serial[k].path);

@@ -38,6 +38,7 @@ struct device_class {
 
 struct machine_hooks;
 struct irq_router;
+struct pci_function;
 struct device {
 	const struct device_class *cls;
 	struct mem *mem;
@@ -45,6 +46,7 @@ struct device {
 	struct irq_router *irqs;
 	struct machine_hooks *hooks;
 	struct loop *loop;           /* what must not hold up a vCPU is done on its thread */
+	const struct pci_function *function; /* on PCI: its own, once pci_plug has been called */
 	struct device *pci;          /* the host bridge that PCI functions are behind, or NULL */
 };
 

@@ -79,6 +79,7 @@ u8 pci_add_cap(struct pci_function *f, u8 id, unsigned len)
 bool pci_plug(struct pci_function *f, struct device *d, struct error *e)
 {
 	memcpy(f->initial, f->config, sizeof(f->initial));
+	d->function = f;
 	if (!d->pci)
 		return true;
 	while (!f->dev || pci_function_at(d->pci, f->dev, f->fn)) {

@@ -4,8 +4,19 @@
 #ifndef RING3_VIRTIO_API_H
 #define RING3_VIRTIO_API_H
 
+#include "block/block.h"
 #include "dev/dev.h"
+#include "net/net.h"
 
 extern const struct device_class virtio_rng_class;     /* bytes of the host's random number generator */
+
+extern const struct device_class virtio_blk_class;
+/* disk stays the caller's: closed (block_close, which ends what is under way) before the device is freed.
+ * queues: 1 to 8; id: what the guest reads as serial number, at most 20 characters. */
+void virtio_blk_attach(struct device *d, struct block *disk, unsigned queues, const char *id);
+
+extern const struct device_class virtio_net_class;
+/* net stays the caller's: closed after the device is freed. Before there are threads, or with the lock. */
+void virtio_net_attach(struct device *d, struct net *net, const u8 mac[NET_MAC_BYTES]);
 
 #endif

@@ -163,7 +163,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 			goto fail;
 		}
 	}
-	if (!seat_new(m, e) || !pc_build(m, e))
+	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e))
 		goto fail;
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
@@ -181,6 +181,7 @@ void machine_free(struct machine *m)
 	struct error lost; /* machine_run has told it */
 	seat_free(m);
 	pc_destroy(m);
+	pc_close_nets(m);
 	trace_stop(m, &lost);
 	for (int k = 0; k < MAX_SERIAL; k++) {
 		if (m->console[k])

@@ -5,6 +5,7 @@
 #ifndef RING3_MACHINE_H
 #define RING3_MACHINE_H
 
+#include "block/block.h"
 #include "dev/dev.h"
 #include "engine/engine.h"
 
@@ -31,7 +32,17 @@ struct boot_config {
 	bool menu;         /* firmware offers its menu */
 	u64 wait_ms;       /* for so long; default 2500 */
 };
+enum disk_bus { BUS_VIRTIO, BUS_IDE };
+struct disk_config {
+	struct block_options image; /* cd: the file "none" is an empty drive */
+	bool cd;           /* a CD drive: IDE */
+	u32 bus;           /* enum disk_bus */
+	char *serial;      /* what the guest reads as its serial number */
+	u64 queues;        /* 0: one a processor, at most 8 */
+};
 #define MAX_SERIAL 4
+#define MAX_DISKS 16
+#define MAX_NETS 8
 #define MAX_CPUS 64
 struct vm_config {
 	char *name;        /* by which ring3 ctl finds it; NULL: it does not */
@@ -46,6 +57,10 @@ struct vm_config {
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
+	struct disk_config disk[MAX_DISKS];
+	int n_disks;
+	struct net_options net[MAX_NETS];
+	int n_nets;
 	bool rng;          /* virtio-rng */
 	char *vga;         /* "std", "none"; NULL: std with firmware, else none */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */

@@ -23,7 +23,8 @@ struct machine {
 	struct machine_hooks hooks;
 	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
-	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga;
+	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga, *ide;
+	u8 ide_units;                 /* taken, a bit each */
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct seat *seat;
@@ -35,6 +36,8 @@ struct machine {
 	int hash_errno;               /* of the first write to it that failed */
 	struct serial_link *serial_link[MAX_SERIAL];
 	struct console *debugcon;
+	struct block *disk[MAX_DISKS];
+	struct net *net[MAX_NETS];
 
 	struct machine_cpu {
 		struct machine *m;
@@ -77,8 +80,16 @@ bool pc_build(struct machine *m, struct error *e);
 void pc_reset(struct machine *m);     /* devices and processors to power-on state */
 void pc_destroy(struct machine *m);
 
+/* pc_disks.c */
+bool pc_add_disks(struct machine *m, struct error *e);
+void pc_close_disks(struct machine *m); /* before their devices go */
+/* What firmware may boot: kind as in boot_config's order; the path as Open Firmware writes it. */
+void pc_boot_device(struct machine *m, char kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* pc_virtio.c: what the configuration asks for on the PCI bus. */
 bool pc_add_virtio(struct machine *m, struct error *e);
+/* Networks, which may fork: before memory and threads. */
+bool pc_open_nets(struct machine *m, struct error *e);
+void pc_close_nets(struct machine *m);  /* after */
 /* NULL *out: not wanted. */
 bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
 

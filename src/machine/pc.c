@@ -171,7 +171,7 @@ bool pc_add_device(struct machine *m, const struct device_class *cls, struct dev
 {
 	if (m->n_devices == (int)ARRAY_LEN(m->devices))
 		return error_set(e, "%s: a machine has at most %zu devices", cls->name, ARRAY_LEN(m->devices));
-	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks, m->loop, m->pci };
+	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks, m->loop, NULL, m->pci };
 	struct device *d = device_new(cls, &links, e);
 	if (!d)
 		return false;
@@ -265,7 +265,7 @@ bool pc_build(struct machine *m, struct error *e)
 		return error_prefix(e, "-m");
 	m->mem.map_changed = map_changed;
 	m->mem.map_changed_arg = m;
-	if (!add_chips(m, e) || !add_serial(m, e) || !pc_add_virtio(m, e))
+	if (!add_chips(m, e) || !add_serial(m, e) || !pc_add_disks(m, e) || !pc_add_virtio(m, e))
 		return false;
 	return !m->cfg->post_port ||
 	       mem_add_ports(&m->mem, "post", (u16)m->cfg->post_port, 1, &post_ops, m, e);
@@ -299,6 +299,7 @@ void pc_destroy(struct machine *m)
 	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
+	pc_close_disks(m);
 	for (int k = m->n_devices; k-- > 0;)
 		device_free(m->devices[k]);
 	for (unsigned k = 0; k < m->n_cpus; k++)

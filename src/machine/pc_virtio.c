@@ -1,8 +1,43 @@
-/* The devices on the PCI bus that the configuration asks for, in this order, which is that of their slots. */
+/* The devices on the PCI bus that the configuration asks for, in this order, which is that of their
+ * slots; and what they are connected to. */
 #define LOG_TOPIC "machine"
 #include "machine/machine_impl.h"
 
+bool pc_open_nets(struct machine *m, struct error *e)
+{
+	for (int k = 0; k < m->cfg->n_nets; k++)
+		if (!(m->net[k] = net_open(&m->cfg->net[k], m->cfg->dry_run, m->loop, e)))
+			return error_prefix(e, "--net");
+	return true;
+}
+
+static bool add_net(struct machine *m, int k, struct error *e)
+{
+	u8 mac[NET_MAC_BYTES];
+	struct device *d;
+
+	if (m->cfg->net[k].kind == NET_NONE)
+		return true;
+	if (!net_mac(&m->cfg->net[k], (unsigned)k, mac, e))
+		return error_prefix(e, "--net");
+	if (!pc_add_device(m, &virtio_net_class, &d, e))
+		return false;
+	virtio_net_attach(d, m->net[k], mac);
+	pc_boot_device(m, 'n', "/pci@i0cf8/ethernet@%x", d->function->dev);
+	return true;
+}
+
 bool pc_add_virtio(struct machine *m, struct error *e)
 {
+	for (int k = 0; k < m->cfg->n_nets; k++)
+		if (!add_net(m, k, e))
+			return false;
 	return !m->cfg->rng || pc_add_device(m, &virtio_rng_class, NULL, e);
+}
+
+void pc_close_nets(struct machine *m)
+{
+	for (int k = 0; k < MAX_NETS; k++)
+		if (m->net[k])
+			net_close(m->net[k]);
 }
