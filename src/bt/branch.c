@@ -16,17 +16,22 @@ bool branch_far(const struct translation *t, u64 target)
 	return t->page2 || (target & ~PAGE_MASK) != t->page->lin;
 }
 
+static void link_of(struct translation *t, unsigned k, unsigned n, u8 *site, u64 target, bool checked)
+{
+	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target, .insn = (u8)k,
+					   .checked = checked || branch_far(t, target) };
+}
+
 void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool checked)
 {
-	t->block->link[n] = (struct link){ .from = t->block, .site = site, .target = target,
-					   .checked = checked || branch_far(t, target) };
+	link_of(t, t->n - 1, n, site, target, checked);
 }
 
 /* A jump to another block by way of link n; flags are in the host's and may be live there. */
 void branch_jump(struct translation *t, struct emit *e, unsigned n, u64 target)
 {
 	if (branch_far(t, target))
-		flags_save(e);
+		flags_save(e, T_FREE);
 	branch_link(t, n, e_jmp(e), target, false);
 }
 
@@ -38,20 +43,19 @@ void branch_fall(struct translation *t)
 		return;
 	}
 	if (!branch_far(t, target))
-		flags_restore(&t->e);
+		flags_restore(&t->e, T_FREE);
 	branch_link(t, 1, e_jmp(&t->e), target, false);
 }
 
 void branch_stubs(struct translation *t)
 {
-	static const enum exit_kind kinds[] = { X_LINK0, X_LINK1 };
-	for (unsigned n = 0; n < 2; n++) {
+	for (unsigned n = 0; n < t->block->n_links; n++) {
 		struct link *l = &t->block->link[n];
 		if (!l->site)
 			continue;
 		l->stub = emit_here(&t->out);
 		e_set32(&t->e, l->site, l->stub);
-		emit_exit(t, &t->out, t->n - 1, kinds[n], l->checked);
+		emit_exit(t, &t->out, l->insn, n == LINK_ON ? X_LINK1 : X_LINK0, l->checked);
 	}
 }
 
@@ -81,15 +85,19 @@ void branch_loop(struct translation *t, unsigned k)
 void branch_jcc(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
+	bool last = k == t->n - 1;
+	unsigned n = last ? LINK_TAKEN : LINKS_LAST + t->sides++;
+	u64 target = branch_target(t, k);
 	mark_commit(t, k);
 	u8 *taken = e_jcc(e, t->ins[k].zi.opcode & 15);
-	if (branch_far(t, branch_target(t, k))) {
+	if (branch_far(t, target)) {
 		e_here32(&t->out, taken);
-		branch_jump(t, &t->out, 0, branch_target(t, k));
-	} else {
-		branch_link(t, 0, taken, branch_target(t, k), false);
+		flags_save(&t->out, T_FREE);
+		taken = e_jmp(&t->out);
 	}
-	branch_jump(t, e, 1, next_lin_of(t, k));
+	link_of(t, k, n, taken, target, false);
+	if (last)
+		branch_jump(t, e, LINK_ON, next_lin_of(t, k));
 }
 
 /* Pushes the return address and moves RSP. */
@@ -137,36 +145,54 @@ void branch_return_site(struct translation *t, unsigned k)
 	branch_link(t, 1, e_jmp(e), here, true);
 }
 
-/* T = an indirect branch's target. */
-static void load_target(struct translation *t, unsigned k)
+void branch_call_found(struct translation *t, unsigned k, unsigned target)
+{
+	struct emit *e = &t->e;
+	if (target == T)
+		mark_commit(t, k);
+	cold_add(t, glue_find(e, target), k);
+	cold_last(t)->rcx = target == T;
+	mark_commit(t, k);
+	e_ctx_store(e, T, M_CTX(target));
+}
+
+void branch_jump_found(struct translation *t, unsigned k, unsigned target)
+{
+	if (target == T)
+		mark_commit(t, k);
+	cold_add(t, glue_jump(&t->e, target), k);
+	struct cold *c = cold_last(t);
+	c->kind = X_INDIRECT;
+	c->rcx = target == T;
+	c->addr = (u8)target;
+}
+
+/* The register that has an indirect branch's target: the guest's own, or T. */
+static unsigned load_target(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	const ZydisDecodedOperand *o = &i->zo[0];
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		unsigned r = host_of((unsigned)ZydisRegisterGetId(o->reg.value));
-		if (at_home(r))
-			e_ctx_load(e, T, home_of(r));
-		else
-			e_mov(e, T, r);
-		return;
+		if (!at_home(r))
+			return r;
+		e_ctx_load(e, T, home_of(r));
+		return T;
 	}
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, o, &a);
 	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
+	return T;
 }
 
 static void emit_call_indirect(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	/* Looked up before anything is pushed: a target that is not known may not be canonical. */
-	load_target(t, k);
-	mark_commit(t, k);
-	cold_add(t, glue_find(e), k);
-	cold_last(t)->rcx = true;
-	e_ctx_store(e, T, M_CTX(target));
+	branch_call_found(t, k, load_target(t, k));
 	push_return(t, k);
 	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
 	branch_return_site(t, k);
@@ -204,7 +230,7 @@ void branch_emit(struct translation *t, unsigned k)
 	case K_CALL:
 		push_return(t, k);
 		if (t->saved && !branch_far(t, branch_target(t, k)))
-			flags_restore(e);
+			flags_restore(e, T_FREE);
 		branch_link(t, 0, e_call(e), branch_target(t, k), false);
 		branch_return_site(t, k);
 		break;
@@ -212,10 +238,7 @@ void branch_emit(struct translation *t, unsigned k)
 		emit_call_indirect(t, k);
 		break;
 	case K_JMP_IND:
-		load_target(t, k);
-		e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-		mark_commit(t, k);
-		glue_lookup(t->b, e);
+		branch_jump_found(t, k, load_target(t, k));
 		break;
 	default:
 		emit_ret(t, k);

@@ -179,6 +179,16 @@ static bool target_valid(const struct bt *b)
 	return b->klass.mode == CODE64 ? cpu_canonical(b->cpu, to) : rip_of(b, to) <= b->klass.cs_limit;
 }
 
+/* Of instruction n. */
+static struct link *block_link(struct block *k, unsigned n, enum exit_kind kind)
+{
+	unsigned l = kind - X_LINK0;
+	if (n != k->n - 1u)
+		for (l = LINKS_LAST; k->link[l].insn != n;)
+			l++;
+	return &k->link[l];
+}
+
 /* What an exit asks for. Returns where to go on in the same block, or NULL: by RIP. */
 static const u8 *handle(struct bt *b, u32 id, struct block **in)
 {
@@ -192,7 +202,7 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		c->rip = rip_of(b, k->lin + k->map[n].guest);
 		return NULL;
 	case X_LINK0: case X_LINK1:
-		b->want = &k->link[kind - X_LINK0];
+		b->want = block_link(k, n, kind);
 		c->rip = rip_of(b, b->want->target);
 		return NULL;
 	case X_INDIRECT:

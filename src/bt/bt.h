@@ -160,8 +160,11 @@ struct link {
 	u8 *site;                 /* its rel32, in the writable mapping; NULL: no such exit */
 	u8 *stub;                 /* its exit stub, a running address */
 	bool checked;             /* must go to `checked` */
+	u8 insn;                  /* whose exit it is */
 	u64 target;               /* RIP */
 };
+/* Of a block's last instruction: where it branches to; where it, or a call from it, goes on. */
+enum { LINK_TAKEN, LINK_ON, LINKS_LAST };
 /* A page of code at one linear address in one mode. */
 struct code_page {
 	struct code_page *hash_next;
@@ -194,7 +197,9 @@ struct block {
 	u8 crossings;             /* of groups */
 	u8 classes;               /* bits by enum fpu_class that must be usable */
 	i32 sp_back;              /* what undoes a RET's change of RSP */
-	struct link link[2], *incoming;
+	struct link *link;        /* LINK_TAKEN, LINK_ON, then those of conditional branches within the block */
+	u8 n_links;
+	struct link *incoming;
 	struct insn_map *map;     /* n + 1 */
 	struct insn *decoded;     /* by the interpreter, when first needed; len 0: not yet */
 	u64 decoded_gen;
@@ -327,6 +332,8 @@ void cache_destroy(struct bt *b);
 /* The block at cpu->rip, translated if need be, its page(s) entered as ok. Raises what the fetch
  * raises. NULL: this instruction cannot be in a block (a device's, not decodable): step over it. */
 struct block *cache_find(struct bt *b);
+/* Whether a block begins at lin of that page. */
+bool cache_known(const struct bt *b, const struct code_page *page, u64 lin);
 void cache_link(struct bt *b, struct link *l, struct block *to);
 void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump cache */
 /* Bytes of a page have changed: what was made of them goes. */
@@ -337,7 +344,8 @@ void cache_flush(struct bt *b);
 void cache_ungroup(struct bt *b, struct block *k);
 /* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
  * evict); its entering. */
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold);
+/* For n instructions and so many links. */
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold);
 void block_finish(struct bt *b, struct block *k, const struct emit *hot, const struct emit *cold);
 void block_drop(struct bt *b, struct block *k); /* no longer to be found, linked or entered */
 /* From here on a write to these bytes of the page changes its gen. */
@@ -362,8 +370,11 @@ void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
-u8 *glue_find(struct emit *e);
-void glue_lookup(struct bt *b, struct emit *e); /* goes to the target in T; flags are in ctx.flags */
+/* T = the host's address of the guest code that `target` (a register) names; status flags are in ctx.flags.
+ * Returns the jump that is taken where the jump cache does not have it; where target is T itself, T is
+ * then as it was and RCX is in ctx.save_rcx, else T is anything. */
+u8 *glue_find(struct emit *e, unsigned target);
+u8 *glue_jump(struct emit *e, unsigned target); /* the same, and goes there */
 bool fault_init(struct bt *b, struct error *e);
 void fault_enter(struct bt *b); /* this thread runs b now */
 void fault_destroy(struct bt *b);

@@ -185,8 +185,8 @@ void block_drop(struct bt *b, struct block *k)
 		list_remove(&k->page2->blocks, k, k->page2);
 	while (k->incoming)
 		link_cut(b, k->incoming);
-	link_cut(b, &k->link[0]);
-	link_cut(b, &k->link[1]);
+	for (unsigned n = 0; n < k->n_links; n++)
+		link_cut(b, &k->link[n]);
 	entry_divert(b, k->checked, k->stale_checked);
 	entry_divert(b, k->host, k->stale);
 }
@@ -302,7 +302,7 @@ void cache_flush(struct bt *b)
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
-struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *hot, struct emit *cold)
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
 	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
@@ -311,11 +311,13 @@ struct block *block_new(struct bt *b, unsigned n, unsigned bytes, struct emit *h
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = calloc(1, sizeof(*k) + (n + 1) * sizeof(struct insn_map));
+	struct block *k = calloc(1, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
-	k->map = (struct insn_map *)(void *)(k + 1);
+	k->link = (struct link *)(void *)(k + 1);
+	k->n_links = (u8)links;
+	k->map = (struct insn_map *)(void *)(k->link + links);
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
 	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
 	*cold = (struct emit){ .p = b->rw + b->cold_used, .end = b->rw + b->cold_used + bytes, .to_run = b->rx - b->rw };
@@ -440,6 +442,14 @@ static void forget_pages(struct bt *b)
 	b->stats.page_flushes++;
 	space_flush_all(b); /* ok slots hold ids */
 	space_select(b);
+}
+
+bool cache_known(const struct bt *b, const struct code_page *page, u64 lin)
+{
+	const struct block *k = b->block_hash[block_hash_of(lin)];
+	while (k && (k->lin != lin || k->page != page))
+		k = k->hash_next;
+	return k;
 }
 
 struct block *cache_find(struct bt *b)

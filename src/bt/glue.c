@@ -143,36 +143,49 @@ static void emit_enter(struct bt *b, struct emit *e)
 	b->enter_end = emit_here(e);
 }
 
-/* T: the target, then the host's address of it. Returns the jump that is taken where there is none: T is
- * then as it was, RCX still spilled. Index: bits 2..17 of the target. */
-u8 *glue_find(struct emit *e)
+/* index = the place of `target` in the jump cache: its bits 2..17. Returns the jump that is taken where
+ * it is not there. */
+static u8 *find(struct emit *e, unsigned target, unsigned index)
 {
-	ctx_store(e, RCX, M_CTX(save_rcx));
-	e_rorx(e, RCX, T, 2);
-	e_reg(e, 0x0fb7, RCX, RCX);                      /* movzx ecx, cx */
-	e_mem(e, E_W | E_GS | 0x3b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_TAG_AT));
-	u8 *none = e_jcc(e, CC_NZ);
-	e_mem(e, E_W | E_GS | 0x8b, T, M_SIB(ENC_NONE, RCX, 3, JUMP_HOST_AT));
-	ctx_load(e, RCX, M_CTX(save_rcx));
+	e_rorx(e, index, target, 2);
+	e_reg(e, 0x0fb7, index, index);                  /* movzx r32, r16 */
+	e_mem(e, E_W | E_GS | 0x3b, target, M_SIB(ENC_NONE, index, 3, JUMP_TAG_AT));
+	return e_jcc(e, CC_NZ);
+}
+
+u8 *glue_find(struct emit *e, unsigned target)
+{
+	unsigned index = target == T ? RCX : T;
+	if (target == T)
+		ctx_store(e, RCX, M_CTX(save_rcx));
+	u8 *none = find(e, target, index);
+	e_mem(e, E_W | E_GS | 0x8b, T, M_SIB(ENC_NONE, index, 3, JUMP_HOST_AT));
+	if (target == T)
+		ctx_load(e, RCX, M_CTX(save_rcx));
 	return none;
 }
 
-/* ... and goes there; ctx.exit says who asks. */
-void glue_lookup(struct bt *b, struct emit *e)
+u8 *glue_jump(struct emit *e, unsigned target)
 {
-	e_set32(e, glue_find(e), b->lookup_miss);
-	e_reg(e, 0xff, 4, T);                            /* jmp r11 */
+	u8 *none = target == T ? glue_find(e, T) : find(e, target, T);
+	if (target == T)
+		e_reg(e, 0xff, 4, T);                    /* jmp r11 */
+	else
+		e_mem(e, E_GS | 0xff, 4, M_SIB(ENC_NONE, T, 3, JUMP_HOST_AT));
+	return none;
 }
 
 static void emit_lookup(struct bt *b, struct emit *e)
 {
 	b->lookup_miss = emit_here(e);
-	ctx_load(e, RCX, M_CTX(save_rcx));
 	ctx_store(e, T, M_CTX(target));
 	e_jmp_to(e, b->exit_saved);
 
 	b->lookup = emit_here(e);
-	glue_lookup(b, e);
+	u8 *none = glue_jump(e, T);
+	e_here32(e, none);
+	ctx_load(e, RCX, M_CTX(save_rcx));
+	e_jmp_to(e, b->lookup_miss);
 
 	/* What a RET finds on an empty return stack; it has popped this very address. */
 	b->return_miss = emit_here(e);

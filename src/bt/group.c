@@ -94,7 +94,7 @@ static bool passes(const struct translation *t, unsigned k, unsigned base, i64 *
 {
 	const struct tins *i = &t->ins[k];
 	unsigned guest = base == HOST_SP ? R_SP : base;
-	if (i->kind == K_NOP)
+	if (i->kind == K_NOP || i->kind == K_JCC) /* not taken */
 		return true;
 	if ((i->kind != K_COPY && i->kind != K_LEA) || i->fop || names_homeless(i))
 		return false;

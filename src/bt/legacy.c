@@ -502,10 +502,7 @@ static bool emit_call_indirect(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	if (!load_target(t, k))
 		return false;
-	mark_commit(t, k);
-	cold_add(t, glue_find(e), k); /* as in branch.c */
-	cold_last(t)->rcx = true;
-	e_ctx_store(e, T, M_CTX(target));
+	branch_call_found(t, k, T);
 	push_return(t, k);
 	e_mem(e, E_GS | 0xff, 2, M_CTX(target));        /* call */
 	branch_return_site(t, k);
@@ -548,7 +545,7 @@ static bool emit_branch(struct translation *t, unsigned k)
 	case K_CALL:
 		push_return(t, k);
 		if (t->saved && !branch_far(t, legacy_target(t, k)))
-			flags_restore(e);
+			flags_restore(e, T_FREE);
 		branch_link(t, 0, e_call(e), legacy_target(t, k), false);
 		branch_return_site(t, k);
 		return true;
@@ -557,9 +554,7 @@ static bool emit_branch(struct translation *t, unsigned k)
 	case K_JMP_IND:
 		if (!load_target(t, k))
 			return false;
-		e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INDIRECT));
-		mark_commit(t, k);
-		glue_lookup(t->b, e);
+		branch_jump_found(t, k, T);
 		return true;
 	default:
 		emit_ret(t, k);

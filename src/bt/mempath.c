@@ -41,22 +41,37 @@ void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, 
 	c->size = (u8)size;
 }
 
-void flags_save(struct emit *e)
+/* RAX out of the way and back: in T, whose moves the processor makes for nothing. */
+static void rax_away(struct emit *e, enum t_use t)
 {
-	e_ctx_store(e, RAX, M_CTX(save_rax));
+	if (t == T_FREE)
+		e_mov(e, T, RAX);
+	else
+		e_ctx_store(e, RAX, M_CTX(save_rax));
+}
+static void rax_back(struct emit *e, enum t_use t)
+{
+	if (t == T_FREE)
+		e_mov(e, RAX, T);
+	else
+		e_ctx_load(e, RAX, M_CTX(save_rax));
+}
+void flags_save(struct emit *e, enum t_use t)
+{
+	rax_away(e, t);
 	e8(e, 0x9f);                            /* lahf */
 	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);  /* seto al */
 	e8(e, 0x66);
 	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
-	e_ctx_load(e, RAX, M_CTX(save_rax));
+	rax_back(e, t);
 }
-void flags_restore(struct emit *e)
+void flags_restore(struct emit *e, enum t_use t)
 {
-	e_ctx_store(e, RAX, M_CTX(save_rax));
+	rax_away(e, t);
 	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));
 	e8(e, 0x04); e8(e, 0x7f);               /* add al, 7fh: OF */
 	e8(e, 0x9e);                            /* sahf */
-	e_ctx_load(e, RAX, M_CTX(save_rax));
+	rax_back(e, t);
 }
 
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved)
@@ -89,6 +104,13 @@ void cold_emit(struct translation *t)
 		}
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
+		if (c->kind == X_INDIRECT) {
+			if (c->addr != T)
+				e_mov(e, T, c->addr);
+			e_ctx_imm(e, M_CTX(exit), exit_id(t->index, c->insn, X_INDIRECT));
+			e_jmp_to(e, t->b->lookup_miss);
+			continue;
+		}
 		emit_exit(t, e, c->insn, c->kind, c->saved);
 	}
 }

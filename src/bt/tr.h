@@ -32,6 +32,7 @@ struct tins {
 /* A jump out of line. */
 struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
 
+#define SIDES_MAX 4u
 struct translation {
 	struct bt *b;
 	struct emit e, out;  /* the block's code; what lies out of line */
@@ -46,6 +47,7 @@ struct translation {
 	struct insn_map map[BLOCK_INSNS + 1];
 	struct cold cold[BLOCK_INSNS * 4];
 	unsigned n_cold;
+	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
 	bool saved;          /* here, flags are in ctx.flags */
 	bool ungrouped;
@@ -82,9 +84,15 @@ enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_A
 void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
 		 unsigned spare, struct enc *x);
 bool mem_possible(const struct ea *a);
-/* Status flags from the host's to ctx.flags, and back. */
-void flags_save(struct emit *e);
-void flags_restore(struct emit *e);
+/* Status flags from the host's to ctx.flags, and back; T is used where it is free. */
+enum t_use { T_FREE, T_HELD };
+void flags_save(struct emit *e, enum t_use t);
+void flags_restore(struct emit *e, enum t_use t);
+/* Whether T holds a group's entry before instruction k. */
+static inline enum t_use t_before(const struct translation *t, unsigned k)
+{
+	return t->ins[k].group == GROUP_MEMBER || t->ins[k].group == GROUP_PASSES ? T_HELD : T_FREE;
+}
 /* Stores the operand's offset; T is used, flags are not. False: not with these registers. */
 bool mem_offset(struct translation *t, const struct ea *a, struct marg to);
 /* Jumps out of line to leave for the interpreter. */
@@ -125,6 +133,10 @@ void branch_link(struct translation *t, unsigned n, u8 *site, u64 target, bool c
 void branch_jump(struct translation *t, struct emit *e, unsigned n, u64 target);
 void branch_jcc(struct translation *t, unsigned k);
 void branch_loop(struct translation *t, unsigned k);
+/* An indirect branch whose target is in the register `target`, T or a guest's: ctx.target = the host's
+ * address for the CALL; the JMP. */
+void branch_call_found(struct translation *t, unsigned k, unsigned target);
+void branch_jump_found(struct translation *t, unsigned k, unsigned target);
 void branch_return_site(struct translation *t, unsigned k);
 void branch_emit(struct translation *t, unsigned k);
 void branch_fall(struct translation *t);   /* after a last instruction that is no branch */

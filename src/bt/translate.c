@@ -122,6 +122,8 @@ static void liveness(struct translation *t)
 		live = live_at(t, branch_target(t, t->n - 1)) | live_at(t, next_lin_of(t, t->n - 1));
 	for (unsigned k = t->n; k-- > 0;) {
 		struct tins *i = &t->ins[k];
+		if (i->kind == K_JCC && k < t->n - 1)
+			live |= live_at(t, branch_target(t, k));
 		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
 		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
@@ -509,6 +511,75 @@ static bool put_insn(struct translation *t, const struct tins *i, const struct e
 	return n != 0;
 }
 
+/* Whether the instruction does the same to a register and to memory of that size: no other address
+ * by the other operand, no lock, no rest of the register to clear. */
+static bool takes_memory(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_ADC: case ZYDIS_MNEMONIC_SUB: case ZYDIS_MNEMONIC_SBB: case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_CMP: case ZYDIS_MNEMONIC_TEST: case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_IMUL: case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
+	case ZYDIS_MNEMONIC_NOT: case ZYDIS_MNEMONIC_NEG: case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_POPCNT: case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_CVTSI2SD: case ZYDIS_MNEMONIC_CVTSI2SS:
+		return true;
+	default:
+		return i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC;
+	}
+}
+
+/* The same instruction with its operands the other way round in ModRM, where there is one. False: none. */
+static bool turned_round(ZydisDecodedInstruction *zi, struct enc *x)
+{
+	u8 op = zi->opcode;
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return false;
+	if ((op < 0x40 && (op & 7) < 4) || (op & 0xfc) == 0x88)
+		zi->opcode ^= 2;
+	else if ((op & 0xfe) != 0x84) /* TEST */
+		return false;
+	u8 r = x->reg;
+	x->reg = x->rm;
+	x->rm = r;
+	return true;
+}
+
+/* With its only homeless register where that is at home, in memory. False: it has no such form. */
+static bool at_its_home(struct translation *t, const struct tins *i, struct enc *x, const struct data *d)
+{
+	const ZydisDecodedOperand *home = NULL;
+	if (d->n != 1 || t->page->mode != CODE64 || !takes_memory(i) || has_high8(i))
+		return false;
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *o = &i->zo[k];
+		if (!gpr_operand(o) || gpr_of(o->reg.value) != d->r[0].guest)
+			continue;
+		if (home)
+			return false;
+		home = o;
+	}
+	if (home->size == 32 && (home->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		return false; /* clears the upper half */
+	if (home->size < 32 && (i->zi.mnemonic == ZYDIS_MNEMONIC_MOV || i->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD))
+		return false;
+	ZydisDecodedInstruction zi = i->zi;
+	struct enc y = *x;
+	rename_fields(i, &y, d, (u8[]){ T, T });
+	if (home->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM && (home->encoding != ZYDIS_OPERAND_ENCODING_MODRM_REG || !turned_round(&zi, &y)))
+		return false;
+	struct marg m = home_of(host_of(d->r[0].guest));
+	y.mem = true;
+	y.seg = 0x65;
+	y.base = y.index = ENC_NONE;
+	y.disp = m.disp;
+	u8 code[ENC_MAX + 8];
+	unsigned n = enc_put(&zi, i->zo, i->bytes, &y, code);
+	ebytes(&t->e, code, n);
+	return n != 0;
+}
+
 /* The instruction with stand-ins for homeless registers, around it their loads and stores. busy: T
  * is in use for the address. */
 static bool with_data(struct translation *t, unsigned k, struct enc *x, bool busy)
@@ -517,6 +588,8 @@ static bool with_data(struct translation *t, unsigned k, struct enc *x, bool bus
 	const struct tins *i = &t->ins[k];
 	struct data d;
 	data_registers(i, &d);
+	if (!x->mem && at_its_home(t, i, x, &d))
+		return true;
 	u8 stand_in[2] = { T, T };
 	unsigned spare = d.n ? unused_register(i) : 0;
 	bool victim = false;
@@ -577,11 +650,11 @@ static void prelude(struct translation *t, unsigned k)
 	if (needs_flags_away(t, k)) {
 		bool far = i->kind == K_CALL_IND || i->kind == K_JMP_IND || i->kind == K_RET || is_pushf(&i->zi);
 		if (!t->saved && (i->live || far)) {
-			flags_save(e);
+			flags_save(e, t_before(t, k));
 			t->saved = true;
 		}
 	} else if (t->saved && ((i->live && i->wants) || i->kind == K_JMP || i->kind == K_JCC || i->kind == K_LOOP)) {
-		flags_restore(e);
+		flags_restore(e, t_before(t, k));
 		t->saved = false;
 	}
 	m->saved_then = m->saved_fault = t->saved;
@@ -593,7 +666,7 @@ void flags_for_insn(struct translation *t, unsigned k)
 {
 	if (t->saved && t->ins[k].wants) {
 		mark_commit(t, k);
-		flags_restore(&t->e);
+		flags_restore(&t->e, T_HELD);
 		t->saved = false;
 		t->map[k].saved_fault = false;
 	}
@@ -821,11 +894,22 @@ static bool ends(enum kind k)
 
 /* ---- the block --------------------------------------------------------------------------------------- */
 
+/* Whether the block goes on behind a conditional branch: one ahead, which is as likely as not to be
+ * taken, and where nothing else has begun a block yet. */
+static bool goes_on(struct translation *t, unsigned k)
+{
+	const struct tins *i = &t->ins[k];
+	if (i->kind != K_JCC || t->page->mode != CODE64)
+		return false;
+	u64 next = next_lin_of(t, k);
+	return branch_target(t, k) > next && !((next ^ t->lin) & ~PAGE_MASK) && !cache_known(t->b, t->page, next);
+}
+
 /* Decodes from t->bytes, which hold `have` bytes; those beyond `in_page` are of the second page. False: the
  * first instruction is not valid. */
 static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 {
-	unsigned off = 0;
+	unsigned off = 0, sides = 0;
 	t->n = 0;
 	t->units = false;
 	t->classes = 0;
@@ -841,12 +925,23 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
 		if (!i->op)
 			break;
+		bool units = t->units;
+		u8 classes = t->classes;
 		i->kind = classify(t, i);
+		if (sides && t->classes != classes) { /* perhaps not reached: no reason to ask for a unit */
+			t->units = units;
+			t->classes = classes;
+			break;
+		}
 		off += i->zi.length;
 		t->n++;
-		if (ends(i->kind))
+		if (ends(i->kind) && (sides == SIDES_MAX || !goes_on(t, t->n - 1)))
 			break;
+		sides += ends(i->kind);
 	}
+	t->sides = t->n_sides = 0;
+	for (unsigned k = 0; k + 1 < t->n; k++)
+		t->n_sides += t->ins[k].kind == K_JCC;
 	t->guest_bytes = (u16)off;
 }
 
@@ -886,7 +981,7 @@ static void emit_entries(struct translation *t)
 	if (t->page2)
 		fail[1] = entry_check(e, ok_slot(t->page2), t->page2->id, false);
 	if (live)
-		flags_restore(e);
+		flags_restore(e, T_FREE);
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
@@ -999,7 +1094,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
-	t->block = block_new(b, t->n, 512 * t->n + 1024, &t->e, &t->out);
+	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, 512 * t->n + 1024, &t->e, &t->out);
 	if (!t->block)
 		return NULL;
 	t->start = t->e.p;

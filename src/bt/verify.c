@@ -178,6 +178,8 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 	*go_on = false;
 	if (v->root == ROOT_INSN) {
 		unsigned next = v->k_insn + 1;
+		if (v->g.known && v->g.kind >= G_CALL && v->g.kind <= G_RET && (v->g.kind != G_JCC || p->taken))
+			return verify_bad(v, p->at, "a branch that falls through");
 		if (!guest_done(v, p, p->at) || !guest_flags(v, p, p->at, k->map[next].saved, "at the next instruction"))
 			return false;
 		for (; next < k->n && k->map[next].no_resume && k->map[next].host == k->map[next + 1].host; next++)
@@ -245,10 +247,10 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 			return verify_bad(v, h->off, "status flags are not there");
 		break;
 	case X_LINK0: case X_LINK1:
-		if (p->link != kind - X_LINK0 + 1 || insn != k->n - 1u)
+		if (!p->link || insn != k->link[p->link - 1].insn || (kind == X_LINK1) != (p->link - 1 == LINK_ON))
 			return verify_bad(v, h->off, "leaves by a link that it is not on");
 		/* Registers were looked at where the link is. */
-		return saved == k->link[kind - X_LINK0].checked || verify_bad(v, h->off, "status flags are not there");
+		return saved == k->link[p->link - 1].checked || verify_bad(v, h->off, "status flags are not there");
 	default:
 		return verify_bad(v, h->off, "leaves in a way that is none");
 	}
@@ -281,15 +283,12 @@ static bool indirect(struct verifier *v, const struct path *p, const struct hins
 	return guest_done(v, p, h->off) && guest_target(v, p, h, target);
 }
 
-/* To lookup, or to where it has failed. */
-static bool looked_up(struct verifier *v, const struct path *p, const struct hinsn *h, bool missed)
+/* To lookup, or to where that fails. */
+static bool looked_up(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
-	struct path q = *p;
-	if (missed)
-		q.reg[RCX] = q.slot[SL_RCX];
 	if (v->g.known && v->g.kind != G_JMP_IND && v->root != ROOT_RETURN)
 		return verify_bad(v, h->off, "an indirect branch that the guest does not have");
-	return named(v, &q, h) && indirect(v, &q, h, q.reg[T]);
+	return named(v, p, h) && indirect(v, p, h, p->reg[T]);
 }
 
 /* A jump or call to the host's address that the jump cache had. */
@@ -314,7 +313,7 @@ static const u8 *goes_to(const struct verifier *v, const struct hinsn *h)
 static int link_of(const struct verifier *v, const struct hinsn *h)
 {
 	const u8 *site = verify_pc(v, h->off) + h->len - 4;
-	for (int n = 0; n < 2; n++)
+	for (int n = 0; n < v->k->n_links; n++)
 		if (v->k->link[n].site && v->k->link[n].site - v->b->rw + v->b->rx == site)
 			return h->zi.raw.imm[0].size == 32 ? n : -1;
 	return -1;
@@ -339,8 +338,10 @@ static bool link_checked(struct verifier *v, struct path *p, const struct hinsn 
 	if (!guest_flags(v, p, h->off, l->checked, "at a link"))
 		return false;
 	if (v->root == ROOT_INSN) {
-		if (v->k_insn != k->n - 1u || !guest_done(v, p, h->off) || !guest_link(v, p, h, (unsigned)n))
-			return v->k_insn == k->n - 1u ? false : verify_bad(v, h->off, "a link in the middle of the block");
+		if (v->k_insn != l->insn || (l->insn != k->n - 1u) != (n >= LINKS_LAST))
+			return verify_bad(v, h->off, "a link of another instruction");
+		if (!guest_done(v, p, h->off) || !guest_link(v, p, h, (unsigned)n))
+			return false;
 	} else if (v->root == ROOT_RETURN || v->root == ROOT_DEAD) {
 		if (!guest_untouched(v, p, h->off, -1, "at a link"))
 			return false;
@@ -415,7 +416,7 @@ static bool conditional(struct verifier *v, struct path *p, const struct hinsn *
 	p->at = h->off + h->len;
 	*go_on = true;
 	if (to == v->b->lookup || to == v->b->lookup_miss)
-		return looked_up(v, &q, h, to == v->b->lookup_miss);
+		return looked_up(v, &q, h);
 	return walk_fork(v, q);
 }
 
@@ -433,6 +434,9 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 		return to_found(v, p, h, p->reg[T]);
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		const ZydisDecodedOperand *o = &h->zo[0];
+		sym to;
+		if (m == ZYDIS_MNEMONIC_JMP)
+			return path_jump_load(v, p, h, &to) && to_found(v, p, h, to);
 		if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE || h->zi.address_width != 64 || o->mem.disp.value != CTX(target) || o->size != 64)
 			return verify_bad(v, h->off, "a call by what is not ctx.target");
 		return to_found(v, p, h, p->slot[SL_TARGET]);
@@ -457,7 +461,7 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	if (jmp && (to == v->b->exit_common || to == v->b->exit_saved))
 		return exit_checked(v, p, h, to == v->b->exit_saved);
 	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
-		return looked_up(v, p, h, to == v->b->lookup_miss);
+		return looked_up(v, p, h);
 	bool looks = to == v->b->lookup || to == v->b->lookup_miss;
 	if (m == ZYDIS_MNEMONIC_CALL || (!looks && !insn_at(v, place_of(v, to))))
 		return verify_bad(v, h->off, "a branch to where no code of the block begins");

@@ -182,6 +182,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h);
 u32 path_cpu_asked(const struct verifier *v);
 /* Its memory operand is [T + at], T the address of struct cpu. */
 bool path_at_cpu(struct verifier *v, const struct path *p, const struct hinsn *h, u64 *at);
+/* Its memory operand is a place of the jump cache. */
+bool path_jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value);
 /* What a conditional branch on the host's flags says where it is taken or not. */
 void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool taken);
 

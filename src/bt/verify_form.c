@@ -176,7 +176,7 @@ static const char *branch_form(const struct hinsn *h)
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
 		return zi->mnemonic == ZYDIS_MNEMONIC_JMP && h->zo[0].reg.value == ZYDIS_REGISTER_R11 ? NULL : "a branch to a register that is not T";
 	if (h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
-		return zi->mnemonic == ZYDIS_MNEMONIC_CALL ? NULL : "a branch by memory";
+		return zi->mnemonic == ZYDIS_MNEMONIC_CALL || zi->mnemonic == ZYDIS_MNEMONIC_JMP ? NULL : "a branch by memory";
 	if (h->zo[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !h->zo[0].imm.is_relative)
 		return "a branch to an odd place";
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)

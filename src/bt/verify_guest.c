@@ -151,6 +151,30 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 
 /* ---- its own instruction ------------------------------------------------------------------------------- */
 
+/* The guest register at whose home the host's instruction has its operand, in the guest's the register;
+ * -1: it is not so. A MOV is not the guest's own: what it moves is known. */
+static int home_operand(const struct verifier *v, const struct hinsn *h)
+{
+	const struct guest_insn *g = &v->g;
+	const ZydisDecodedOperand *o = &h->zo[h->mem];
+	if (g->mem >= 0 || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV || h->zi.address_width != 64 || o->mem.base != ZYDIS_REGISTER_NONE ||
+	    o->mem.index != ZYDIS_REGISTER_NONE || (o->mem.disp.value != CTX(home11) && o->mem.disp.value != CTX(home15)))
+		return -1;
+	return o->mem.disp.value == CTX(home11) ? R_11 : R_15;
+}
+
+/* The same part of which guest register, there. */
+static bool same_home(struct verifier *v, const struct path *p, const struct hinsn *h, const ZydisDecodedOperand *host, const ZydisDecodedOperand *guest)
+{
+	int gr = home_operand(v, h);
+	if (gr < 0 || gpr_number(guest) != gr || operand_is_high8(guest) || host->size != guest->size || (writes_operand(guest) && guest->size == 32) ||
+	    writes_operand(guest) != writes_operand(host))
+		return verify_bad(v, h->off, "an operand that is not the guest's");
+	if ((h->zi.mnemonic == ZYDIS_MNEMONIC_XCHG) || guest_value(p, (unsigned)gr) != guest_start(v, (unsigned)gr))
+		return verify_bad(v, h->off, "the home of guest register %d does not hold it", gr);
+	return true;
+}
+
 bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 {
 	const struct guest_insn *g = &v->g;
@@ -159,8 +183,10 @@ bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 	const struct insn_map *m = &v->k->map[v->k_insn];
 	if (h->off < (u32)m->host + m->prelude || h->off >= m[1].host) /* LAHF, SAHF ... of the translator's */
 		return false;
-	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic || h->gs)
+	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic)
 		return false;
+	if (h->gs)
+		return home_operand(v, h) >= 0;
 	bool mem = g->mem >= 0 && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_AGEN;
 	return mem == (h->mem >= 0);
 }
@@ -201,8 +227,15 @@ bool guest_own_before(struct verifier *v, const struct path *p, const struct hin
 		return verify_bad(v, h->off, "LOCK is not as the guest has it");
 	if (!same_vector_form(&g->zi, &h->zi))
 		return verify_bad(v, h->off, "another mask, broadcast or rounding than the guest's");
+	bool turned = h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_TEST && g->zo[h->mem].type != ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+		      gpr_number(&g->zo[h->mem]) != home_operand(v, h);
 	for (unsigned k = 0; k < g->zi.operand_count; k++) {
-		const ZydisDecodedOperand *a = &h->zo[k], *b = &g->zo[k];
+		const ZydisDecodedOperand *a = &h->zo[turned && k < 2 ? 1 - k : k], *b = &g->zo[k];
+		if (h->gs && a == &h->zo[h->mem]) {
+			if (!same_home(v, p, h, a, b))
+				return false;
+			continue;
+		}
 		if (a->type != b->type)
 			return verify_bad(v, h->off, "an operand of another kind than the guest's");
 		switch (b->type) {
@@ -229,7 +262,7 @@ void guest_own_after(struct verifier *v, struct path *p, const struct hinsn *h)
 		int gr = gpr_number(&g->zo[k]);
 		if (gr < 0 || !writes_operand(&g->zo[k]))
 			continue;
-		p->out[gr] = p->reg[gpr_number(&h->zo[k])];
+		p->out[gr] = h->gs && (int)k == h->mem ? guest_value(p, (unsigned)gr) : p->reg[gpr_number(&h->zo[k])];
 		p->outs |= (u16)(1u << gr);
 	}
 }
@@ -357,13 +390,22 @@ static unsigned accesses_asked(const struct guest_insn *g)
 	}
 }
 
-/* FOP, FIP, FDS, FDP: told, where nothing later in the block does. */
+/* A conditional branch in the middle. */
+static bool may_branch(const struct block *k, unsigned insn)
+{
+	unsigned n = LINKS_LAST;
+	while (n < k->n_links && k->link[n].insn != insn)
+		n++;
+	return n < k->n_links;
+}
+
+/* FOP, FIP, FDS, FDP: told, where nothing later before a branch does. */
 static bool pointers_told(struct verifier *v, const struct path *p, u32 off)
 {
 	const struct block *k = v->k;
 	u16 fop = k->map[v->k_insn].fop, later = 0;
 	bool interp = false;
-	for (unsigned n = v->k_insn + 1; n < k->n; n++) {
+	for (unsigned n = v->k_insn + 1; n < k->n && !may_branch(k, n); n++) {
 		later |= k->map[n].fop;
 		interp |= k->map[n].fop == FOP_INTERP;
 	}
@@ -425,16 +467,19 @@ bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h,
 	if (!g->known)
 		return true;
 	bool branch = g->kind == G_CALL || g->kind == G_JMP || g->kind == G_JCC || g->kind == G_LOOP;
-	if (n == 0 && !branch)
+	bool on = n == LINK_ON;
+	if (!on && !branch)
 		return verify_bad(v, h->off, "a jump to a target, but no branch");
-	u64 want = n == 0 ? g->next + g->zo[0].imm.value.u : g->next;
+	if (n >= LINKS_LAST && g->kind != G_JCC)
+		return verify_bad(v, h->off, "a branch out of the middle that is not conditional");
+	u64 want = !on ? g->next + g->zo[0].imm.value.u : g->next;
 	if (v->k->link[n].target != want)
 		return verify_bad(v, h->off, "link %u is for %#lx, not %#lx", n, (unsigned long)v->k->link[n].target, (unsigned long)want);
-	if ((g->kind == G_JCC || g->kind == G_LOOP) && p->taken != (n == 0))
+	if ((g->kind == G_JCC || g->kind == G_LOOP) && p->taken != !on)
 		return verify_bad(v, h->off, "a conditional branch that goes the wrong way");
-	if ((g->kind == G_CALL && n == 0) != (h->zi.mnemonic == ZYDIS_MNEMONIC_CALL) && v->root == ROOT_INSN)
+	if ((g->kind == G_CALL && !on) != (h->zi.mnemonic == ZYDIS_MNEMONIC_CALL) && v->root == ROOT_INSN)
 		return verify_bad(v, h->off, "a call that is none, or the other way round");
-	if ((g->kind == G_JMP || g->kind == G_CALL) && n != 0)
+	if ((g->kind == G_JMP || g->kind == G_CALL) && on)
 		return verify_bad(v, h->off, "a jump that falls through");
 	return true;
 }

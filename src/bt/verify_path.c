@@ -262,20 +262,20 @@ static bool table_load(struct verifier *v, const struct path *p, const struct hi
 }
 
 /* Of the jump cache: a tag to compare with, or, once that is known to be right, the host's address. */
-static bool jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value)
+bool path_jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value)
 {
 	const ZydisDecodedOperand *o = memory(h);
 	struct syms *s = &v->syms;
 	sym index = reg_of(v, p, o->mem.index);
 	const struct atom *a = sym_single(s, index), *of;
-	if (o->size != 64 || writes_operand(o) || o->mem.base != ZYDIS_REGISTER_NONE || o->mem.scale != 8 || !a || a->kind != AT_LOW || a->n != 16 ||
+	if (h->zi.address_width != 64 || o->size != 64 || writes_operand(o) || o->mem.base != ZYDIS_REGISTER_NONE || o->mem.scale != 8 || !a || a->kind != AT_LOW || a->n != 16 ||
 	    !(of = sym_single(s, a->of)) || of->kind != AT_ROR || of->n != 2)
 		return verify_bad(v, h->off, "a computed address in the space that is no place of the jump cache");
 	if (o->mem.disp.value == JUMP_TAG_AT && h->zi.mnemonic == ZYDIS_MNEMONIC_CMP) {
 		*value = index;
 		return true;
 	}
-	if (o->mem.disp.value != JUMP_HOST_AT || h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || !path_fact(v, p, FACT_TAG, of->of, index))
+	if (o->mem.disp.value != JUMP_HOST_AT || (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV && h->zi.mnemonic != ZYDIS_MNEMONIC_JMP) || !path_fact(v, p, FACT_TAG, of->of, index))
 		return verify_bad(v, h->off, "the jump cache, but not for an address that is known to be in it");
 	*value = sym_atom(s, AT_JUMP, 0, of->of, 0);
 	return true;
@@ -289,7 +289,7 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 	if (h->zi.address_width == 32)
 		return table_load(v, p, h, value);
 	if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE)
-		return jump_load(v, p, h, value);
+		return path_jump_load(v, p, h, value);
 	int n = slot_at(disp);
 	if (o->size == 16 && disp == CTX(flags)) {
 		*value = sym_fresh(&v->syms);
@@ -298,6 +298,8 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 		*value = sym_fresh(&v->syms);
 	else if (o->size == 64 && n >= 0)
 		*value = p->slot[n];
+	else if ((n == SL_HOME11 || n == SL_HOME15) && o->size < 64)
+		*value = o->size == 32 ? sym_low(&v->syms, p->slot[n], 32) : sym_fresh(&v->syms);
 	else if (o->size == 64 && disp == CTX(fs_base))
 		*value = sym_atom(&v->syms, AT_SEGMENT, S_FS, SYM_NONE, 0);
 	else if (o->size == 64 && disp == CTX(cpu))
@@ -323,6 +325,10 @@ static bool space_store(struct verifier *v, struct path *p, const struct hinsn *
 {
 	const ZydisDecodedOperand *o = memory(h), *from = &h->zo[1];
 	i64 disp = o->mem.disp.value;
+	if (v->root == ROOT_INSN && guest_is_own(v, h)) { /* a register at home */
+		p->slot[slot_at(disp)] = sym_fresh(&v->syms);
+		return true;
+	}
 	bool or_target = h->zi.mnemonic == ZYDIS_MNEMONIC_OR && disp == CTX(target) && h->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
 	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV && !or_target)
 		return verify_bad(v, h->off, "writes to the space by another way than MOV");
@@ -350,6 +356,11 @@ static bool space_store(struct verifier *v, struct path *p, const struct hinsn *
 	int n = slot_at(disp);
 	if ((n == SL_GS || n == SL_KERNEL_GS) && !cpl0(v))
 		return verify_bad(v, h->off, "changes a GS base outside of the kernel");
+	bool imm = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (n == SL_HOME11 || n == SL_HOME15);
+	if (n >= 0 && o->size == 64 && imm) {
+		p->slot[n] = sym_const(&v->syms, from->imm.value.u);
+		return true;
+	}
 	if (n < 0 || o->size != 64 || gpr_number(from) < 0)
 		return verify_bad(v, h->off, "writes %u bits at gs:[%ld], which is nothing that a block may write", o->size, (long)disp);
 	p->slot[n] = or_target ? sym_fresh(&v->syms) : p->reg[gpr_number(from)];
@@ -736,7 +747,7 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		result = sym_low(s, sym_add(s, p->reg[to], loaded), h->zo[0].size);
 	} else if (h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_SUB && simple && h->zo[0].size == 64) {
 		result = sym_add(s, p->reg[to], sym_scale(s, loaded, ~0ull));
-	} else if (h->gs && h->zi.mnemonic != ZYDIS_MNEMONIC_CMP && h->zi.mnemonic != ZYDIS_MNEMONIC_MOVZX && !writes_operand(memory(h))) {
+	} else if (h->gs && !own && h->zi.mnemonic != ZYDIS_MNEMONIC_CMP && h->zi.mnemonic != ZYDIS_MNEMONIC_MOVZX && !writes_operand(memory(h))) {
 		return verify_bad(v, h->off, "reads the space by another way than MOV, MOVZX, ADD or CMP");
 	}
 	sym before = simple ? p->reg[to] : SYM_NONE, rax = p->reg[RAX];
@@ -746,7 +757,9 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 			p->reg[r] = r == (unsigned)to && result != SYM_NONE ? result : sym_fresh(s);
 	if (!keeps_flags(h->zi.mnemonic)) {
 		p->test.kind = TEST_NONE;
-		if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && h->mem == 1 && to >= 0) {
+		if (own && h->gs) {
+			;
+		} else if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && h->mem == 1 && to >= 0) {
 			p->test.kind = h->constant ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;
 			p->test.of = p->reg[to];
 			p->test.n = loaded;

@@ -5,8 +5,8 @@
  *  1. cpu->fop, fip, fcs, fdp, fds are right outside of translated code: whoever comes out of it
  *     calls x87_resolve before anything else.
  *  2. Within a block they follow from where it is left (insn_map.fop); of the blocks before that
- *     one, ctx.x87_last and x87_seg tell, which the last instruction of its kind in each block
- *     stores. ctx.fdp is always right.
+ *     one, ctx.x87_last and x87_seg tell, which the last instruction of its kind before each
+ *     branch stores. ctx.fdp is always right.
  *  3. An instruction of the interpreter's (FOP_INTERP) has left through 1: what is before it in
  *     its block is settled, whatever it did itself (FNINIT, FRSTOR).
  *  4. All of these are stored after the instruction has run: one that faults leaves them alone.
@@ -53,7 +53,7 @@ bool x87_after(struct translation *t, unsigned k)
 	if (!fop)
 		return true;
 	t->map[k].fop = fop;
-	for (unsigned n = k + 1; n < t->n; n++)
+	for (unsigned n = k + 1; n < t->n && t->ins[n].kind != K_JCC; n++)
 		later |= t->ins[n].fop;
 	if (!(later & FOP_X87))
 		e_ctx_imm(e, M_CTX(x87_last), exit_id(t->index, k, X_INSN));

@@ -21,7 +21,9 @@
  *     cycle (modes 2 and 3) has then been taken over.
  *  3. Irq 0 is told the level of OUT when the guest changes something, and a pulse low, high at
  *     each rising edge. In mode 3 it so stays high through the low half: a stalled processor
- *     loses nothing, and ticks that were missed become one edge.
+ *     loses nothing.
+ *  4. Edges that a busy host has let pass (`owed`, those of an eighth of a second at most) are made
+ *     up for, one every quarter of a period, so that a guest that counts them is late but not wrong.
  *
  * Left out: sound. Threading: machine lock held. */
 #include "dev/dev.h"
@@ -30,6 +32,7 @@
 #define NS_PER_S 1000000000
 #define SHORT_CYCLE 12     /* counts below this take less than */
 #define MIN_EDGE_NS 10000  /* and are heard no more often than that */
+#define CATCH_UP_NS 250000 /* but made up for no more often than that */
 #define REFRESH_TICKS 18   /* the BIOS's count for counter 1: toggles each 15 us */
 
 enum { RW_LATCH, RW_LSB, RW_MSB, RW_BOTH };
@@ -61,6 +64,8 @@ struct i8254 {
 	u8 port61;       /* bits 0..3 */
 	struct timer irq_timer;
 	u8 timer_rises;  /* irq_timer is armed for a rise of OUT, not for a change of counts only */
+	i64 heard;       /* rises up to this tick are counted */
+	u32 owed;        /* rises that are still to be told */
 };
 
 /* ---- time ----------------------------------------------------------------------------- */
@@ -267,7 +272,11 @@ static void irq_schedule(struct i8254 *p)
 	i64 rise = next_rise(c, tick_of(ns));
 	bool change_first = c->switching && c->switch_low && (rise < 0 || c->switch_tick < rise);
 
-	p->timer_rises = !change_first;
+	p->timer_rises = !change_first || p->owed;
+	if (p->owed) {
+		timer_arm(&p->irq_timer, ns + MAX(ns_of(c->n) / 4, CATCH_UP_NS));
+		return;
+	}
 	if (!change_first && rise < 0) {
 		if (timer_armed(&p->irq_timer))
 			timer_cancel(&p->irq_timer);
@@ -278,12 +287,27 @@ static void irq_schedule(struct i8254 *p)
 	timer_arm(&p->irq_timer, periodic(c) && c->n < SHORT_CYCLE ? MAX(at, ns + MIN_EDGE_NS) : at);
 }
 
+/* How often OUT of counter 0 has risen since that was last asked. */
+static u32 rises(struct i8254 *p, i64 now)
+{
+	struct counter *c = &p->ch[0];
+	i64 from = elapsed(c, p->heard), to = elapsed(c, now);
+	bool by_cycles = periodic(c) && c->loaded && c->gate && c->n >= SHORT_CYCLE && !c->switching && from >= 0 && p->heard <= now;
+
+	p->heard = now;
+	return by_cycles ? (u32)MIN(to / c->n - from / c->n, (i64)(PIT_HZ / c->n)) : p->timer_rises;
+}
+
 static void irq_timer_fn(void *arg)
 {
 	struct i8254 *p = arg;
+	i64 now = now_tick(p);
 
-	sync(&p->ch[0], now_tick(p));
-	if (p->timer_rises) {
+	u32 owed = p->owed + rises(p, now), most = PIT_HZ / 8 / MAX(p->ch[0].n, 1u) + 1;
+	p->owed = MIN(owed, most);
+	sync(&p->ch[0], now);
+	if (p->owed) {
+		p->owed--;
 		irq_set(p->d.irqs, 0, false);
 		irq_set(p->d.irqs, 0, true);
 	}
@@ -305,6 +329,8 @@ static void irq_follow(struct i8254 *p)
 	i64 now = now_tick(p);
 
 	sync(&p->ch[0], now);
+	p->heard = now;
+	p->owed = 0;
 	irq_set(p->d.irqs, 0, periodic(&p->ch[0]) || out(&p->ch[0], now));
 	irq_schedule(p);
 }
@@ -531,7 +557,7 @@ static const struct state_field i8254_state[] = {
 	COUNTER_STATE(1),
 	COUNTER_STATE(2),
 	STATE(struct i8254, port61),
-	STATE(struct i8254, timer_rises),
+	STATE(struct i8254, timer_rises), STATE(struct i8254, heard), STATE(struct i8254, owed),
 	STATE_TIMER(struct i8254, irq_timer),
 	STATE_END
 };

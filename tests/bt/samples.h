@@ -11,7 +11,7 @@ ASM(store, "mov [rbx], rax\n mov [rbx + 8], ecx\n mov [rsi + rdi*8 - 0x1000], dx
 ASM(rmw, "add [rbx], rax\n sub dword ptr [rcx + 4], 9\n lock xadd [rdi], rdx\n lock cmpxchg [rsi + r8], r9\n xchg [r10], r12d\n inc byte ptr [r13 + 3]\n neg word ptr [r14]\n shl qword ptr [rbp + 16], 3\n bts dword ptr [rbx], 5\n hlt");
 ASM(both, "add rax, [rbx]\n cmp ecx, [rdx + 16]\n imul r8, [r9], 77\n test byte ptr [rsi], 1\n cmovz r10, [rdi]\n movbe r12d, [r13]\n popcnt r14, [rbp]\n mul qword ptr [rbx + 8]\n hlt");
 /* Status flags live across an access. */
-ASM(flags, "cmp rax, rbx\n mov rcx, [rdx]\n mov [rsi + 8], rcx\n adc r8, r9\n mov r10w, [rdi]\n setz r12b\n jz . + 0x20");
+ASM(flags, "cmp rax, rbx\n mov rcx, [rdx]\n mov [rsi + 8], rcx\n adc r8, r9\n mov r10w, [rdi]\n setz r12b\n jz . - 0x20");
 ASM(wide, "cmpxchg16b [rbx]\n cmpxchg8b [rsi]\n movnti [rdi], rax\n crc32 ecx, dword ptr [rdx]\n hlt");
 /* ---- addresses */
 ASM(rip, "mov rax, [rip + 0x1234]\n add dword ptr [rip + 0x100], 3\n lea rcx, [rip - 4]\n movaps xmm1, [rip + 0x1f0 - 0x20]\n mov rdx, [0x20000]\n mov byte ptr [0x20008], 1\n hlt");
@@ -33,8 +33,10 @@ ASM(jmp, "mov eax, 1\n jmp . + 0x33");
 ASM(jmp_out, "jmp . - 0x4321");
 ASM(jmp_reg, "jmp rdx");
 ASM(jmp_mem, "jmp [rax*8 + 0x20000]");
-ASM(jcc, "cmp rax, 5\n ja . + 0x40");
-ASM(jcc_out, "test ecx, ecx\n jnz . + 0x5000");
+ASM(jcc, "cmp rax, 5\n ja . - 0x40");
+ASM(jcc_out, "test ecx, ecx\n jnz . - 0x5000");
+/* Branches within the block. */
+ASM(side, "cmp rax, 5\n ja . + 0x40\n mov rbx, [rcx + 8]\n add rbx, rax\n jnz . + 0x5000\n mov [rcx + 16], rbx\n and r15, rbx\n ret");
 ASM(loop, "add rax, rcx\n loop . - 3");
 ASM(jrcxz, "jrcxz . + 0x10");
 ASM(jecxz, "jecxz . + 0x10");
@@ -56,7 +58,7 @@ ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], rdx\n fld1\n ret");
 ASM(kernel, "cli\n swapgs\n clac\n mov eax, ds\n pushfq\n rdtsc\n stac\n sti\n nop\n add rax, 1\n hlt");
 
 #define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(wide) X(rip) X(segment) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
-	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(loop) X(jrcxz) X(jecxz) \
+	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(side) X(loop) X(jrcxz) X(jecxz) \
 	X(fall) X(copy) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(strings) X(high8)
 
 #endif

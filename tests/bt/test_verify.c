@@ -388,6 +388,10 @@ static void other_map(void **state)
 	REFUSED("call", k->link[1].checked, false);
 	REFUSED("jmp", k->link[0].target, k->link[0].target + 1);
 	REFUSED("jcc", k->link[1].target, k->link[1].target - 1);
+	REFUSED("side", k->link[LINKS_LAST].target, k->link[LINKS_LAST].target + 1);
+	REFUSED("side", k->link[LINKS_LAST].insn, 0);
+	REFUSED("side", k->link[LINKS_LAST + 1].checked, false);
+	REFUSED("side", k->link[LINKS_LAST + 1].site, NULL);
 	REFUSED("jmp", k->link[0].stub, k->link[0].stub + 1);
 	REFUSED("jmp", k->link[0].site, k->link[0].site + 1);
 	REFUSED("jmp", k->link[0].site, NULL);
