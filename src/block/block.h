@@ -27,9 +27,10 @@
 #define BLOCK_SECTOR 512u
 /* The most that one request may have; a longer one is EINVAL. Discards and zeroes: any length. */
 #define BLOCK_MAX_TRANSFER (64u << 20)
-#define BLOCK_MAX_IOV 1024
+#define BLOCK_MAX_IOV 1022
 
 struct block;
+struct file_hooks;
 
 /* ---- opening ------------------------------------------------------------------------ */
 
@@ -49,9 +50,10 @@ struct block_options {
 	bool no_discard; /* discards are accepted and do nothing; zeroes never free */
 	u32 cache;       /* enum block_cache */
 	u32 aio;         /* enum block_aio */
+	const struct file_hooks *hooks; /* tests: block/file.h; NULL */
 };
 /* Rows of a kv_key table for the options at `member` of `type`: file comes first. */
-extern const char *const block_format_words[], *const block_cache_words[], *const block_aio_words[];
+extern const char *const block_format_words[], *const block_cache_words[], *const block_aio_words[]; /* NULL at the end */
 #define BLOCK_KEYS(type, member) \
 	{ "file", KV_STR, offsetof(type, member.file), "the image: a file or a block device" }, \
 	{ "format", KV_WORD, offsetof(type, member.format), "auto: qcow2 by its content, else raw", .words = block_format_words }, \

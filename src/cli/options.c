@@ -29,6 +29,11 @@ static const struct kv_key boot_keys[] = {
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };
 static const char *const disk_bus_words[] = { "virtio", "ide", NULL }; /* enum disk_bus */
+static const struct kv_key console_keys[] = {
+	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
+	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
+	{ "name", KV_STR, offsetof(struct serial_config, name), "a channel (/dev/virtio-ports/NAME) instead of a console (hvc0)" },
+};
 static const struct kv_key disk_keys[] = {
 	BLOCK_KEYS(struct vm_config, disk[0].image),
 	{ "bus", KV_WORD, offsetof(struct vm_config, disk[0].bus), "virtio (the default) or ide", .words = disk_bus_words },
@@ -37,7 +42,7 @@ static const struct kv_key disk_keys[] = {
 };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_DISK, A_CD, A_NET };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET };
 struct option_row {
 	const char *name;
 	char letter;
@@ -60,6 +65,7 @@ static const struct option_row rows[] = {
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
+	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
 	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
 	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
@@ -110,6 +116,8 @@ static bool help_one(const char *name)
 		kv_help("--boot", boot_keys, ARRAY_LEN(boot_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
+	else if (!strcmp(name, "console"))
+		kv_help("--console", console_keys, ARRAY_LEN(console_keys));
 	else if (!strcmp(name, "disk"))
 		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
 	else if (!strcmp(name, "net"))
@@ -149,6 +157,17 @@ static bool add_serial(struct vm_config *cfg, const char *value, struct error *e
 	if (cfg->n_serial == MAX_SERIAL)
 		return error_set(e, "--serial: a PC has at most %d serial ports", MAX_SERIAL);
 	return kv_parse("--serial", value, serial_keys, ARRAY_LEN(serial_keys), &cfg->serial[cfg->n_serial++], e);
+}
+
+static bool add_console(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_consoles == MAX_CONSOLES)
+		return error_set(e, "--console: at most %d virtio consoles", MAX_CONSOLES);
+	struct serial_config *c = &cfg->console[cfg->n_consoles++];
+	if (!kv_parse("--console", value, console_keys, ARRAY_LEN(console_keys), c, e))
+		return false;
+	return !c->name || strlen(c->name) < VIRTIO_CONSOLE_NAME ||
+	       error_set(e, "--console: name=%s: at most %u characters", c->name, VIRTIO_CONSOLE_NAME - 1);
 }
 
 /* The keys' offsets are those of the first disk, or card. */
@@ -221,6 +240,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return boot_option(field, value, e);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
+	case A_CONSOLE:
+		return add_console(cfg, value, e);
 	case A_DISK:
 		return add_disk(cfg, value, e);
 	case A_CD:
@@ -282,8 +303,11 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 		return error_set(e, "--vga %s: no such card; std or none", cfg->vga);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
+	bool taken = false; /* standard input, by a virtio console */
+	for (int k = 0; k < cfg->n_consoles; k++)
+		taken |= !cfg->console[k].kind || !strcmp(cfg->console[k].kind, "stdio");
 	if (!cfg->n_serial)
-		cfg->serial[cfg->n_serial++].kind = strdup("stdio");
+		cfg->serial[cfg->n_serial++].kind = strdup(taken ? "none" : "stdio");
 	return true;
 }
 
@@ -293,6 +317,11 @@ void options_free(struct vm_config *cfg, struct cli_extra *x)
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);
+	for (int k = 0; k < cfg->n_consoles; k++) {
+		free(cfg->console[k].kind);
+		free(cfg->console[k].path);
+		free(cfg->console[k].name);
+	}
 	for (int k = 0; k < cfg->n_disks; k++) {
 		free(cfg->disk[k].image.file);
 		free(cfg->disk[k].serial);

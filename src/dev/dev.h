@@ -171,6 +171,7 @@ extern const struct device_class isa_debug_exit_class; /* 0xf4, 4 ports */
 extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
+extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
 
@@ -210,6 +211,9 @@ size_t ns16550_receive(struct device *d, const u8 *buf, size_t len); /* lock hel
 void ns16550_can_write(struct device *d);                            /* lock held */
 void ns16550_break(struct device *d);                                /* lock held */
 void debugcon_attach(struct device *d, const struct char_backend *be);
+
+/* The bytes, size of them, stay the caller's and outlive the device; page-aligned, as base. */
+void pflash_attach(struct device *d, u64 base, u8 *bytes, u64 size);
 
 /* unit: 0 and 1 on the first channel, 2 and 3 on the second. blk stays the caller's and outlives the
  * device; NULL: a CD drive without a medium. Before the machine runs. */

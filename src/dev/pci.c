@@ -239,11 +239,13 @@ static void assign_bars(struct pci_function *f, u64 *io, u64 *mem)
 void pci_assign(struct device *host, const u8 irq[4])
 {
 	u64 io = ASSIGN_IO, mem = ASSIGN_MEM;
-	struct pci_function *isa = pci_function_at(host, 1, 0);
+	struct pci_function *isa = pci_function_at(host, 1, 0), *pm = pci_function_at(host, 1, 3);
 
 	for (unsigned k = 0; k < 4; k++)
 		isa->config[0x60 + k] = irq[k] ? irq[k] : 0x80;
 	pci_config_written(isa, 0x60, 4);
+	st32(pm->config + 0x40, ACPI_PM1_EVT | 1); /* PMBASE */
+	pm->config[0x80] = 1;                      /* PMREGMISC: decoded there */
 	for (unsigned k = 1 * 8 + 1; k < SLOTS * 8; k++) { /* the ISA bridge has its own ports */
 		struct pci_function *f = pci_function_at(host, (u8)(k >> 3), k & 7);
 

@@ -9,7 +9,7 @@
 
 bool virtio_has(const struct virtio *v, u64 feature)
 {
-	return v->features & feature;
+	return v->features & v->offered & feature; /* a driver may write what was not offered, and go on */
 }
 
 bool virtio_live(const struct virtio *v)
@@ -193,7 +193,6 @@ static void queue_check(struct virtio *v, struct virtq *q, u16 most)
 
 void virtio_loaded(struct virtio *v)
 {
-	v->features &= v->offered;
 	v->epoch++;
 	pci_loaded(&v->pci);
 	for (unsigned q = 0; q < v->n_queues; q++)

@@ -19,4 +19,13 @@ extern const struct device_class virtio_net_class;
 /* net stays the caller's: closed after the device is freed. Before there are threads, or with the lock. */
 void virtio_net_attach(struct device *d, struct net *net, const u8 mac[NET_MAC_BYTES]);
 
+extern const struct device_class virtio_console_class;
+#define VIRTIO_CONSOLE_PORTS 7u
+#define VIRTIO_CONSOLE_NAME 32u
+/* The next port, at most VIRTIO_CONSOLE_PORTS; its number. name NULL: a console of the guest's; else a
+ * channel of at most VIRTIO_CONSOLE_NAME - 1 characters. The back end's calls and these: lock held. */
+unsigned virtio_console_add(struct device *d, const struct char_backend *be, const char *name);
+size_t virtio_console_receive(struct device *d, unsigned port, const u8 *buf, size_t len); /* bytes taken */
+void virtio_console_can_write(struct device *d, unsigned port);
+
 #endif

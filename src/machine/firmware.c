@@ -101,6 +101,9 @@ static bool give_all(struct machine *m, struct error *e)
 {
 	if (!give_e820(m) || !give_boot_options(m) || !acpi_give(m) || !smbios_give(m))
 		return error_set(e, "--firmware: out of memory for what it is told");
+	/* OVMF: all BARs below 4 GiB, where the DSDT's window is. */
+	if (!fw_cfg_add_file(m->fw_cfg, "opt/ovmf/X-PciMmio64Mb", "0", 2))
+		return error_set(e, "--firmware: out of memory for what it is told");
 	return give_vgabios(m, e);
 }
 
@@ -136,5 +139,9 @@ bool boot_firmware(struct machine *m, struct error *e)
 		return true; /* after a reset: still mapped */
 	if (!strcmp(path, "bios") && !(path = first_there(seabios_files)))
 		return error_set(e, "--firmware bios: SeaBIOS is not there (%s); Debian's package is seabios", seabios_files[0]);
-	return map_rom(m, path, e) && give_all(m, e);
+	if (strcmp(path, "uefi"))
+		return map_rom(m, path, e) && give_all(m, e);
+	if (!(path = flash_code_path()))
+		return error_set(e, "--firmware uefi: OVMF is not there (/usr/share/OVMF/OVMF_CODE_4M.fd); Debian's package is ovmf");
+	return map_rom(m, path, e) && flash_open(m, path, e) && give_all(m, e);
 }

@@ -66,66 +66,6 @@ void machine_ask_stats(struct machine *m)
 	loop_wake(m->loop);
 }
 
-/* ---- consoles ------------------------------------------------------------------------------ */
-
-struct serial_link { struct machine *m; int index; };
-
-size_t machine_console_write(void *arg, const u8 *buf, size_t len) { return console_write(arg, buf, len); }
-
-static size_t from_host(void *arg, const u8 *buf, size_t len)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	size_t n = ns16550_receive(s->m->uart[s->index], buf, len);
-	mem_unlock(&s->m->mem);
-	return n;
-}
-static void host_writable(void *arg)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	ns16550_can_write(s->m->uart[s->index]);
-	mem_unlock(&s->m->mem);
-}
-static void host_quit(void *arg)
-{
-	struct serial_link *s = arg;
-	machine_want_end(s->m, END_USER, "Ctrl-A x");
-}
-static void host_break(void *arg)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	ns16550_break(s->m->uart[s->index]);
-	mem_unlock(&s->m->mem);
-}
-static void guest_has_room(void *arg, size_t room)
-{
-	if (room)
-		console_ready(arg);
-}
-
-static bool is_stdio(const struct serial_config *s) { return !s->kind || !strcmp(s->kind, "stdio"); }
-
-bool machine_console_open(struct machine *m, int k, struct error *e)
-{
-	const struct serial_config *s = &m->cfg->serial[k];
-	struct serial_link *link = calloc(1, sizeof(*link));
-	if (!link)
-		return error_set(e, "out of memory");
-	*link = (struct serial_link){ m, k };
-	m->serial_link[k] = link;
-	struct console_ops ops = { from_host, host_writable, host_quit, host_break, link };
-	for (int j = 0; j < k; j++)
-		if (is_stdio(s) && is_stdio(&m->cfg->serial[j]))
-			return error_set(e, "--serial stdio: given twice; a second port may be a file, pty or socket");
-	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->cfg->dry_run, m->loop, &ops, e);
-	if (!m->console[k])
-		return error_prefix(e, "--serial");
-	ns16550_attach(m->uart[k], &(struct char_backend){ m->console[k], machine_console_write, guest_has_room });
-	return true;
-}
-
 /* ---- building ------------------------------------------------------------------------------- */
 
 static void clock_moved(void *arg) { machine_wake(arg); }
@@ -139,6 +79,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	}
 	m->cfg = cfg;
 	m->mem.fd = -1; /* nothing to close until pc_build */
+	m->flash_fd = -1;
 	if (cfg->cpus < 1 || cfg->cpus > MAX_CPUS) {
 		error_set(e, "-c %llu: between 1 and %d processors", (unsigned long long)cfg->cpus, MAX_CPUS);
 		goto fail;
@@ -153,6 +94,10 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	m->clock.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
 		goto fail;
+	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
+	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */
+	if (cfg->firmware.path && !strcmp(cfg->firmware.path, "uefi") && cfg->mem_bytes < 1ull << 39)
+		m->model.phys_bits = MIN(m->model.phys_bits, (u8)40);
 	if (cfg->icount) /* two runs must draw the same numbers: none */
 		m->model.has[FEAT_RDRAND] = m->model.has[FEAT_RDSEED] = false;
 	if (cfg->debugcon) {
@@ -183,16 +128,13 @@ void machine_free(struct machine *m)
 	pc_destroy(m);
 	pc_close_nets(m);
 	trace_stop(m, &lost);
-	for (int k = 0; k < MAX_SERIAL; k++) {
-		if (m->console[k])
-			console_close(m->console[k]);
-		free(m->serial_link[k]);
-	}
+	machine_consoles_close(m);
 	if (m->debugcon)
 		console_close(m->debugcon);
 	if (m->loop)
 		loop_free(m->loop);
 	clock_destroy(&m->clock);
+	flash_close(m);
 	blob_free(&m->firmware);
 	engine_options_free(m->engine, m->engine_options);
 	free(m);

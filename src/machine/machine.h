@@ -13,6 +13,7 @@
 struct serial_config {
 	char *kind;        /* "stdio", "file", "pty", "socket", "none" */
 	char *path;        /* file, socket (created and listened on); pty: a link to make */
+	char *name;        /* virtio-console: a channel of that name, not a console */
 };
 struct kernel_config {
 	char *path;
@@ -41,6 +42,7 @@ struct disk_config {
 	u64 queues;        /* 0: one a processor, at most 8 */
 };
 #define MAX_SERIAL 4
+#define MAX_CONSOLES 7
 #define MAX_DISKS 16
 #define MAX_NETS 8
 #define MAX_CPUS 64
@@ -57,6 +59,8 @@ struct vm_config {
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
+	struct serial_config console[MAX_CONSOLES]; /* of virtio-console */
+	int n_consoles;
 	struct disk_config disk[MAX_DISKS];
 	int n_disks;
 	struct net_options net[MAX_NETS];

@@ -29,12 +29,16 @@ struct machine {
 	struct console *console[MAX_SERIAL];
 	struct seat *seat;
 	struct blob firmware;
+	struct blob flash;            /* UEFI's variables, mapped */
+	int flash_fd;                 /* their file, or -1 */
 	struct boot_device { char kind; char path[64]; } boot_devices[16]; /* see boot_config, bootorder */
 	int n_boot_devices;
 	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
-	struct serial_link *serial_link[MAX_SERIAL];
+	struct console *virtio_console[MAX_CONSOLES];
+	struct console_link *console_link[MAX_SERIAL + MAX_CONSOLES]; /* consoles.c's */
+	int n_links;
 	struct console *debugcon;
 	struct block *disk[MAX_DISKS];
 	struct net *net[MAX_NETS];
@@ -72,7 +76,10 @@ void machine_want_reset(struct machine *m, const char *why);
 void machine_want_end(struct machine *m, enum machine_end end, const char *why);
 void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
-bool machine_console_open(struct machine *m, int k, struct error *e);
+/* consoles.c */
+bool machine_serial_open(struct machine *m, int k, struct error *e);
+bool machine_consoles_open(struct machine *m, struct device *virtio_console, struct error *e);
+void machine_consoles_close(struct machine *m);
 size_t machine_console_write(void *console, const u8 *buf, size_t len);
 
 /* pc.c */
@@ -128,6 +135,10 @@ void enter_real(struct machine *m, struct cpu *c);
 
 /* firmware.c: maps the image; fills fw_cfg. */
 bool boot_firmware(struct machine *m, struct error *e);
+/* flash.c: OVMF's code on this host, or NULL; the variables that belong to that code, below m->firmware. */
+const char *flash_code_path(void);
+bool flash_open(struct machine *m, const char *code, struct error *e);
+void flash_close(struct machine *m); /* after the devices */
 /* Files of tables for fw_cfg. False: no memory. */
 bool acpi_give(struct machine *m);   /* acpi.c */
 bool smbios_give(struct machine *m); /* smbios.c */

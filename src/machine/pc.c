@@ -238,7 +238,7 @@ static bool add_serial(struct machine *m, struct error *e)
 		if (!pc_add_device(m, &ns16550_class, &m->uart[k], e))
 			return false;
 		ns16550_configure(m->uart[k], ports[k].base, ports[k].irq);
-		if (!machine_console_open(m, k, e))
+		if (!machine_serial_open(m, k, e))
 			return false;
 	}
 	return true;

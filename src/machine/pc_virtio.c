@@ -27,11 +27,20 @@ static bool add_net(struct machine *m, int k, struct error *e)
 	return true;
 }
 
+static bool add_consoles(struct machine *m, struct error *e)
+{
+	struct device *d;
+
+	return pc_add_device(m, &virtio_console_class, &d, e) && machine_consoles_open(m, d, e);
+}
+
 bool pc_add_virtio(struct machine *m, struct error *e)
 {
 	for (int k = 0; k < m->cfg->n_nets; k++)
 		if (!add_net(m, k, e))
 			return false;
+	if (m->cfg->n_consoles && !add_consoles(m, e))
+		return false;
 	return !m->cfg->rng || pc_add_device(m, &virtio_rng_class, NULL, e);
 }
 

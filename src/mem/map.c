@@ -241,6 +241,15 @@ bool mem_add_ram(struct mem *m, const char *name, u64 base, u64 size, u8 *host, 
 	return map_add(m, &r, e);
 }
 
+bool mem_add_flash(struct mem *m, const char *name, u64 base, u64 size, u8 *host, const struct mmio_ops *ops,
+		   void *dev, int priority, struct error *e)
+{
+	struct region r = { .base = base, .size = size, .kind = REGION_ROM, .host = host, .ops = ops, .dev = dev,
+			    .name = name, .priority = priority };
+
+	return map_add(m, &r, e);
+}
+
 bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const struct mmio_ops *ops,
 		  void *dev, int priority, struct error *e)
 {

@@ -116,6 +116,9 @@ void mem_destroy(struct mem *m);
 /* The map. Names are kept by pointer. host: page-aligned, stays the caller's. Machine lock held,
  * or before there are vCPUs; so for ports. The message of *e names the region and what is wrong. */
 bool mem_add_rom(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority, struct error *e);
+/* As ROM, but writes go to ops. */
+bool mem_add_flash(struct mem *m, const char *name, u64 base, u64 size, u8 *host, const struct mmio_ops *ops,
+		   void *dev, int priority, struct error *e);
 bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const struct mmio_ops *ops,
 		  void *dev, int priority, struct error *e);
 /* Memory of a device, which vCPUs use as RAM: in the same memfd and mapping, zeros at first, not in

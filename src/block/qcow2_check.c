@@ -1,0 +1,521 @@
+/* qcow2: is an image sound? Counts what all tables name, holds that against the refcounts, and repairs.
+ *
+ * Each L1 and each L2 table is read once, however many entries name it, and what it names counts that many
+ * times: the work is bounded by the file's size, whatever the file says. */
+#include "block/qcow2_tool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define MAX_CLUSTERS (1ull << 30)
+
+struct check {
+	struct qcow2 *q;
+	bool repair;
+	struct image_check *r;
+	image_message_fn *say;
+	void *arg;
+	u64 n;            /* clusters of the file */
+	u32 *refs;        /* of each: how many entries name it */
+	u32 *l2_refs;     /* and of these, L1 entries */
+	bool refcounts_bad; /* the refcount tables themselves */
+};
+
+static void PRINTF_LIKE(3, 4) found(struct check *c, u64 *what, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	++*what;
+	if (!c->say)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	c->say(c->arg, text);
+}
+
+/* ---- counting --------------------------------------------------------------------------- */
+
+static bool inside(const struct check *c, u64 offset, u64 len)
+{
+	u64 end = c->n << c->q->cluster_bits;
+
+	return offset <= end && len <= end - offset;
+}
+
+static bool in_place(const struct check *c, u64 offset, u64 len)
+{
+	return !(offset & (c->q->cluster_size - 1)) && offset && inside(c, offset, len);
+}
+
+static void count(struct check *c, u64 offset, u64 len, u32 times)
+{
+	u64 first = offset >> c->q->cluster_bits, last = (offset + len - 1) >> c->q->cluster_bits;
+
+	for (u64 k = first; len && k <= last; k++)
+		c->refs[k] = c->refs[k] > UINT32_MAX - times ? UINT32_MAX : c->refs[k] + times;
+}
+
+/* Writes an entry that is wrong anew. */
+static int mend_entry(struct check *c, u64 at, u64 entry)
+{
+	u64 raw = htobe64(entry);
+	int err = c->repair ? file_write(c->q->img.file, at, &raw, 8) : 0;
+
+	c->r->corruptions_mended += c->repair && !err;
+	return err;
+}
+
+static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const char *whose)
+{
+	struct qcow2 *q = c->q;
+	int err = 0;
+
+	count(c, at, n * 8ull, times);
+	for (u32 k = 0; k < n && !err; k++) {
+		u64 l2 = l1[k] & ENTRY_OFFSET;
+		if (!l2)
+			continue;
+		if (!in_place(c, l2, 1)) {
+			found(c, &c->r->corruptions, "%s L1 entry %u names 0x%llx, where no table is", whose, k, (unsigned long long)l2);
+			err = mend_entry(c, at + k * 8ull, 0);
+			if (c->repair)
+				l1[k] = 0;
+			continue;
+		}
+		count(c, l2, 1, times);
+		u64 i = l2 >> q->cluster_bits;
+		c->l2_refs[i] = c->l2_refs[i] > UINT32_MAX - times ? UINT32_MAX : c->l2_refs[i] + times;
+	}
+	return err;
+}
+
+static int count_entry(struct check *c, u64 at, u64 entry, u32 times)
+{
+	struct qcow2 *q = c->q;
+	u64 offset = entry & ENTRY_OFFSET, len = 1;
+
+	if (entry & ENTRY_COMPRESSED_BIT) {
+		compressed_extent(q, entry, &offset, &len);
+		if (inside(c, offset, 1) && inside(c, offset, (c->n << q->cluster_bits) - offset) && !(entry & ENTRY_COPIED)) {
+			len = MIN(len, (c->n << q->cluster_bits) - offset); /* the last sector need not be all there */
+			c->r->compressed++;
+			c->r->data_clusters++;
+			count(c, offset, len, times);
+			return 0;
+		}
+	} else if (!offset || in_place(c, offset, 1)) {
+		if (!(entry & ENTRY_ZERO_BIT) || q->version >= 3) {
+			c->r->data_clusters += !!offset;
+			if (offset)
+				count(c, offset, 1, times);
+			return 0;
+		}
+	}
+	found(c, &c->r->corruptions, "L2 entry at 0x%llx is 0x%llx, which names nothing that is there", (unsigned long long)at, (unsigned long long)entry);
+	return mend_entry(c, at, q->version >= 3 && q->backing_name ? ENTRY_ZERO_BIT : 0);
+}
+
+static int count_l2s(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	u64 *l2 = malloc(q->cluster_size);
+	int err = l2 ? 0 : ENOMEM;
+
+	for (u64 k = 0; k < c->n && !err; k++) {
+		if (!c->l2_refs[k])
+			continue;
+		err = file_read(q->img.file, k << q->cluster_bits, l2, q->cluster_size);
+		for (u64 i = 0; i < 1ull << q->l2_bits && !err; i++)
+			if (l2[i])
+				err = count_entry(c, (k << q->cluster_bits) + i * 8, be64toh(l2[i]), c->l2_refs[k]);
+	}
+	free(l2);
+	return err;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct snapshot *const *x = a, *const *y = b;
+
+	return (*x)->l1_offset < (*y)->l1_offset ? -1 : (*x)->l1_offset > (*y)->l1_offset;
+}
+
+/* Snapshots' L1 tables; those at the same place are read once. */
+static int count_snapshots(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	const struct snapshot **order = calloc(q->n_snapshots + 1ull, sizeof(*order));
+	u64 read = 0;
+	int err = order ? 0 : ENOMEM;
+
+	for (u32 k = 0; !err && k < q->n_snapshots; k++)
+		order[k] = &q->snapshots[k];
+	if (!err)
+		qsort(order, q->n_snapshots, sizeof(*order), by_place);
+	for (u32 k = 0, same; k < q->n_snapshots && !err; k += same) {
+		const struct snapshot *s = order[k];
+		for (same = 1; k + same < q->n_snapshots && order[k + same]->l1_offset == s->l1_offset && order[k + same]->l1_size == s->l1_size; same++)
+			;
+		read += s->l1_size * 8ull;
+		if (!s->l1_size)
+			continue;
+		if (!in_place(c, s->l1_offset, s->l1_size * 8ull) || read > (c->n << q->cluster_bits)) {
+			found(c, &c->r->corruptions, "snapshot %s: its L1 table is outside the file, or shares it with others", s->id);
+			continue;
+		}
+		u64 *l1 = malloc(s->l1_size * 8ull);
+		err = l1 ? file_read(q->img.file, s->l1_offset, l1, s->l1_size * 8ull) : ENOMEM;
+		for (u32 i = 0; !err && i < s->l1_size; i++)
+			l1[i] = be64toh(l1[i]);
+		if (!err)
+			err = count_l1(c, s->l1_offset, l1, s->l1_size, same, "a snapshot's");
+		free(l1);
+	}
+	free(order);
+	return err;
+}
+
+/* Persistent dirty bitmaps, which others keep there. */
+static int count_bitmaps(struct check *c)
+{
+	struct qcow2 *q = c->q;
+
+	if (!(q->autoclear & AUTOCLEAR_BITMAPS) || !q->bitmaps_size)
+		return 0;
+	if (!in_place(c, q->bitmaps_offset, q->bitmaps_size)) {
+		found(c, &c->r->corruptions, "the directory of bitmaps lies outside the file");
+		return 0;
+	}
+	count(c, q->bitmaps_offset, q->bitmaps_size, 1);
+	for (u64 at = 0; at + 24 <= q->bitmaps_size;) {
+		u8 row[24];
+		int err = file_read(q->img.file, q->bitmaps_offset + at, row, sizeof(row));
+		u64 table = be64toh(ld64(row)), n = be32toh(ld32(row + 8)), cluster;
+		if (err)
+			return err;
+		if (n && !in_place(c, table, n * 8)) {
+			found(c, &c->r->corruptions, "a bitmap's table lies outside the file");
+			return 0;
+		}
+		count(c, table, n * 8, 1);
+		for (u64 k = 0; k < n && !err; k++) {
+			err = file_read(q->img.file, table + k * 8, &cluster, 8);
+			cluster = be64toh(cluster) & ENTRY_OFFSET;
+			if (!err && cluster && in_place(c, cluster, 1))
+				count(c, cluster, 1, 1);
+		}
+		if (err)
+			return err;
+		at += (24ull + be16toh(ld16(row + 18)) + be32toh(ld32(row + 20)) + 7) & ~7ull;
+	}
+	return 0;
+}
+
+static void count_refcounts(struct check *c)
+{
+	struct qcow2 *q = c->q;
+
+	if (!q->reft) {
+		found(c, &c->r->corruptions, "the refcount table lies outside the file");
+		c->refcounts_bad = true;
+		return;
+	}
+	count(c, q->reft_offset, (u64)q->reft_clusters << q->cluster_bits, 1);
+	for (u32 k = 0; k < q->reft_size; k++) {
+		u64 at = q->reft[k];
+		if (!at)
+			continue;
+		if (at & ~ENTRY_OFFSET || !in_place(c, at, 1) || c->refs[at >> q->cluster_bits]) {
+			found(c, &c->r->corruptions, "refcount table entry %u names 0x%llx, %s", k, (unsigned long long)at,
+			      in_place(c, at, 1) ? "which something else has" : "where no block is");
+			c->refcounts_bad = true;
+			q->reft[k] = 0;
+			continue;
+		}
+		count(c, at, 1, 1);
+	}
+}
+
+/* refcounts: those of the refcount tables as well. */
+static int count_all(struct check *c, bool refcounts)
+{
+	struct qcow2 *q = c->q;
+
+	c->r->compressed = c->r->data_clusters = 0;
+	memset(c->refs, 0, c->n * sizeof(u32));
+	memset(c->l2_refs, 0, c->n * sizeof(u32));
+	count(c, 0, q->cluster_size, 1);
+	if (q->n_snapshots)
+		count(c, q->snapshots_offset, q->snapshots_bytes, 1);
+	int err = count_l1(c, q->l1_offset, q->l1, q->l1_size, 1, "the");
+	if (!err)
+		err = count_snapshots(c);
+	if (!err)
+		err = count_l2s(c);
+	if (!err)
+		err = count_bitmaps(c);
+	if (!err && refcounts)
+		count_refcounts(c);
+	return err;
+}
+
+/* ---- comparing -------------------------------------------------------------------------- */
+
+static int compare(struct check *c, u64 *too_low, u64 *too_high)
+{
+	struct qcow2 *q = c->q;
+	int err = 0;
+	u64 v;
+
+	for (u64 k = 0; k < c->n && !err; k++) {
+		err = refcount_get(q, k, &v);
+		if (c->refs[k])
+			c->r->end = (k + 1) << q->cluster_bits;
+		if (err || v == c->refs[k])
+			continue;
+		if (v < c->refs[k])
+			found(c, too_low, "cluster %llu: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+		else
+			found(c, too_high, "cluster %llu leaked: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+	}
+	return err;
+}
+
+static void check_copied(struct check *c, u64 entry, u64 at, u64 *wrong)
+{
+	u64 v = 0, host = entry & ENTRY_OFFSET;
+
+	if (entry & ENTRY_COMPRESSED_BIT || !in_place(c, host, 1) || refcount_get(c->q, host >> c->q->cluster_bits, &v))
+		return;
+	if ((v == 1) != !!(entry & ENTRY_COPIED))
+		found(c, wrong, "entry at 0x%llx: COPIED is %d, refcount %llu", (unsigned long long)at, !!(entry & ENTRY_COPIED), (unsigned long long)v);
+}
+
+static int compare_copied(struct check *c, u64 *wrong)
+{
+	struct qcow2 *q = c->q;
+	u64 *l2 = malloc(q->cluster_size);
+	int err = l2 ? 0 : ENOMEM;
+
+	for (u32 k = 0; k < q->l1_size && !err; k++) {
+		u64 at = q->l1[k] & ENTRY_OFFSET;
+		if (!in_place(c, at, 1))
+			continue;
+		check_copied(c, q->l1[k], q->l1_offset + k * 8ull, wrong);
+		if (c->l2_refs[at >> q->cluster_bits] > q->n_snapshots + 1u)
+			continue; /* named again and again: once is too often already */
+		err = file_read(q->img.file, at, l2, q->cluster_size);
+		for (u64 i = 0; i < 1ull << q->l2_bits && !err; i++)
+			check_copied(c, be64toh(l2[i]), at + i * 8, wrong);
+	}
+	free(l2);
+	return err;
+}
+
+/* ---- repairing -------------------------------------------------------------------------- */
+
+static bool counted_by_block(const struct check *c, u64 cluster)
+{
+	u64 i = cluster / refcounts_per_block(c->q);
+
+	return i < c->q->reft_size && c->q->reft[i];
+}
+
+static bool any_in_block(const struct check *c, u64 block)
+{
+	u64 per = refcounts_per_block(c->q);
+
+	for (u64 k = block * per; k < MIN((block + 1) * per, c->n); k++)
+		if (c->refs[k])
+			return true;
+	return false;
+}
+
+/* Writes refcount blocks and a table that say what was counted, behind the end of the file, then the header. */
+static int rebuild(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q), n_blocks = 1, n_table, all;
+	int err = count_all(c, false);
+
+	if (err)
+		return err;
+	for (;;) {
+		all = 0;
+		u64 end = c->n + n_blocks;
+		u64 entries = end / per + 1;
+		n_table = (entries * 8 + q->cluster_size - 1) / q->cluster_size;
+		end += n_table;
+		entries = (end + per - 1) / per;
+		n_table = MAX(n_table, (entries * 8 + q->cluster_size - 1) / q->cluster_size);
+		for (u64 b = 0; b < entries; b++)
+			all += (b + 1) * per > c->n || any_in_block(c, b);
+		if (all <= n_blocks)
+			break;
+		n_blocks = all;
+	}
+	if (n_table * q->cluster_size > MAX_REFTABLE_BYTES)
+		return EFBIG;
+	u64 new_end = c->n + n_blocks + n_table, place = c->n, table_at = (c->n + n_blocks) << q->cluster_bits;
+	u64 entries = n_table * q->cluster_size / 8;
+	u64 *table = calloc(entries, 8), *raw = calloc(entries, 8);
+	u8 *block = malloc(q->cluster_size), field[12];
+	if (!table || !raw || !block)
+		err = ENOMEM;
+	for (u64 b = 0; b * per < new_end && !err; b++) {
+		if ((b + 1) * per <= c->n && !any_in_block(c, b))
+			continue;
+		memset(block, 0, q->cluster_size);
+		for (u64 k = 0; k < per && b * per + k < new_end && !err; k++) {
+			u64 v = b * per + k < c->n ? c->refs[b * per + k] : 1;
+			if (v > refcount_max(q))
+				err = EOVERFLOW;
+			refcount_into(block, k, q->refcount_order, v);
+		}
+		table[b] = place << q->cluster_bits;
+		raw[b] = htobe64(table[b]);
+		if (!err)
+			err = file_write(q->img.file, place++ << q->cluster_bits, block, q->cluster_size);
+	}
+	if (!err)
+		err = file_write(q->img.file, table_at, raw, entries * 8);
+	if (!err)
+		err = file_sync(q->img.file);
+	st64(field, htobe64(table_at));
+	st32(field + 8, htobe32((u32)n_table));
+	if (!err)
+		err = header_write(q, H_REFTABLE, field, sizeof(field));
+	if (!err)
+		err = file_sync(q->img.file);
+	free(block);
+	free(raw);
+	if (err) {
+		free(table);
+		return err;
+	}
+	free(q->reft);
+	q->reft = table;
+	q->reft_offset = table_at;
+	q->reft_clusters = (u32)n_table;
+	q->reft_size = (u32)entries;
+	tables_destroy(&q->blocks);
+	return tables_init(&q->blocks, false, 8) ? 0 : ENOMEM;
+}
+
+static int set_counts(struct check *c)
+{
+	int err = 0;
+	u64 v;
+
+	for (u64 k = 0; k < c->n && !err; k++) {
+		err = refcount_get(c->q, k, &v);
+		if (!err && v != c->refs[k])
+			err = c->refs[k] > refcount_max(c->q) ? EOVERFLOW : refcount_set(c->q, k, c->refs[k]);
+	}
+	return err;
+}
+
+static bool needs_rebuild(const struct check *c)
+{
+	bool needs = c->refcounts_bad;
+
+	for (u64 k = 0; k < c->n && !needs; k++)
+		needs = c->refs[k] && !counted_by_block(c, k);
+	return needs;
+}
+
+static int repair(struct check *c, u64 too_low, u64 too_high, u64 copied)
+{
+	struct qcow2 *q = c->q;
+	u64 fixed = 0;
+	int err = 0;
+
+	if (needs_rebuild(c))
+		err = rebuild(c);
+	else if (too_low || too_high)
+		err = set_counts(c);
+	if (!err && (too_low || too_high || copied))
+		err = qcow2_fix_copied(q, &fixed);
+	if (!err)
+		err = qcow2_settle(q);
+	if (!err && q->incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT)) {
+		q->incompatible &= ~INCOMPAT_CORRUPT;
+		q->incompatible |= INCOMPAT_DIRTY;
+		err = header_set_dirty(q, false);
+	}
+	if (!err) { /* all of it, or nothing: what is left is said by the errors */
+		c->r->corruptions_mended = c->r->corruptions;
+		c->r->leaks_mended = c->r->leaks;
+	}
+	return err;
+}
+
+/* ---- all of it -------------------------------------------------------------------------- */
+
+static void *big(u64 bytes)
+{
+	void *p = mmap(NULL, bytes + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static int load_reft(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	u64 bytes = (u64)q->reft_clusters << q->cluster_bits;
+
+	if (q->reft || !bytes || bytes > MAX_REFTABLE_BYTES || !in_place(c, q->reft_offset, bytes))
+		return 0;
+	q->reft = malloc(bytes);
+	q->reft_size = (u32)(bytes / 8);
+	int err = q->reft ? file_read(q->img.file, q->reft_offset, q->reft, bytes) : ENOMEM;
+	for (u32 k = 0; !err && k < q->reft_size; k++)
+		q->reft[k] = be64toh(q->reft[k]);
+	return err;
+}
+
+static int run(struct check *c)
+{
+	u64 too_low = 0, copied = 0;
+	int err = load_reft(c);
+
+	if (!err)
+		err = count_all(c, true);
+	if (!err)
+		err = compare(c, &too_low, &c->r->leaks);
+	if (!err)
+		err = compare_copied(c, &copied);
+	c->r->corruptions += too_low + copied;
+	if (!err && c->repair)
+		err = repair(c, too_low, c->r->leaks, copied);
+	return err;
+}
+
+bool qcow2_check(struct qcow2 *q, bool mend, struct image_check *result, image_message_fn *say, void *arg, struct error *e)
+{
+	struct check c = { .q = q, .repair = mend, .r = result, .say = say, .arg = arg };
+	u64 size = 0;
+
+	memset(result, 0, sizeof(*result));
+	if (!q->snapshots && !snapshots_load(q, e))
+		return false;
+	int err = file_size(q->img.file, &size);
+	c.n = to_clusters(q, size);
+	if (c.n > MAX_CLUSTERS)
+		return error_set(e, "%s: more clusters than can be counted", q->img.file->path);
+	result->clusters = c.n;
+	c.refs = big(c.n * sizeof(u32));
+	c.l2_refs = big(c.n * sizeof(u32));
+	if (!err)
+		err = c.refs && c.l2_refs ? run(&c) : ENOMEM;
+	if (c.refs)
+		munmap(c.refs, c.n * sizeof(u32) + 1);
+	if (c.l2_refs)
+		munmap(c.l2_refs, c.n * sizeof(u32) + 1);
+	return !err || error_set(e, "%s: it cannot be %s: %s", q->img.file->path, mend ? "mended" : "checked",
+				 err == EOVERFLOW ? "a cluster is named more often than its refcount has bits for" : strerror(err));
+}
