@@ -106,7 +106,7 @@ static void push_return(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
 	u64 ret = next_lin_of(t, k);
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	mark_commit(t, k);
 	if (ret == (u64)(i64)(i32)ret) {
@@ -183,7 +183,7 @@ static unsigned load_target(struct translation *t, unsigned k)
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, o, &a);
-	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	mem_operand(t, k, &a, 8, false, MAY_CROSS, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	return T;
 }
@@ -204,7 +204,7 @@ static void emit_ret(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	unsigned pop = 8 + (i->zi.operand_count_visible ? (unsigned)i->zo[0].imm.value.u & 0xffff : 0);
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(HOST_SP, pop));

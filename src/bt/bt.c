@@ -27,17 +27,6 @@ static void code_marked(struct cpu *c, struct page_code *p)
 		shoot_stores(bt_of(c), p);
 }
 
-/* ---- flags ---------------------------------------------------------------------------------------- */
-
-static u16 flags_pack(u64 rflags)
-{
-	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
-}
-static u64 flags_unpack(u64 rflags, u16 f)
-{
-	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
-}
-
 /* ---- one instruction by the interpreter --------------------------------------------------------------- */
 
 /* The decoded instruction n of a block; NULL: its bytes are no longer what the block was made from. */
@@ -70,39 +59,52 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 	return i;
 }
 
+/* From its operand's address: of BT and the like, whose register counts bits. */
+static u64 bits_away(const struct cpu *c, const struct insn *i)
+{
+	const struct op *o = &isa_ops[i->op];
+	bool bits = o->mnemonic == ZYDIS_MNEMONIC_BT || o->mnemonic == ZYDIS_MNEMONIC_BTS || o->mnemonic == ZYDIS_MNEMONIC_BTR || o->mnemonic == ZYDIS_MNEMONIC_BTC;
+	if (!bits || o->form != FORM_MR || i->opsz < 4)
+		return 0;
+	return (u64)(i->opsz == 8 ? (i64)c->regs[i->r] >> 6 << 3 : (i64)(i32)c->regs[i->r] >> 5 << 2);
+}
 /* Enters what the instruction's accesses have brought into the interpreter's TLB. */
 struct touched { u64 lin[3]; unsigned n; };
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
 	t->n = 0;
+	if (isa_ops[i->op].flags & OF_STRING) {
+		t->lin[t->n++] = (c->regs[R_SI] + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (c->regs[R_DI] + c->ebase[S_ES]) & mask;
+	}
 	if (i->flags & IF_MEM)
-		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg]) & mask;
+		t->lin[t->n++] = (insn_ea(c, i) + c->ebase[i->seg] + bits_away(c, i)) & mask;
 	if (i->flags & IF_STACK) {
 		t->lin[t->n++] = (((c->regs[R_SP] - (mask == ~0ull ? 8 : 4)) & c->sp_mask) + ss) & mask;
 		t->lin[t->n++] = ((c->regs[R_SP] & c->sp_mask) + ss) & mask;
 	}
 }
 
-/* True: the block may go on after it. */
-static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
+/* True: the block may go on after it. *t: what it has touched. */
+static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct touched *t)
 {
 	struct cpu *c = b->cpu;
 	c->rip = rip_of(b, k->lin + k->map[n].guest);
 	const struct insn *i = decoded(b, k, n);
+	t->n = 0;
 	if (!i) { /* changed since, or one that this processor model does not have */
 		interp_single(c);
 		return false;
 	}
 	bool last = n + 1 == k->n;
 	b->stats.interp_by_op[i->op]++;
-	struct touched t;
 	c->regs[R_BLOCK] = c->rip;
-	touches(c, i, &t);
+	touches(c, i, t);
 	bool ends = i->flags & IF_LAST;
 	interp_exec(c, i);
-	for (unsigned m = 0; m < t.n; m++)
-		space_fill(b, t.lin[m], true);
+	for (unsigned m = 0; m < t->n; m++)
+		space_fill(b, t->lin[m], true);
 	/* A segment may have been loaded. */
 	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
 		legacy_class(b);
@@ -116,6 +118,27 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n)
 static bool events_due(const struct cpu *c)
 {
 	return atomic_load(&((struct cpu *)(uintptr_t)c)->events) & c->event_mask;
+}
+
+static bool interrupted(const struct bt *b)
+{
+	const struct cpu *c = b->cpu;
+	return c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN;
+}
+
+/* Instruction n, at which the block was left, and the rest of the groups that it is in: there nothing resumes.
+ * Returns the instruction at which the block goes on, 0: it does not. */
+static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool crossed)
+{
+	struct touched t;
+	unsigned first = n;
+	bool on = insn_by_interp(b, k, n, &t);
+	bool missed = crossed || (k->map[n].by_store && t.n && b->space && !space_stores(b, t.lin[0]));
+	while (on && k->map[++n].no_resume)
+		on = !interrupted(b) && insn_by_interp(b, k, n, &t);
+	if (missed && k->valid)
+		cache_ungroup(b, k, first);
+	return on && k->valid ? n : 0;
 }
 
 static bool units_usable(const struct cpu *c, const struct block *k)
@@ -135,6 +158,9 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->fdp = c->fdp;
 	x->x87_off = c->nofpu[FC_X87]; /* MMX too: both by EM and TS */
 	x->restore = k->units && x->units_off;
+	x->units_no = 0;
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class: translation_mode() */
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
@@ -212,16 +238,14 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		}
 		/* As if it had not begun: it raises #GP. */
 		c->regs[R_SP] = (c->regs[R_SP] & ~c->sp_mask) | ((c->regs[R_SP] + (u64)(i64)k->sp_back) & c->sp_mask);
-		insn_by_interp(b, k, n);
+		insn_by_interp(b, k, n, &(struct touched){ 0 });
 		return NULL;
 	case X_INSN: case X_FAULT: case X_GROUP:
-		if (!insn_by_interp(b, k, n) || k->map[n + 1].no_resume) {
-			if (kind == X_GROUP && k->valid)
-				cache_ungroup(b, k);
+		n = group_by_interp(b, k, n, kind == X_GROUP);
+		if (!n)
 			return NULL;
-		}
 		*in = k;
-		return k->checked + k->map[n + 1].host;
+		return k->checked + k->map[n].host;
 	default:
 		return NULL;
 	}
@@ -245,16 +269,12 @@ static u32 translation_mode(const struct cpu *c)
 	return m;
 }
 
-/* Goes on from RIP once. */
-static void turn(struct bt *b)
+static bool lmsle(const struct cpu *c) { return c->code_mode == CODE64 && c->seg_check; }
+
+/* The block at RIP, as cache_find(), in its space. */
+static struct block *find(struct bt *b)
 {
-	struct cpu *c = b->cpu;
-	if (c->code_mode == CODE64 && c->seg_check) { /* LMSLE */
-		b->want = NULL;
-		interp_some(c);
-		return;
-	}
-	u32 made_for = translation_mode(c);
+	u32 made_for = translation_mode(b->cpu);
 	if (unlikely(made_for != b->made_for)) {
 		b->made_for = made_for;
 		cache_flush(b);
@@ -262,7 +282,34 @@ static void turn(struct bt *b)
 	legacy_class(b);
 	space_select(b);
 	space_class(b);
-	struct block *k = cache_find(b);
+	return cache_find(b);
+}
+
+/* RF alone, as after each page fault: one instruction clears it, and nothing else looks at it. */
+static void resumed(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	b->want = NULL;
+	struct block *k = lmsle(c) ? NULL : find(b);
+	if (!k) {
+		interp_single(c);
+		return;
+	}
+	c->rflags &= ~(u64)FL_RF;
+	cpu_update_events(c);
+	group_by_interp(b, k, 0, false);
+}
+
+/* Goes on from RIP once. */
+static void turn(struct bt *b)
+{
+	struct cpu *c = b->cpu;
+	if (lmsle(c)) {
+		b->want = NULL;
+		interp_some(c);
+		return;
+	}
+	struct block *k = find(b);
 	struct link *want = b->want; /* not before: eviction takes it back */
 	b->want = NULL;
 	if (!k) {
@@ -289,7 +336,7 @@ static void turn(struct bt *b)
 			return;
 		space_select(b);
 		space_class(b);
-		if (c->slow || events_due(c) || shoot_pending(b) || c->activity != ACT_RUN)
+		if (interrupted(b))
 			return;
 	}
 }
@@ -318,6 +365,10 @@ static enum run_exit run(struct cpu *c)
 		}
 		if (shoot_pending(b))
 			shoot_serve(b);
+		if (c->slow == SLOW_RF) {
+			resumed(b);
+			continue;
+		}
 		if (c->slow) {
 			b->want = NULL;
 			interp_single(c);
@@ -358,6 +409,7 @@ static void vcpu_destroy(struct cpu *c)
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->memo);
 	free(b);
 }
 
@@ -380,7 +432,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 		return false;
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
-	if (!b->scratch || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	b->memo = memo_new();
+	if (!b->scratch || !b->memo || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;
@@ -389,6 +442,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->ctx->zmm = &c->zmm[0][0];
 	b->ctx->k = c->k;
 	b->ctx->units_off = 1;
+	b->amd = !strcmp(c->model->vendor, "AuthenticAMD") || !strcmp(c->model->vendor, "HygonGenuine");
 	b->interp_tlb_flush = c->on_tlb_flush;
 	b->interp_code_written = c->on_code_written;
 	c->on_tlb_flush = tlb_flushed;
@@ -401,7 +455,7 @@ static const char *const flags_words[] = { "fast", "exact", NULL };
 static const char *const verify_words[] = { "sample", "all", "off", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
-	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 64M", CACHE_MIN, CACHE_MAX },
+	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
 	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },

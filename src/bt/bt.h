@@ -8,7 +8,8 @@
  *   status flags        in the host's, or in ctx.flags: known for every place (insn_map.saved), and
  *                       in ctx.flags wherever a block is entered at `checked`; the rest of RFLAGS in
  *                       cpu->rflags. DF and AC are never set
- *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k
+ *   vectors, opmasks    in the host's while ctx.units_off is 0, else in cpu->zmm, cpu->k until a block
+ *                       that has vector instructions begins (units_load)
  *   x87, MXCSR          in the host's, as while the interpreter runs; FOP, FIP, FDP by x87.c
  *   gs                  the current space: struct ctx below it, its page table above
  *
@@ -28,6 +29,7 @@
 #include <pthread.h>
 
 #include "bt/emit.h"
+#include "bt/memo.h"
 #include "cpu/cpu.h"
 #include "interp/interp.h"
 #include "interp/op_api.h"
@@ -49,6 +51,8 @@ struct ctx {
 	u64 gs_ac[2];                    /* host gs base of the space for AC clear, set; 0: not known */
 	u64 tsc_offset;                  /* guest's TSC - host's */
 	u64 tsc_aux;
+	u64 group[8];                    /* of groups of accesses under way (group.c): where they are */
+	u64 limit[288];                  /* see limit_of; never written by translated code */
 	u32 ac;                          /* FL_AC or 0: counts while inside, at CPL 0 with SMAP */
 	u64 seg_base[8], seg_end[16];    /* by enum sreg; first offset out of bounds for reads, for writes (legacy.c) */
 	u64 host_sp, return_sp;          /* our stack; the return stack while outside */
@@ -59,6 +63,7 @@ struct ctx {
 	u32 exit;                        /* enum exit_kind | insn << 4 | block << 10 */
 	u32 units_off;                   /* 0: vectors are live and their units may be used */
 	u32 restore;                     /* enter: load the vectors */
+	u32 units_no;                    /* not 0: their units may not be used, whatever units_off says */
 	u32 kicked;                      /* a kick came while outside */
 	u64 fdp;                         /* FDP, while translated code runs (x87.c) */
 	u32 x87_off;                     /* not 0: x87 and MMX may not be used */
@@ -69,10 +74,17 @@ struct ctx {
 };
 enum {
 	CTX_AT = -4096,                  /* from gs */
-	N_OK = 4096, OK_AT = CTX_AT - N_OK * 4,
+	N_OK = 32768, OK_AT = CTX_AT - N_OK * 4,
 	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
 	LOW_BYTES = -JUMP_TAG_AT,
 };
+_Static_assert(sizeof(struct ctx) <= 4096, "a page, shared by all spaces");
+/* An address rotated right by 12 bits is above ctx.limit[limit_of(n)] where n bytes at it may not all lie
+ * in its page (n from 1 to 512; beyond 256 rounded up to a multiple of 8). */
+enum { LIMIT_MAX = 512, LIMIT_EXACT = 256 };
+static inline unsigned limit_of(unsigned bytes) { return bytes <= LIMIT_EXACT ? bytes - 1 : LIMIT_EXACT + (bytes - LIMIT_EXACT - 1) / 8; }
+static inline unsigned limit_bytes(unsigned limit) { return limit < LIMIT_EXACT ? limit + 1 : LIMIT_EXACT + (limit - LIMIT_EXACT + 1) * 8; }
+static inline u64 limit_value(unsigned limit) { return (u64)(4096 - limit_bytes(limit)) << 52 | ((1ull << 52) - 1); }
 #define CTX(field) (CTX_AT + (int)offsetof(struct ctx, field))
 #define M_CTX(field) M_ABS(CTX(field))
 /* The table: an entry for loads at page * 8 mod 4 GiB, for stores the same plus STORE_HALF.
@@ -123,6 +135,7 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask); /* INVLPG, in every spac
 void space_flush_all(struct bt *b);
 /* After the interpreter accessed lin: enters what its TLB has. */
 void space_fill(struct bt *b, u64 lin, bool store);
+bool space_stores(const struct bt *b, u64 lin); /* it has an entry for stores */
 /* Takes back every store entry of a page that comes to hold code. */
 void space_protect(struct bt *b, struct page_code *p);
 void space_ok(struct bt *b, u32 slot, u32 id);
@@ -147,11 +160,19 @@ struct insn_map {
 	u8 prelude;
 	u16 victim_from; /* from there on ... */
 	bool no_resume;  /* only after the one before it, without an exit between */
+	bool by_store;   /* begins a group that goes by the store entry */
 	u16 fop;         /* FOP_* */
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
+	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
+	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
 	u16 string_from;
 };
+
+/* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
+enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
+	    GATE_RDPKRU, GATE_WRPKRU, N_GATES };
+enum { GATE_REP = 4 };
 
 struct block;
 struct link {
@@ -178,9 +199,10 @@ struct code_page {
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
 struct block {
-	struct block *hash_next, *page_next;
+	struct block *hash_next;
 	u64 lin;
-	struct block *page2_next;
+	struct block *page_next, *page2_next;
+	struct block **page_at, **page2_at; /* what points to it in either list */
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
@@ -194,7 +216,8 @@ struct block {
 	u32 index;                /* in bt->block_list */
 	bool valid;
 	bool units;               /* has vector instructions */
-	u8 crossings;             /* of groups */
+	u8 misses;                /* of groups, since ... */
+	u64 misses_since;         /* ... the host's TSC was this */
 	u8 classes;               /* bits by enum fpu_class that must be usable */
 	i32 sp_back;              /* what undoes a RET's change of RSP */
 	struct link *link;        /* LINK_TAKEN, LINK_ON, then those of conditional branches within the block */
@@ -220,7 +243,7 @@ static inline u32 exit_id(u32 block, unsigned insn, enum exit_kind k) { return b
 
 #define SEGMENTS 8u
 #define BLOCKS_MAX (1u << 20)
-#define BLOCK_HASH (1u << 16)
+#define BLOCK_HASH (1u << 18)
 #define PAGE_HASH (1u << 14)
 #define PAGES_MAX (1u << 16)  /* code_pages, and */
 #define ALIASES_MAX 1024u     /* those of one physical page */
@@ -230,7 +253,7 @@ enum { N_FAULT_SIGNALS = 5 }; /* in the order of fault.c's list */
 struct span { u64 total, since; };
 struct stats {
 	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed;
-	u64 exits[X_KINDS], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
+	u64 exits[X_KINDS], gates[N_GATES], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
 	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
@@ -257,7 +280,7 @@ struct bt_options {
 	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
 	bool perf;
 };
-#define CACHE_BYTES (64ull << 20)
+#define CACHE_BYTES (256ull << 20)
 #define CACHE_MIN (1ull << 20)
 #define CACHE_MAX (1ull << 30)
 
@@ -278,6 +301,7 @@ struct bt {
 	u8 **jump_host;
 	int ctx_fd;
 	struct space spaces[N_SPACES], *space;
+	struct space *near[N_MMU]; /* the last one chosen of each index; may be out of date */
 	struct seg_class klass;   /* of the code at RIP */
 	u64 space_clock;
 	u32 table_pages;          /* of all spaces' tables, that take memory */
@@ -285,20 +309,23 @@ struct bt {
 	u8 *rw, *rx;              /* the cache: where it is written, where it runs */
 	u64 cache_bytes;
 	u32 used, segment;        /* next free byte; segment being filled */
-	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. */
-	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; } seg[SEGMENTS];
+	/* A segment's first part has the blocks, in order; from cold_start on is what they seldom run. Of either, memory
+	 * was taken up to ready, cold_ready. */
+	struct { u32 start, cold_start, end; struct block **blocks; u32 n, cap; struct chunk *chunks; u32 ready, cold_ready; } seg[SEGMENTS];
 	u32 cold_used;
 	struct block **block_hash, **block_list;
 	u32 n_indices;            /* of block_list ever given out */
 	u32 *free_index, n_free;
 	struct code_page **page_hash;
 	u32 n_pages, next_id;
-	u64 ungrouped[1024];      /* blocks without groups, by hash of their address */
+	u64 ungrouped[4096];      /* instructions that begin no group, by hash of their address */
 	struct page_code rom_code; /* stands for pages that have none: never written */
 	u8 *glue_end;
 	u32 (*enter)(struct bt *b);
 	u8 *exit_common, *exit_saved; /* running addresses: flags in the host's, in ctx.flags */
 	u8 *lookup, *lookup_miss, *return_miss, *abort, *enter_start, *enter_end;
+	u8 *units_load;           /* called by a block that needs the vectors, which are not there; ctx.exit says how it leaves if they may not be used */
+	u8 *gate_common, *gate_saved; /* likewise: for gate.c */
 	u8 *return_stack;         /* its mapping, with a guard page below */
 	u64 return_top;           /* rsp when it is empty: points to the address of return_miss */
 
@@ -313,19 +340,44 @@ struct bt {
 	struct bt *next_peer;
 	bool listed;
 	bool exact_flags;
+	bool amd;                 /* the model's vendor */
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	enum bt_verify verify;
 	int perf_fd;              /* -1: none */
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
 	struct verifier *verifier;
+	struct memo *memo;
 	struct translation *scratch;
 	struct stats stats;
 };
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
+
+/* The space of this index for the present address space and class, if it was chosen lately; NULL. */
+static inline struct space *space_near(const struct bt *b, enum mmu_index mmu)
+{
+	struct space *s = b->near[mmu];
+	return s && s->epoch == b->cpu->epoch && s->mmu == mmu && class_equal(&s->klass, &b->klass) ? s : NULL;
+}
+/* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
+static inline void space_ac_pair(struct bt *b)
+{
+	bool pair = (b->space->mmu == MMU_KERNEL || b->space->mmu == MMU_SMAP) && (b->cpu->cr4 & CR4_SMAP);
+	for (unsigned ac = 0; ac < 2; ac++) {
+		const struct space *s = pair ? space_near(b, ac ? MMU_KERNEL : MMU_SMAP) : NULL;
+		b->ctx->gs_ac[ac] = s ? (u64)s->gs : 0;
+	}
+}
+static inline void space_enter(struct bt *b, struct space *s)
+{
+	s->used = ++b->space_clock;
+	b->space = b->near[s->mmu] = s;
+	space_ac_pair(b);
+	__asm__ volatile("wrgsbase %0" :: "r"(s->gs) : "memory");
+}
 static inline u64 rip_of(const struct bt *b, u64 lin) { return b->klass.mode == CODE64 ? lin : (u32)(lin - b->klass.cs_base); }
 
-static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 10) & 1023; }
+static inline u32 ungroup_slot(u64 lin) { return (u32)(lin ^ lin >> 12) & 4095; }
 static inline u32 cache_ok_slot(u64 lin) { return (u32)(lin >> 12 ^ lin >> 24) & (N_OK - 1); }
 bool cache_init(struct bt *b, struct error *e);
 void cache_destroy(struct bt *b);
@@ -340,8 +392,9 @@ void cache_jump(struct bt *b, struct block *to);      /* enters it into the jump
 void cache_page_written(struct bt *b, struct page_code *p, unsigned off, unsigned len);
 struct block *cache_block_at(struct bt *b, const u8 *pc);
 void cache_flush(struct bt *b);
-/* A group of the block has crossed a page: too often, and it is made anew without groups. */
-void cache_ungroup(struct bt *b, struct block *k);
+/* The group that begins with instruction n has crossed a page, or may not store to it: too often, and the block
+ * is made anew without it. */
+void cache_ungroup(struct bt *b, struct block *k, unsigned n);
 /* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
  * evict); its entering. */
 /* For n instructions and so many links. */
@@ -368,6 +421,20 @@ bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct e
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest);
 void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
+
+/* RFLAGS's status bits as ctx.flags has them, and back. */
+static inline u16 flags_pack(u64 rflags)
+{
+	return (u16)(((rflags & 0xd5) | 2) << 8 | (rflags & FL_OF ? 1 : 0));
+}
+static inline u64 flags_unpack(u64 rflags, u16 f)
+{
+	return (rflags & ~(u64)FL_STATUS) | (f >> 8 & 0xd5) | (f & 1 ? FL_OF : 0);
+}
+
+/* The instruction that ctx.exit names, of a block whose map has a gate for it (gate.c). Where to go on in
+ * translated code; NULL: ctx.exit says why it is left, which it also does for the case that a kick has come. */
+const u8 *gate_run(struct bt *b);
 
 bool glue_init(struct bt *b, struct error *e);
 /* T = the host's address of the guest code that `target` (a register) names; status flags are in ctx.flags.

@@ -18,6 +18,10 @@
 
 #include "bt/bt.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 #define RETURN_STACK (1u << 20)
 
 /* ---- life -------------------------------------------------------------------------------------- */
@@ -66,6 +70,8 @@ bool cache_init(struct bt *b, struct error *e)
 			b->seg[k].start = k * size;
 		b->seg[k].end = (k + 1) * size;
 		b->seg[k].cold_start = b->seg[k].end - size / 2;
+		b->seg[k].ready = k * size & ~4095u;
+		b->seg[k].cold_ready = b->seg[k].cold_start & ~4095u;
 	}
 	b->cold_used = b->seg[0].cold_start;
 	b->jump_tag[0] = no_tag(0);
@@ -114,7 +120,8 @@ static void set_site(struct bt *b, u8 *site, const u8 *to)
 	st32(site, (u32)(to - (site + 4 + (b->rx - b->rw))));
 }
 
-static void link_cut(struct bt *b, struct link *l)
+/* Takes it out of its target's list. */
+static void link_forget(struct link *l)
 {
 	if (!l->to)
 		return;
@@ -125,6 +132,13 @@ static void link_cut(struct bt *b, struct link *l)
 	if (l->next)
 		l->next->prev = l->prev;
 	l->to = NULL;
+}
+
+static void link_cut(struct bt *b, struct link *l)
+{
+	if (!l->to)
+		return;
+	link_forget(l);
 	set_site(b, l->site, l->stub);
 }
 
@@ -151,7 +165,11 @@ void cache_jump(struct bt *b, struct block *to)
 
 /* ---- invalidation ------------------------------------------------------------------------------------ */
 
-static u32 block_hash_of(u64 lin) { return (u32)(lin ^ lin >> 16) & (BLOCK_HASH - 1); }
+/* Programs have the same addresses: by the page too. */
+static struct block **block_hash_of(const struct bt *b, u64 lin, const struct code_page *p)
+{
+	return &b->block_hash[((u32)(lin ^ lin >> 18) ^ (p->id * 0x9e3779b1u) >> 14) & (BLOCK_HASH - 1)];
+}
 
 static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 {
@@ -160,29 +178,46 @@ static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 	set_site(b, p + 1, to);
 }
 
-static void list_remove(struct block **at, struct block *k, struct code_page *p)
+/* A page's list of blocks, of which it is the first or the second page. */
+static struct block **page_next(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_next : &k->page2_next; }
+static struct block ***page_at(struct block *k, const struct code_page *p) { return k->page == p ? &k->page_at : &k->page2_at; }
+
+static void page_add(struct code_page *p, struct block *k)
 {
-	for (; *at; at = (*at)->page == p ? &(*at)->page_next : &(*at)->page2_next) {
-		if (*at == k) {
-			*at = k->page == p ? k->page_next : k->page2_next;
-			return;
-		}
-	}
+	struct block *next = *page_next(k, p) = p->blocks;
+	if (next)
+		*page_at(next, p) = page_next(k, p);
+	p->blocks = k;
+	*page_at(k, p) = &p->blocks;
+}
+
+static void page_remove(struct code_page *p, struct block *k)
+{
+	struct block *next = *page_next(k, p), **at = *page_at(k, p);
+	*at = next;
+	if (next)
+		*page_at(next, p) = at;
+}
+
+/* No longer to be found. */
+static void block_hide(struct bt *b, struct block *k)
+{
+	k->valid = false;
+	struct block **at = block_hash_of(b, k->lin, k->page);
+	while (*at && *at != k)
+		at = &(*at)->hash_next;
+	if (*at)
+		*at = k->hash_next;
+	page_remove(k->page, k);
+	if (k->page2)
+		page_remove(k->page2, k);
 }
 
 void block_drop(struct bt *b, struct block *k)
 {
 	if (!k->valid)
 		return;
-	k->valid = false;
-	struct block **at = &b->block_hash[block_hash_of(k->lin)];
-	while (*at && *at != k)
-		at = &(*at)->hash_next;
-	if (*at)
-		*at = k->hash_next;
-	list_remove(&k->page->blocks, k, k->page);
-	if (k->page2)
-		list_remove(&k->page2->blocks, k, k->page2);
+	block_hide(b, k);
 	while (k->incoming)
 		link_cut(b, k->incoming);
 	for (unsigned n = 0; n < k->n_links; n++)
@@ -254,13 +289,32 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 
 /* ---- eviction ------------------------------------------------------------------------------------------ */
 
-static void block_free(struct bt *b, struct block *k)
+/* What describes the blocks of a segment lies together, and goes with it. */
+#define CHUNK_BYTES (256u << 10)
+struct chunk { struct chunk *next; u32 used; };
+
+static bool in_segment(const struct bt *b, u32 n, const u8 *pc)
 {
-	block_drop(b, k);
+	u64 at = (u64)(pc - b->rx);
+	return at >= b->seg[n].start && at < b->seg[n].end;
+}
+
+/* Of a segment all of whose code goes: that is not written any more. */
+static void block_free(struct bt *b, struct block *k, u32 segment)
+{
+	if (k->valid)
+		block_hide(b, k);
+	while (k->incoming) {
+		if (in_segment(b, segment, k->incoming->from->checked))
+			link_forget(k->incoming);
+		else
+			link_cut(b, k->incoming);
+	}
+	for (unsigned n = 0; n < k->n_links; n++)
+		link_forget(&k->link[n]);
 	b->block_list[k->index] = NULL;
 	b->free_index[b->n_free++] = k->index;
 	free(k->decoded);
-	free(k);
 }
 
 static void segment_evict(struct bt *b, u32 k)
@@ -269,12 +323,16 @@ static void segment_evict(struct bt *b, u32 k)
 		return;
 	b->stats.evictions += b->seg[k].n;
 	for (u32 n = 0; n < b->seg[k].n; n++)
-		block_free(b, b->seg[k].blocks[n]);
+		block_free(b, b->seg[k].blocks[n], k);
 	b->seg[k].n = 0;
+	for (struct chunk *c = b->seg[k].chunks, *next; c; c = next) {
+		next = c->next;
+		munmap(c, CHUNK_BYTES);
+	}
+	b->seg[k].chunks = NULL;
 	/* Nothing may lead there any more. */
 	for (u32 n = 0; n < N_JUMP; n++) {
-		u64 at = (u64)(b->jump_host[n] - b->rx);
-		if (b->jump_tag[n] && at >= b->seg[k].start && at < b->seg[k].end) {
+		if (b->jump_tag[n] && in_segment(b, k, b->jump_host[n])) {
 			b->jump_tag[n] = no_tag(n);
 			b->jump_host[n] = NULL;
 		}
@@ -283,11 +341,21 @@ static void segment_evict(struct bt *b, u32 k)
 	b->want = NULL;
 }
 
-void cache_ungroup(struct bt *b, struct block *k)
+/* Leaving a group costs a microsecond or less, its check saves nanoseconds: it is worth keeping where it
+ * is left seldom. In ticks of the host's TSC. */
+#define MISSES 16u
+#define MISSES_SPAN (1u << 24)
+
+void cache_ungroup(struct bt *b, struct block *k, unsigned n)
 {
-	if (++k->crossings < 16)
+	u64 now = __builtin_ia32_rdtsc(), lin = k->lin + k->map[n].guest;
+	if (now - k->misses_since > MISSES_SPAN) {
+		k->misses_since = now;
+		k->misses = 0;
+	}
+	if (++k->misses < MISSES)
 		return;
-	b->ungrouped[ungroup_slot(k->lin)] = k->lin;
+	b->ungrouped[ungroup_slot(lin)] = lin;
 	block_drop(b, k);
 }
 
@@ -302,6 +370,34 @@ void cache_flush(struct bt *b)
 
 /* ---- new blocks -------------------------------------------------------------------------------------------- */
 
+static void *block_alloc(struct bt *b, size_t bytes)
+{
+	struct chunk **head = &b->seg[b->segment].chunks, *c = *head;
+	bytes = (bytes + 15) & ~(size_t)15;
+	if (!c || c->used + bytes > CHUNK_BYTES) {
+		c = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		if (c == MAP_FAILED)
+			return NULL;
+		*c = (struct chunk){ .next = *head, .used = 64 };
+		*head = c;
+	}
+	void *p = (u8 *)c + c->used;
+	c->used += (u32)bytes;
+	return memset(p, 0, bytes);
+}
+
+/* Memory of the cache up to `end` is taken in steps, which costs less than a fault for each page of either
+ * mapping. Hosts that know no such advice (before Linux 5.14) give it by those. */
+#define READY_STEP (64u << 10)
+static void ready(struct bt *b, u32 *so_far, u32 end)
+{
+	for (; *so_far < end; *so_far += READY_STEP) {
+		u32 bytes = (u32)MIN((u64)READY_STEP, b->cache_bytes - *so_far);
+		madvise(b->rw + *so_far, bytes, MADV_POPULATE_WRITE);
+		madvise(b->rx + *so_far, bytes, MADV_POPULATE_READ);
+	}
+}
+
 struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
@@ -311,7 +407,9 @@ struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes
 		b->used = b->seg[b->segment].start;
 		b->cold_used = b->seg[b->segment].cold_start;
 	}
-	struct block *k = calloc(1, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
+	ready(b, &b->seg[b->segment].ready, b->used + bytes);
+	ready(b, &b->seg[b->segment].cold_ready, b->cold_used + bytes);
+	struct block *k = block_alloc(b, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
@@ -342,15 +440,12 @@ void block_finish(struct bt *b, struct block *k, const struct emit *hot, const s
 	b->cold_used = (u32)(cold->p - b->rw);
 	k->cold_bytes = (u32)(emit_here(cold) - k->cold);
 	k->valid = true;
-	struct block **head = &b->block_hash[block_hash_of(k->lin)];
+	struct block **head = block_hash_of(b, k->lin, k->page);
 	k->hash_next = *head;
 	*head = k;
-	k->page_next = k->page->blocks;
-	k->page->blocks = k;
-	if (k->page2) {
-		k->page2_next = k->page2->blocks;
-		k->page2->blocks = k;
-	}
+	page_add(k->page, k);
+	if (k->page2)
+		page_add(k->page2, k);
 	b->stats.translated++;
 	b->stats.translated_insns += k->n;
 	b->stats.translated_bytes += k->guest_bytes;
@@ -446,7 +541,7 @@ static void forget_pages(struct bt *b)
 
 bool cache_known(const struct bt *b, const struct code_page *page, u64 lin)
 {
-	const struct block *k = b->block_hash[block_hash_of(lin)];
+	const struct block *k = *block_hash_of(b, lin, page);
 	while (k && (k->lin != lin || k->page != page))
 		k = k->hash_next;
 	return k;
@@ -469,7 +564,7 @@ struct block *cache_find(struct bt *b)
 	if (!page)
 		return NULL;
 	struct block *k;
-	for (k = b->block_hash[block_hash_of(lin)]; k; k = k->hash_next)
+	for (k = *block_hash_of(b, lin, page); k; k = k->hash_next)
 		if (k->lin == lin && k->page == page &&
 		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
 			break;

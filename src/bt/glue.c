@@ -1,5 +1,5 @@
-/* The code that all blocks share, at the start of the cache: entering, leaving, finding the target
- * of an indirect branch. See bt.h for where things are. */
+/* The code that all blocks share, at the start of the cache: entering, leaving, the way to gate.c and back,
+ * finding the target of an indirect branch. See bt.h for where things are. */
 #include "bt/bt.h"
 
 static void ctx_load(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x8b, r, m); }
@@ -70,36 +70,88 @@ static void vectors_move(struct emit *e, bool store)
 	}
 }
 
-static void emit_leave(struct bt *b, struct emit *e)
+static void registers_store(struct emit *e)
 {
-	b->exit_common = emit_here(e);
 	ctx_load(e, R11, M_CTX(cpu));
 	e_store(e, RAX, M_BASE(R11, 0));
 	for (unsigned k = 0; k < ARRAY_LEN(pairs); k++)
 		e_store(e, pairs[k].host, M_BASE(R11, pairs[k].guest * 8));
+}
+
+/* All of the guest's but vectors to struct cpu and the context. Entered at the place returned with status
+ * flags in the host's, at *saved with them in ctx.flags. */
+static u8 *emit_store(struct emit *e, u8 **saved)
+{
+	u8 *common = emit_here(e);
+	registers_store(e);
 	e8(e, 0x9f);                                     /* lahf */
 	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);           /* seto al */
 	e8(e, 0x66);
 	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
-	ctx_store(e, RSP, M_CTX(return_sp));
 	u8 *over = e_jmp(e);
 
-	b->exit_saved = emit_here(e);
-	ctx_load(e, R11, M_CTX(cpu));
-	e_store(e, RAX, M_BASE(R11, 0));
-	for (unsigned k = 0; k < ARRAY_LEN(pairs); k++)
-		e_store(e, pairs[k].host, M_BASE(R11, pairs[k].guest * 8));
-	ctx_store(e, RSP, M_CTX(return_sp));
+	*saved = emit_here(e);
+	registers_store(e);
 	e_here32(e, over);
+	ctx_store(e, RSP, M_CTX(return_sp));
 	ctx_load(e, RAX, M_CTX(home11));
 	e_store(e, RAX, M_BASE(R11, R_11 * 8));
 	ctx_load(e, RAX, M_CTX(home15));
 	e_store(e, RAX, M_BASE(R11, R_15 * 8));
-	over = e_jmp(e);
+	return common;
+}
+
+/* ... and back; goes to ctx.enter_at with status flags in both places. */
+static void emit_load(struct emit *e)
+{
+	ctx_load(e, R11, M_CTX(cpu));
+	e_load(e, RAX, M_BASE(R11, R_11 * 8));
+	ctx_store(e, RAX, M_CTX(home11));
+	e_load(e, RAX, M_BASE(R11, R_15 * 8));
+	ctx_store(e, RAX, M_CTX(home15));
+	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));      /* movzx eax, word */
+	e8(e, 0x04); e8(e, 0x7f);                        /* add al, 7fh */
+	e8(e, 0x9e);                                     /* sahf */
+	for (unsigned k = 0; k < ARRAY_LEN(pairs); k++)
+		e_load(e, pairs[k].host, M_BASE(R11, pairs[k].guest * 8));
+	e_load(e, RAX, M_BASE(R11, 0));
+	ctx_load(e, RSP, M_CTX(return_sp));
+	e_mem(e, E_GS | 0xff, 4, M_CTX(enter_at));       /* jmp */
+}
+
+/* gate_run() decides where to go on: *done. */
+static void emit_gate(struct bt *b, struct emit *e, u8 **done)
+{
+	b->gate_common = emit_store(e, &b->gate_saved);
+	ctx_load(e, RSP, M_CTX(host_sp));
+	e_lea(e, RSP, M_BASE(RSP, -8));                  /* aligned, as calls expect */
+	e_const(e, RDI, (u64)b);
+	e_const(e, RAX, (u64)gate_run);
+	e_reg(e, 0xff, 2, RAX);                          /* call */
+	*done = e_jmp(e);
+}
+
+/* A kick from here on finds a place where it can leave; the ones before are seen here. */
+static void emit_gate_tail(struct emit *e, const u8 *leave)
+{
+	ctx_store(e, RAX, M_CTX(enter_at));
+	e_reg(e, E_W | 0x85, RAX, RAX);                  /* test */
+	e_jcc_to(e, CC_Z, leave);
+	cmp_zero(e, M_CTX(kicked));
+	e_jcc_to(e, CC_NZ, leave);
+	emit_load(e);
+}
+
+/* The place to leave from, where all but vectors is stored. */
+static u8 *emit_leave(struct bt *b, struct emit *e)
+{
+	b->exit_common = emit_store(e, &b->exit_saved);
+	u8 *over = e_jmp(e);
 
 	b->abort = emit_here(e);
 	set32(e, M_CTX(exit), X_NOTHING);
 	e_here32(e, over);
+	u8 *leave = emit_here(e);
 	ctx_load(e, RSP, M_CTX(host_sp));
 	cmp_zero(e, M_CTX(units_off));
 	u8 *dead = e_jcc(e, CC_NZ);
@@ -110,6 +162,7 @@ static void emit_leave(struct bt *b, struct emit *e)
 	for (unsigned k = ARRAY_LEN(callee_saved); k-- > 0;)
 		e_pop(e, callee_saved[k]);
 	e8(e, 0xc3);
+	return leave;
 }
 
 static void emit_enter(struct bt *b, struct emit *e)
@@ -127,19 +180,7 @@ static void emit_enter(struct bt *b, struct emit *e)
 	vectors_move(e, false);
 	set32(e, M_CTX(units_off), 0);
 	e_here32(e, without);
-	ctx_load(e, R11, M_CTX(cpu));
-	e_load(e, RAX, M_BASE(R11, R_11 * 8));
-	ctx_store(e, RAX, M_CTX(home11));
-	e_load(e, RAX, M_BASE(R11, R_15 * 8));
-	ctx_store(e, RAX, M_CTX(home15));
-	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));      /* movzx eax, word */
-	e8(e, 0x04); e8(e, 0x7f);                        /* add al, 7fh */
-	e8(e, 0x9e);                                     /* sahf */
-	for (unsigned k = 0; k < ARRAY_LEN(pairs); k++)
-		e_load(e, pairs[k].host, M_BASE(R11, pairs[k].guest * 8));
-	e_load(e, RAX, M_BASE(R11, 0));
-	ctx_load(e, RSP, M_CTX(return_sp));
-	e_mem(e, E_GS | 0xff, 4, M_CTX(enter_at));       /* jmp */
+	emit_load(e);
 	b->enter_end = emit_here(e);
 }
 
@@ -193,12 +234,40 @@ static void emit_lookup(struct bt *b, struct emit *e)
 	e_jmp_to(e, b->lookup);
 }
 
+/* Returns with the vectors in the host's registers; T is used, status flags are kept. */
+static void emit_units_load(struct bt *b, struct emit *e)
+{
+	b->units_load = emit_here(e);
+	ctx_store(e, RAX, M_CTX(save_rax));
+	e8(e, 0x9f);                                     /* lahf */
+	e8(e, 0x0f); e8(e, 0x90); e8(e, 0xc0);           /* seto al */
+	e8(e, 0x66);
+	e_mem(e, E_GS | 0x89, RAX, M_CTX(flags));
+	cmp_zero(e, M_CTX(units_no));
+	u8 *no = e_jcc(e, CC_NZ);
+	vectors_move(e, false);
+	set32(e, M_CTX(units_off), 0);
+	e_mem(e, E_GS | 0x0fb7, RAX, M_CTX(flags));      /* movzx eax, word */
+	e8(e, 0x04); e8(e, 0x7f);                        /* add al, 7fh */
+	e8(e, 0x9e);                                     /* sahf */
+	ctx_load(e, RAX, M_CTX(save_rax));
+	e8(e, 0xc3);
+	e_here32(e, no);
+	ctx_load(e, RAX, M_CTX(save_rax));
+	e_lea(e, RSP, M_BASE(RSP, 8));
+	e_jmp_to(e, b->exit_saved);
+}
+
 bool glue_init(struct bt *b, struct error *e)
 {
 	struct emit m = { .p = b->rw, .end = b->rw + 16384, .to_run = b->rx - b->rw };
-	emit_leave(b, &m);
+	u8 *leave = emit_leave(b, &m), *gate_done;
+	emit_gate(b, &m, &gate_done);
 	emit_enter(b, &m);
 	emit_lookup(b, &m);
+	emit_units_load(b, &m);
+	e_here32(&m, gate_done);
+	emit_gate_tail(&m, leave);
 	b->glue_end = emit_here(&m);
 	if (m.full)
 		return error_set(e, "bt: the shared code does not fit");

@@ -1,172 +1,335 @@
-/* Groups: several accesses through one base register, so close together that one check and one
- * page-table entry serve them all. The first leaves unless all lie in one page; T then holds the
- * entry until the last.
+/* Groups: several accesses of a block through the same registers, so close together that one check and one
+ * page-table entry serve them all. The first leaves unless all lie in one page; where they are in the host's
+ * memory is then in T, and, once another instruction needs T, in a slot of the context (mempath.c).
+ *
+ * Registers are the same where their values are known to be: a number stands for what a register held when it
+ * was last written, and copies and sums with constants (MOV, LEA, ADD, SUB, INC, DEC, PUSH, POP, LEAVE) keep it.
  *
  * Invariants
- *  1. Between a group's first and last instruction nothing touches T, nor the base but by amounts
- *     that are known (PUSH, POP, CALL, RET, ADD and SUB of RSP).
- *  2. Nothing resumes inside a group: after an exit in it a block of its own goes on. A block whose
- *     groups keep crossing pages is made anew without (cache_ungroup).
+ *  1. Groups lie between instructions that could change the page table, the space or a segment's base: those of
+ *     the interpreter, system.c's, strings.c's.
+ *  2. Nothing resumes inside a group, nor between it and the copies of registers that it counts on, so that all
+ *     that has always been there before: after an exit the interpreter carries out the rest of it (bt.c), or a
+ *     block of its own goes on. A group that keeps missing is given up (cache_ungroup).
  *  3. Where one of them stores, all go by the store entry: who may store there may load. */
+#include <string.h>
+
 #include "bt/tr.h"
 
-#define GROUP_SPAN 512
+/* The longer a group, the more often it crosses a page, and to leave costs what hundreds of checks do: an object
+ * on the heap, anywhere in a page, may have so many bytes for n accesses; a stack frame stays where it is for long. */
+#define HEAP_SPAN(n) (16 + 8 * (i64)(n))
+#define STACK_SPAN 256
+_Static_assert(STACK_SPAN <= LIMIT_MAX && HEAP_SPAN(BLOCK_INSNS) <= LIMIT_MAX, "there is a limit for each");
+#define SLOTS ARRAY_LEN(((struct ctx *)0)->group)
 
-/* One access of an instruction, as base + disp; what it does to T and to the base. */
-struct member { unsigned base; i64 disp; unsigned size; bool store; bool ends; i64 moves; };
+/* ---- values of registers ------------------------------------------------------------------------- */
 
-static bool is_sp(const ZydisDecodedOperand *o) { return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value == ZYDIS_REGISTER_RSP; }
+struct value { u16 of; u8 since; u64 plus; }; /* since: the instruction that first gave it to a second register; NEVER */
+struct values { struct value reg[16]; u16 next; };
+#define NEVER 0xff
 
-static bool names_homeless(const struct tins *i)
+static void forget(struct values *v, unsigned r) { v->reg[r] = (struct value){ v->next++, NEVER, 0 }; }
+static void forget_all(struct values *v)
 {
-	for (unsigned k = 0; k < i->zi.operand_count; k++) {
-		const ZydisDecodedOperand *o = &i->zo[k];
-		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
-			continue;
-		ZydisRegisterClass c = ZydisRegisterGetClass(o->reg.value);
-		if (c < ZYDIS_REGCLASS_GPR8 || c > ZYDIS_REGCLASS_GPR64)
-			continue;
-		int id = ZydisRegisterGetId(o->reg.value);
-		if (c == ZYDIS_REGCLASS_GPR8) {
-			if (id >= 4 && id < 8)
-				return true; /* AH..BH need T as well */
-			id = id >= 8 ? id - 4 : id;
-		}
-		if (is_homeless((unsigned)id))
-			return true;
-	}
-	return false;
+	for (unsigned r = 0; r < 16; r++)
+		forget(v, r);
 }
 
-static bool writes_register(const struct tins *i, unsigned guest)
+static int gpr(const ZydisDecodedOperand *o)
 {
-	for (unsigned k = 0; k < i->zi.operand_count; k++) {
-		const ZydisDecodedOperand *o = &i->zo[k];
-		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		ZydisRegisterClass c = ZydisRegisterGetClass(o->reg.value);
-		int id = ZydisRegisterGetId(o->reg.value);
-		if (c == ZYDIS_REGCLASS_GPR8)
-			id = id < 4 ? id : id - 4;
-		if (c >= ZYDIS_REGCLASS_GPR8 && c <= ZYDIS_REGCLASS_GPR64 && (unsigned)id == guest)
-			return true;
-	}
-	return false;
+	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return -1;
+	ZydisRegisterClass c = ZydisRegisterGetClass(o->reg.value);
+	if (c < ZYDIS_REGCLASS_GPR8 || c > ZYDIS_REGCLASS_GPR64)
+		return -1;
+	int id = ZydisRegisterGetId(o->reg.value);
+	return c == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id;
+}
+static bool is_high8(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_AH && o->reg.value <= ZYDIS_REGISTER_BH;
 }
 
-/* False: not an access that a group can have. */
-static bool access_of(const struct translation *t, unsigned k, struct member *a)
+/* The value of register r, which instruction n gives to another. */
+static struct value copied(struct values *v, unsigned r, unsigned n)
 {
-	const struct tins *i = &t->ins[k];
-	*a = (struct member){ .base = HOST_SP, .size = 8 };
-	switch ((enum kind)i->kind) {
-	case K_PUSH:
-		if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
+	struct value *from = &v->reg[r];
+	from->since = MIN(from->since, (u8)n);
+	return *from;
+}
+
+/* What an instruction of registers only leaves in its first operand, where that is a known value. */
+static bool result(struct values *v, const struct tins *i, unsigned n, struct value *to)
+{
+	const ZydisDecodedOperand *d = &i->zo[0], *a = &i->zo[1];
+	if (gpr(d) < 0 || d->size != 64 || (i->kind != K_COPY && i->kind != K_LEA))
+		return false;
+	*to = v->reg[gpr(d)];
+	bool imm = i->zi.operand_count_visible > 1 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+		if (gpr(a) < 0)
 			return false;
-		*a = (struct member){ .base = HOST_SP, .disp = -8, .size = 8, .store = true, .moves = -8 };
+		*to = copied(v, (unsigned)gpr(a), n);
 		return true;
-	case K_CALL:
-		*a = (struct member){ .base = HOST_SP, .disp = -8, .size = 8, .store = true, .ends = true };
-		return true;
-	case K_POP:
-		a->moves = 8;
-		a->ends = is_sp(&i->zo[0]) || names_homeless(i);
-		return true;
-	case K_RET:
-		a->ends = true;
-		return true;
-	case K_MEM: {
-		struct ea e;
-		const ZydisDecodedOperand *m = memory_of(i);
-		if (i->fop || !operand_ea(t, i, m, &e) || e.konst || e.seg || e.index != ENC_NONE || e.base == ENC_NONE || at_home(e.base))
+	case ZYDIS_MNEMONIC_LEA:
+		if (i->zi.address_width != 64 || a->mem.base == ZYDIS_REGISTER_NONE || a->mem.base == ZYDIS_REGISTER_RIP || a->mem.index != ZYDIS_REGISTER_NONE)
 			return false;
-		*a = (struct member){ .base = e.base, .disp = e.disp, .size = m->size / 8u, .store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE };
-		a->ends = names_homeless(i);
+		*to = copied(v, (unsigned)ZydisRegisterGetId(a->mem.base), n);
+		to->plus += (u64)a->mem.disp.value;
 		return true;
-	}
+	case ZYDIS_MNEMONIC_ADD:
+		to->plus += a->imm.value.u;
+		return imm;
+	case ZYDIS_MNEMONIC_SUB:
+		to->plus -= a->imm.value.u;
+		return imm;
+	case ZYDIS_MNEMONIC_INC:
+		to->plus++;
+		return true;
+	case ZYDIS_MNEMONIC_DEC:
+		to->plus--;
+		return true;
 	default:
 		return false;
 	}
 }
 
-/* Whether a group may go on over instruction k, which is no member; adds to *moved what it adds to the base. */
-static bool passes(const struct translation *t, unsigned k, unsigned base, i64 *moved)
+static void step(struct values *v, const struct tins *i, unsigned n)
 {
-	const struct tins *i = &t->ins[k];
-	unsigned guest = base == HOST_SP ? R_SP : base;
-	if (i->kind == K_NOP || i->kind == K_JCC) /* not taken */
-		return true;
-	if ((i->kind != K_COPY && i->kind != K_LEA) || i->fop || names_homeless(i))
-		return false;
-	if (i->kind == K_LEA) {
-		struct ea e;
-		if (!operand_ea(t, i, &i->zo[1], &e) || (e.base != ENC_NONE && at_home(e.base)) || (e.index != ENC_NONE && at_home(e.index)))
-			return false;
+	struct value to;
+	switch ((enum kind)i->kind) {
+	case K_NOP: case K_JCC:
+		return;
+	case K_PUSH:
+		v->reg[R_SP].plus -= 8;
+		return;
+	case K_LEAVE:
+		v->reg[R_SP] = copied(v, R_BP, n);
+		v->reg[R_SP].plus += 8;
+		forget(v, R_BP);
+		return;
+	case K_POP:
+		v->reg[R_SP].plus += 8;
+		forget(v, (unsigned)gpr(&i->zo[0]));
+		return;
+	case K_COPY: case K_LEA: case K_MEM: {
+		bool known = result(v, i, n, &to);
+		for (unsigned k = 0; k < i->zi.operand_count; k++)
+			if (gpr(&i->zo[k]) >= 0 && i->zo[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+				forget(v, (unsigned)gpr(&i->zo[k]));
+		if (known)
+			v->reg[gpr(&i->zo[0])] = to;
+		return;
 	}
-	if (!writes_register(i, guest))
-		return true;
-	bool add = i->zi.mnemonic == ZYDIS_MNEMONIC_ADD, sub = i->zi.mnemonic == ZYDIS_MNEMONIC_SUB;
-	if (!(add || sub) || i->zi.operand_width != 64 || i->zo[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		return false;
-	i64 by = (i64)i->zo[1].imm.value.s;
-	if (by < -GROUP_SPAN || by > GROUP_SPAN)
-		return false;
-	*moved += add ? by : -by;
-	return true;
+	default:
+		forget_all(v);
+	}
 }
 
-/* The group that begins with k, if it has two members. Returns its last instruction, or k. */
-static unsigned plan(struct translation *t, unsigned k)
+/* ---- accesses ---------------------------------------------------------------------------------------- */
+
+#define NO_VALUE 0xffffu
+/* One of an instruction: at base + index << scale + at, and its displacement there; size 0: none that a group can have. */
+struct reach { u16 base, index; u8 scale, seg, size, since; bool store, stack; u64 at; i32 disp; };
+
+static struct reach stack_access(const struct value *r, i32 disp, bool store)
 {
-	struct member a;
-	if (!access_of(t, k, &a))
-		return k;
-	unsigned base = a.base, guest = base == HOST_SP ? R_SP : base, last = k, count = 0;
-	i64 lo = a.disp, hi = a.disp, moved = 0;
-	bool store = false;
+	return (struct reach){ .base = r->of, .index = NO_VALUE, .size = 8, .since = r->since, .store = store, .stack = true, .at = r->plus + (u64)(i64)disp, .disp = disp };
+}
+
+static struct reach access_of(const struct translation *t, const struct tins *i, const struct values *v)
+{
+	static const struct reach none;
+	const struct value *sp = &v->reg[R_SP];
+	switch ((enum kind)i->kind) {
+	case K_PUSH: return i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY ? none : stack_access(sp, -8, true);
+	case K_CALL: return stack_access(sp, -8, true);
+	case K_POP: case K_RET: return stack_access(sp, 0, false);
+	case K_LEAVE: return stack_access(&v->reg[R_BP], 0, false);
+	case K_MEM: break;
+	default: return none;
+	}
+	struct ea e;
+	const ZydisDecodedOperand *m = memory_of(i);
+	if (i->fop || !operand_ea(t, i, m, &e) || (e.konst && !e.seg))
+		return none;
+	struct reach a = { .base = NO_VALUE, .index = NO_VALUE, .since = NEVER, .seg = (u8)e.seg, .size = (u8)(m->size / 8), .store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE };
+	a.disp = e.konst ? (i32)e.lin : e.disp;
+	a.at = e.konst ? e.lin : (u64)(i64)e.disp;
+	if (!e.konst && e.base != ENC_NONE) {
+		const struct value *b = &v->reg[ZydisRegisterGetId(m->mem.base)];
+		a.base = b->of;
+		a.stack = b->of == sp->of;
+		a.since = b->since;
+		a.at += b->plus;
+	}
+	if (!e.konst && e.index != ENC_NONE) {
+		const struct value *x = &v->reg[ZydisRegisterGetId(m->mem.index)];
+		a.index = x->of;
+		a.since = MIN(a.since, x->since);
+		a.scale = (u8)e.scale;
+		a.at += x->plus << e.scale;
+	}
+	return a;
+}
+
+static bool same_registers(const struct reach *a, const struct reach *b)
+{
+	return b->size && a->base == b->base && a->index == b->index && a->scale == b->scale && a->seg == b->seg;
+}
+
+/* ---- T --------------------------------------------------------------------------------------------------- */
+
+static bool names_homeless(const struct tins *i)
+{
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (is_high8(&i->zo[k]) /* needs T as well */ || (gpr(&i->zo[k]) >= 0 && is_homeless((unsigned)gpr(&i->zo[k]))))
+			return true;
+	return false;
+}
+
+/* Whether T is after instruction i what it was before; member: of the group that T is of. */
+static bool keeps_t(const struct tins *i, bool member)
+{
+	const ZydisDecodedOperand *m = memory_of(i);
+	switch ((enum kind)i->kind) {
+	case K_NOP: case K_JCC: /* not taken */
+		return true;
+	case K_LEA:
+		if ((m->mem.base != ZYDIS_REGISTER_NONE && is_homeless((unsigned)ZydisRegisterGetId(m->mem.base) & 15)) ||
+		    (m->mem.index != ZYDIS_REGISTER_NONE && is_homeless((unsigned)ZydisRegisterGetId(m->mem.index) & 15)))
+			return false;
+		return !names_homeless(i);
+	case K_COPY:
+		return !i->fop && !names_homeless(i);
+	case K_MEM: case K_POP:
+		return member && !names_homeless(i);
+	case K_PUSH:
+		return member;
+	default:
+		return false;
+	}
+}
+
+/* ---- groups -------------------------------------------------------------------------------------------------- */
+
+struct plan {
+	struct translation *t;
+	struct reach access[BLOCK_INSNS];
+	unsigned last[SLOTS];   /* of the group that has the slot; 0: none */
+	u64 taken;              /* instructions that are in a group, or are to be in none */
+};
+
+static bool barrier(const struct tins *i)
+{
+	return i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->kind == K_SYSTEM || i->kind == K_STRING;
+}
+
+/* Which instructions can be in one group with k; *lo and *hi: their bytes, relative to k's address. */
+static u64 members_of(const struct plan *p, unsigned k, i64 *lo, i64 *hi)
+{
+	const struct reach *first = &p->access[k];
 	u64 members = 0;
-	for (unsigned n = k; n < t->n; n++) {
-		const struct tins *i = &t->ins[n];
-		if (!access_of(t, n, &a)) {
-			if (!passes(t, n, base, &moved))
-				break;
+	unsigned count = 1;
+	*lo = 0;
+	*hi = first->size;
+	for (unsigned n = k + 1; n < p->t->n && !barrier(&p->t->ins[n]); n++) {
+		const struct reach *a = &p->access[n];
+		i64 from = (i64)(a->at - first->at);
+		if (p->taken >> n & 1 || !same_registers(first, a) || from < -LIMIT_MAX || from > LIMIT_MAX)
 			continue;
-		}
-		if (a.base != base)
-			break;
-		i64 from = moved + a.disp, to = from + a.size, new_lo = from < lo ? from : lo, new_hi = to > hi ? to : hi;
-		if (new_hi - new_lo > GROUP_SPAN)
-			break;
-		lo = new_lo;
-		hi = new_hi;
-		store |= a.store;
-		members |= 1ull << n;
-		last = n;
+		i64 new_lo = MIN(from, *lo), new_hi = MAX(from + a->size, *hi);
+		if (new_hi - new_lo > (first->stack ? STACK_SPAN : HEAP_SPAN(count + 1)))
+			continue;
 		count++;
-		moved += a.moves;
-		bool stack = i->kind != K_MEM;
-		if (a.ends || (!stack && writes_register(i, guest)) || (stack && base != HOST_SP))
-			break;
-		if (i->kind == K_POP && writes_register(i, guest) && a.ends)
-			break;
+		*lo = new_lo;
+		*hi = new_hi;
+		members |= 1ull << n;
 	}
-	if (count < 2)
-		return k;
-	for (unsigned n = k; n <= last; n++) {
-		t->ins[n].group = n == k ? GROUP_FIRST : members >> n & 1 ? GROUP_MEMBER : GROUP_PASSES;
-		t->ins[n].group_store = store;
+	return members;
+}
+
+/* Which of them find T lost. */
+static u64 members_reload(const struct plan *p, unsigned k, u64 members)
+{
+	bool kept = keeps_t(&p->t->ins[k], true);
+	u64 reload = 0;
+	for (unsigned n = k + 1; members >> n; n++) {
+		bool member = members >> n & 1;
+		if (member && !kept)
+			reload |= 1ull << n;
+		kept = (kept || member) && keeps_t(&p->t->ins[n], member);
 	}
-	t->ins[k].group_lo = (i32)lo;
-	t->ins[k].group_span = (u16)(hi - lo);
-	return last;
+	return reload;
+}
+
+static int free_slot(const struct plan *p, unsigned k)
+{
+	for (unsigned n = 0; n < SLOTS; n++)
+		if (p->last[n] < k)
+			return (int)n;
+	return -1;
+}
+
+static void form(struct plan *p, unsigned k)
+{
+	struct tins *ins = p->t->ins;
+	const struct reach *first = &p->access[k];
+	i64 lo, hi;
+	u64 members = members_of(p, k, &lo, &hi), reload = members_reload(p, k, members);
+	int slot = reload ? free_slot(p, k) : 0;
+	if (!members || slot < 0 || (i32)((i64)first->disp + lo - 1) != first->disp + lo - 1 || (i64)first->disp + LIMIT_MAX > INT32_MAX)
+		return;
+	p->taken |= 1ull << k | members;
+	u64 lin = insn_lin_of(p->t, k);
+	if (p->t->b->ungrouped[ungroup_slot(lin)] == lin)
+		return;
+	unsigned last = 63u - (unsigned)__builtin_clzll(members);
+	bool store = first->store;
+	unsigned since = MIN(k, first->since);
+	for (unsigned n = k + 1; n <= last; n++) {
+		if (!(members >> n & 1))
+			continue;
+		since = MIN(since, p->access[n].since);
+		store |= p->access[n].store;
+		ins[n].group = GROUP_MEMBER;
+		ins[n].group_slot = (u8)slot;
+		ins[n].group_slotted = reload >> n & 1;
+		ins[n].group_disp = (i32)(first->disp - 1 + (i64)(p->access[n].at - first->at));
+	}
+	for (unsigned n = since + 1; n <= last; n++)
+		ins[n].no_resume = true;
+	bool held = false; /* from a member that finds T kept, back to the one before it */
+	for (unsigned n = last; n > k; n--) {
+		held = members >> n & 1 ? !(reload >> n & 1) : held;
+		ins[n].t_held |= held;
+	}
+	ins[k].group = GROUP_FIRST;
+	ins[k].group_store = store;
+	ins[k].group_slot = (u8)slot;
+	ins[k].group_slotted = reload != 0;
+	ins[k].group_lo = (i32)lo;
+	ins[k].group_span = (u16)(hi - lo);
+	if (reload)
+		p->last[slot] = last;
 }
 
 void groups_plan(struct translation *t)
 {
-	for (unsigned k = 0; k < t->n; k++)
+	struct plan p = { .t = t };
+	struct values v = { .next = 0 };
+	forget_all(&v);
+	for (unsigned k = 0; k < t->n; k++) {
 		t->ins[k].group = GROUP_NONE;
-	if (t->ungrouped || t->page->mode != CODE64)
-		return;
-	for (unsigned k = 0; k < t->n; k++)
-		k = plan(t, k);
+		t->ins[k].no_resume = t->ins[k].t_held = false;
+		if (t->page->mode != CODE64)
+			continue;
+		p.access[k] = access_of(t, &t->ins[k], &v);
+		step(&v, &t->ins[k], k);
+	}
+	for (unsigned k = 0; k < t->n && t->page->mode == CODE64; k++)
+		if (p.access[k].size && !(p.taken >> k & 1))
+			form(&p, k);
 }

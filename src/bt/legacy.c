@@ -146,17 +146,7 @@ static struct marg mem(struct translation *t, unsigned k, const struct la *a, un
 	} else if (is_const(a)) {
 		how = NO_CROSSING; /* const_crosses */
 	}
-	if (how == BY_ALIGNMENT) {
-		cold_unaligned(t, test_jump(e, T, size - 1, CC_NZ), k, T, size);
-	} else if (how == BY_TEST) {
-		e_reg(e, 0x89, T, E);
-		e_reg(e, 0x81, 4, E);
-		e32(e, 0xfff);
-		e_reg(e, 0x81, 7, E);
-		e32(e, 4096u - size);
-		cold_add(t, e_jcc(e, CC_NBE), k);
-	}
-	e_rorx(e, E, T, 12);
+	page_of(t, k, E, T, size, how, X_INSN);
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, E, M_SIB(ENC_NONE, E, 3, store ? (i32)STORE_HALF : 0));
 	cold_add(t, test_jump(e, E, 1, CC_Z), k);
 	return M_SIB(T, E, 0, -1);
@@ -189,7 +179,7 @@ static void sp_move(struct translation *t, unsigned base, i32 by)
 static struct marg push_place(struct translation *t, unsigned k, unsigned n)
 {
 	struct la a = stack_place(t, HOST_SP, -(i32)n);
-	return mem(t, k, &a, n, true, BY_ALIGNMENT);
+	return mem(t, k, &a, n, true, MAY_CROSS);
 }
 static void push_const(struct translation *t, unsigned k, unsigned n, u32 v)
 {
@@ -244,7 +234,7 @@ static bool emit_push(struct translation *t, unsigned k)
 		struct la a;
 		if (!address_of(i, o, &a))
 			return false;
-		load(e, V, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+		load(e, V, mem(t, k, &a, n, false, MAY_CROSS), n);
 	} else if (is_segment(o)) {
 		push_segment(t, k, (unsigned)(o->reg.value - ZYDIS_REGISTER_ES), n);
 		return true;
@@ -262,7 +252,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	unsigned n = i->zi.operand_width / 8u, r = gpr(i->zo[0].reg.value);
 	struct la a = stack_place(t, HOST_SP, 0);
-	struct marg m = mem(t, k, &a, n, false, BY_ALIGNMENT);
+	struct marg m = mem(t, k, &a, n, false, MAY_CROSS);
 	mark_commit(t, k);
 	if (n == 2)
 		e8(e, 0x66);
@@ -277,7 +267,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	unsigned n = t->ins[k].zi.operand_width / 8u;
 	struct la a = stack_place(t, RBP, 0);
-	load(e, V, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+	load(e, V, mem(t, k, &a, n, false, MAY_CROSS), n);
 	mark_commit(t, k); /* from here on an interrupt's frame may lie over the saved EBP */
 	sp_move(t, RBP, (i32)n);
 	if (n == 2)
@@ -333,7 +323,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	struct enc x;
 	if (!address_of(i, o, &a) || const_crosses(t, &a, size))
 		return false;
-	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
+	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : MAY_CROSS;
 	struct marg m = mem(t, k, &a, size, o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, how);
 	flags_for_insn(t, k);
 	enc_of(&i->zi, i->zo, &x);
@@ -366,7 +356,7 @@ static bool emit_scan(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	unsigned n = scan_size(i), op = i->zi.opcode & 0xfe;
-	enum crossing how = n == 1 ? NO_CROSSING : BY_ALIGNMENT;
+	enum crossing how = n == 1 ? NO_CROSSING : MAY_CROSS;
 	struct la from = { .base = RSI, .index = ENC_NONE, .adsz = 4, .seg = S_DS }, to = { .base = RDI, .index = ENC_NONE, .adsz = 4, .seg = S_ES };
 	for (unsigned j = 0; j < i->zi.operand_count; j++)
 		if (i->zo[j].type == ZYDIS_OPERAND_TYPE_MEMORY && i->zo[j].mem.base == ZYDIS_REGISTER_ESI)
@@ -485,7 +475,7 @@ static bool load_target(struct translation *t, unsigned k)
 		struct la a;
 		if (!address_of(i, o, &a) || const_crosses(t, &a, n))
 			return false;
-		load(e, T, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+		load(e, T, mem(t, k, &a, n, false, MAY_CROSS), n);
 	}
 	to_linear(t, k, n);
 	return true;
@@ -516,7 +506,7 @@ static void emit_ret(struct translation *t, unsigned k)
 	unsigned n = i->zi.operand_width / 8u;
 	i32 pop = (i32)(n + (i->zi.operand_count_visible ? (unsigned)i->zo[0].imm.value.u & 0xffff : 0));
 	struct la a = stack_place(t, HOST_SP, 0);
-	load(e, T, mem(t, k, &a, n, false, BY_ALIGNMENT), n);
+	load(e, T, mem(t, k, &a, n, false, MAY_CROSS), n);
 	to_linear(t, k, n);
 	mark_commit(t, k);
 	sp_move(t, HOST_SP, pop);

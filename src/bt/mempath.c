@@ -1,15 +1,18 @@
 /* The memory path: how translated code reaches guest memory (DESIGN.md, "tagless").
  *
  *     lea  T, [ea]               the address
- *     test T, size - 1; jnz ...  it may cross into the next page
- *     rorx T, T, 12
+ *     rorx T, T, 12              the page number, above it the place in the page
+ *     cmp  T, gs:[limit]; ja ... so high in the page that it may cross into the next (a byte cannot)
  *     mov  T, gs:[T * 8]         the page's entry; 67h cuts the index to 29 bits
  *     test T, 1; jz ...          there is none
  *     op   reg, [base + T + disp - 1]
  *
  * An entry is host address - guest address + 1. Only T is needed: the operand's own registers are
  * still there to be added again. All this overwrites the status flags: where they are live they
- * have been moved to ctx.flags before (translate.c), and come back when something reads them. */
+ * have been moved to ctx.flags before (translate.c), and come back when something reads them.
+ *
+ * The first access of a group (group.c) does this for all of them, and leaves in T the host's address of its own,
+ * but for its displacement; the others are op reg, [T + disp], after mov T, gs:[slot] where T was lost. */
 #include "bt/tr.h"
 
 bool mem_possible(const struct ea *a)
@@ -27,18 +30,6 @@ void cold_add(struct translation *t, u8 *site, unsigned k)
 		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN };
 	else
 		t->e.full = true;
-}
-
-/* Not aligned, which is no crossing yet: look, and go back to after the jump. addr holds the address. */
-void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size)
-{
-	cold_add(t, site, k);
-	if (t->e.full)
-		return;
-	struct cold *c = &t->cold[t->n_cold - 1];
-	c->back = emit_here(&t->e);
-	c->addr = (u8)addr;
-	c->size = (u8)size;
 }
 
 /* RAX out of the way and back: in T, whose moves the processor makes for nothing. */
@@ -80,28 +71,24 @@ void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind
 	e_jmp_to(e, saved ? t->b->exit_saved : t->b->exit_common);
 }
 
+/* Jumps of one instruction that leave alike share what they lead to. */
+static bool leaves_as(const struct cold *a, const struct cold *b)
+{
+	return a->insn == b->insn && a->kind == b->kind && a->saved == b->saved && a->rcx == b->rcx && a->addr == b->addr;
+}
+
 void cold_emit(struct translation *t)
 {
 	struct emit *e = &t->out;
+	const u8 *at = NULL;
 	for (unsigned n = 0; n < t->n_cold; n++) {
-		struct cold *c = &t->cold[n];
-		u8 *crosses = NULL;
-		e_here32(e, c->site);
-		if (c->back) {
-			if (c->addr == T)
-				e_ctx_store(e, T, M_CTX(save_t));
-			else
-				e_mov(e, T, c->addr);
-			e_reg(e, 0x81, 4, T);                   /* and r11d, 0fffh */
-			e32(e, 0xfff);
-			e_reg(e, 0x81, 7, T);                   /* cmp r11d, 4096 - size */
-			e32(e, 4096u - c->size);
-			if (c->addr == T)
-				e_ctx_load(e, T, M_CTX(save_t));
-			crosses = e_jcc(e, CC_NBE);
-			e_jmp_to(e, c->back);
-			e_here32(e, crosses);
+		const struct cold *c = &t->cold[n];
+		if (n && leaves_as(c, c - 1)) {
+			e_set32(e, c->site, at);
+			continue;
 		}
+		at = emit_here(e);
+		e_set32(e, c->site, at);
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
 		if (c->kind == X_INDIRECT) {
@@ -111,16 +98,28 @@ void cold_emit(struct translation *t)
 			e_jmp_to(e, t->b->lookup_miss);
 			continue;
 		}
-		emit_exit(t, e, c->insn, c->kind, c->saved);
+		if (t->map[c->insn].gate && c->kind == X_INSN)
+			gate_emit(t, e, c->insn, c->saved);
+		else
+			emit_exit(t, e, c->insn, c->kind, c->saved);
 	}
 }
 
 /* ---- inline ------------------------------------------------------------------------------------ */
 
-/* addr: T or another register that holds the address; T = its page's entry. */
-static void entry_load(struct emit *e, unsigned addr, bool store)
+void page_of(struct translation *t, unsigned k, unsigned to, unsigned addr, unsigned size, enum crossing how, enum exit_kind kind)
 {
-	e_rorx(e, T, addr, 12);
+	struct emit *e = &t->e;
+	e_rorx(e, to, addr, 12);
+	if (how == NO_CROSSING)
+		return;
+	e_mem(e, E_W | E_GS | 0x3b, to, M_ABS(CTX(limit) + 8 * (i32)limit_of(size)));
+	cold_add(t, e_jcc(e, CC_NBE), k);
+	cold_last(t)->kind = (u8)kind;
+}
+/* T: a page number, then the page's entry. */
+static void entry_load(struct emit *e, bool store)
+{
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, T, M_SIB(ENC_NONE, T, 3, store ? (i32)STORE_HALF : 0));
 }
 static void entry_load_at(struct emit *e, u64 lin, bool store)
@@ -157,11 +156,35 @@ static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store,
 	x->disp = near ? (i32)(lin - 1) : 0;
 }
 
+/* T = the address of the word that a bit number says. With base and index in the host's registers. */
+static void address_of_bit(struct emit *e, const struct ea *a)
+{
+	bool wide = a->bits == 64;
+	unsigned r = a->bit;
+	if (at_home(r)) {
+		e_ctx_load(e, T, home_of(r));
+		r = T;
+	}
+	if (!wide)
+		e_reg(e, E_W | 0x63, T, r);     /* movsxd */
+	else if (r != T)
+		e_mov(e, T, r);
+	e_reg(e, E_W | 0xc1, 7, T);             /* sar */
+	e8(e, wide ? 6 : 5);
+	e_lea(e, T, (struct marg){ (u8)(a->konst ? ENC_NONE : a->base), T, wide ? 3 : 2, a->konst ? (i32)a->lin : a->disp });
+	if (!a->konst && a->index != ENC_NONE)
+		e_lea(e, T, M_SIB(T, a->index, a->scale, 0));
+}
+
 /* The address in T, or in the register returned; but for a base at home, which is yet to be added. */
 static unsigned address(struct emit *e, const struct ea *a, bool *add_base)
 {
 	unsigned b = a->base, i = a->index;
 	*add_base = false;
+	if (a->bits) {
+		address_of_bit(e, a);
+		return T;
+	}
 	if (a->konst) {
 		e_const(e, T, a->lin);
 		return T;
@@ -199,79 +222,10 @@ bool mem_offset(struct translation *t, const struct ea *a, struct marg to)
 static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
 static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
-static void crossing_test(struct translation *t, unsigned k, const struct ea *a, unsigned addr, unsigned size)
+/* The registers and the segment's base are added to T, but for what x still names. */
+static void add_parts(struct translation *t, unsigned k, const struct ea *a, unsigned spare, struct enc *x)
 {
 	struct emit *e = &t->e;
-	/* Recomputing is cheaper than a store and a load. */
-	bool again = addr == T && !a->seg && !a->konst && (a->base == ENC_NONE || !at_home(a->base)) &&
-		     (a->index == ENC_NONE || !at_home(a->index));
-	if (addr != T)
-		e_reg(e, 0x89, addr, T); /* mov r11d, addr */
-	else if (!again)
-		e_ctx_store(e, T, M_CTX(save_t));
-	e_reg(e, 0x81, 4, T);
-	e32(e, 0xfff);
-	e_reg(e, 0x81, 7, T);
-	e32(e, 4096u - size);
-	if (addr == T && again)
-		e_lea(e, T, (struct marg){ (u8)a->base, (u8)a->index, (u8)a->scale, a->disp });
-	else if (addr == T)
-		e_ctx_load(e, T, M_CTX(save_t));
-	cold_add(t, e_jcc(e, CC_NBE), k);
-}
-
-/* The first of a group: T = the entry of the page that all of them are in. */
-static void group_first(struct translation *t, unsigned k, unsigned base)
-{
-	struct emit *e = &t->e;
-	const struct tins *i = &t->ins[k];
-	e_lea(e, T, M_BASE(base, i->group_lo));
-	e_reg(e, 0x81, 4, T);                   /* and r11d, 0fffh */
-	e32(e, 0xfff);
-	e_reg(e, 0x81, 7, T);                   /* cmp r11d, 4096 - span */
-	e32(e, 4096u - i->group_span);
-	cold_add(t, e_jcc(e, CC_NBE), k);
-	cold_last(t)->kind = X_GROUP;
-	if (i->group_lo) {
-		e_lea(e, T, M_BASE(base, i->group_lo));
-		base = T;
-	}
-	entry_load(e, base, i->group_store);
-	cold_add(t, test_jump(e, T, 1, CC_Z), k);
-}
-
-void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
-		 unsigned spare, struct enc *x)
-{
-	struct emit *e = &t->e;
-	bool add_base;
-	x->mem = true;
-	x->seg = 0;
-	x->a32 = false;
-	if (t->ins[k].group != GROUP_NONE) {
-		if (t->ins[k].group == GROUP_FIRST)
-			group_first(t, k, a->base);
-		x->base = (u8)a->base;
-		x->index = T;
-		x->scale = 0;
-		x->disp = a->disp - 1;
-		return;
-	}
-	if (a->konst && !a->seg) {
-		mem_constant(t, k, a->lin, store, x);
-		return;
-	}
-	unsigned addr = address(e, a, &add_base);
-	if (add_base)
-		add_ctx(e, home_of(a->base));
-	if (a->seg)
-		add_ctx(e, seg_base(a->seg));
-	if (how == BY_ALIGNMENT)
-		cold_unaligned(t, test_jump(e, addr, (size == 10 ? 16 : size) - 1, CC_NZ), k, addr, size);
-	else if (how == BY_TEST)
-		crossing_test(t, k, a, addr, size);
-	entry_load(e, addr, store);
-	cold_add(t, test_jump(e, T, 1, CC_Z), k);
 	unsigned b = a->konst ? ENC_NONE : a->base, i = a->konst ? ENC_NONE : a->index;
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
@@ -287,7 +241,6 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		e_ctx_load(e, spare, M_CTX(save_v));
 		i = ENC_NONE;
 	}
-	x->disp = (a->konst ? (i32)a->lin : a->disp) - 1;
 	if (b != ENC_NONE && i != ENC_NONE) {
 		e_lea(e, T, M_SIB(T, b, 0, 0));
 		b = ENC_NONE;
@@ -301,4 +254,72 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		x->index = (u8)i;
 		x->scale = (u8)a->scale;
 	}
+}
+
+/* The first of a group: T is what the others are relative to. */
+static void group_found(struct translation *t, unsigned k, struct enc *x)
+{
+	struct emit *e = &t->e;
+	if (x->base != T || x->index != ENC_NONE)
+		e_lea(e, T, (struct marg){ x->base, x->index, x->scale, 0 });
+	x->base = T;
+	x->index = ENC_NONE;
+	if (t->ins[k].group_slotted)
+		e_ctx_store(e, T, M_GROUP(t->ins[k].group_slot));
+}
+
+static void group_member(struct translation *t, unsigned k, struct enc *x)
+{
+	const struct tins *i = &t->ins[k];
+	if (i->group_slotted)
+		e_ctx_load(&t->e, T, M_GROUP(i->group_slot));
+	x->base = T;
+	x->index = ENC_NONE;
+	x->disp = i->group_disp;
+}
+
+/* The lowest address of a group, of which *a is the first. */
+static struct ea group_lowest(const struct tins *i, const struct ea *a)
+{
+	struct ea low = *a;
+	if (a->konst)
+		low.lin += (u64)(i64)i->group_lo;
+	else
+		low.disp += i->group_lo;
+	return low;
+}
+
+void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned size, bool store, enum crossing how,
+		 unsigned spare, struct enc *x)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	bool add_base, first = i->group == GROUP_FIRST;
+	x->mem = true;
+	x->seg = 0;
+	x->a32 = false;
+	if (i->group == GROUP_MEMBER) {
+		group_member(t, k, x);
+		return;
+	}
+	if (a->konst && !a->seg && !a->bits) {
+		mem_constant(t, k, a->lin, store, x);
+		return;
+	}
+	struct ea low = first ? group_lowest(i, a) : *a;
+	unsigned addr = address(e, &low, &add_base);
+	if (add_base)
+		add_ctx(e, home_of(a->base));
+	if (a->seg)
+		add_ctx(e, seg_base(a->seg));
+	if (first)
+		page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);
+	else
+		page_of(t, k, T, addr, size, how, X_INSN);
+	entry_load(e, first ? i->group_store : store);
+	cold_add(t, test_jump(e, T, 1, CC_Z), k);
+	add_parts(t, k, a, spare, x);
+	x->disp = (a->konst ? (i32)a->lin : a->disp) - 1;
+	if (first)
+		group_found(t, k, x);
 }

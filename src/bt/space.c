@@ -8,7 +8,8 @@
  *
  * Invariants
  *  1. An entry is what the interpreter's TLB held for the space's epoch and index when it was
- *     made: so it ends when that does (flushes, INVLPG), and accessed and dirty bits are set.
+ *     made, or could have held (mmu_neighbours): so it ends when that does (flushes, INVLPG), and
+ *     accessed and dirty bits are set.
  *  2. An entry leads to RAM only. What an address that shares it reaches lies at a multiple of
  *     MEM_ALIAS_STEP from RAM, where mem/ keeps everything out, or is not canonical: it faults.
  *  3. Every entry and ok slot that is not 0 is in a log, so that a flush costs what was filled;
@@ -60,6 +61,8 @@ bool space_init(struct bt *b, struct error *e)
 			return false;
 	u8 *gs = b->spaces[0].gs;
 	b->ctx = (struct ctx *)(void *)(gs + CTX_AT);
+	for (unsigned k = 0; k < ARRAY_LEN(b->ctx->limit); k++)
+		b->ctx->limit[k] = limit_value(k);
 	b->jump_tag = (u64 *)(void *)(gs + JUMP_TAG_AT);
 	b->jump_host = (u8 **)(void *)(gs + JUMP_HOST_AT);
 	return true;
@@ -169,25 +172,15 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask)
 
 /* ---- choosing -------------------------------------------------------------------------------------- */
 
-static void set_gs(u64 base)
-{
-	__asm__ volatile("wrgsbase %0" :: "r"(base) : "memory");
-}
-
 static u16 pcid_of(const struct cpu *c) { return (u16)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); }
 
-/* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
-static void other_ac(struct bt *b)
+/* The kernel's spaces of this address space and class, for space_ac_pair(). */
+static void kernel_pair(struct bt *b)
 {
-	struct cpu *c = b->cpu;
-	b->ctx->gs_ac[0] = b->ctx->gs_ac[1] = 0;
-	if (b->space->user || c->mmu == MMU_CHECK || !(c->cr4 & CR4_SMAP))
-		return;
 	for (unsigned k = 0; k < N_SPACES; k++) {
 		struct space *x = &b->spaces[k];
-		if (x->epoch != c->epoch || x->user || !class_equal(&x->klass, &b->klass) || (x->mmu != MMU_KERNEL && x->mmu != MMU_SMAP))
-			continue;
-		b->ctx->gs_ac[x->mmu == MMU_KERNEL] = (u64)x->gs;
+		if (x->epoch == b->cpu->epoch && !x->user && class_equal(&x->klass, &b->klass) && (x->mmu == MMU_KERNEL || x->mmu == MMU_SMAP))
+			b->near[x->mmu] = x;
 	}
 }
 
@@ -221,10 +214,8 @@ void space_select(struct bt *b)
 		s->user = user;
 		s->pcid = pcid;
 	}
-	s->used = ++b->space_clock;
-	b->space = s;
-	other_ac(b);
-	set_gs((u64)s->gs);
+	kernel_pair(b);
+	space_enter(b, s);
 }
 
 /* The ok slots of another class's pages would let its blocks be entered. */
@@ -237,7 +228,8 @@ void space_class(struct bt *b)
 		*space_ok_slot(s, s->oks.at[k]) = 0;
 	s->oks.n = 0;
 	s->klass = b->klass;
-	other_ac(b);
+	kernel_pair(b);
+	space_ac_pair(b);
 }
 
 /* Translated STAC and CLAC have changed the gs base. */
@@ -283,6 +275,37 @@ static bool enter(struct bt *b, struct space *s, struct log *l, u32 at, u64 valu
 	return true;
 }
 
+/* An entry for this page of RAM; true: a new one. */
+static bool fill(struct bt *b, struct space *s, u64 lin, u64 addend, struct page_code *code, bool store)
+{
+	struct cpu *c = b->cpu;
+	bool made = enter(b, s, &s->loads, table_at(lin, false), addend + 1);
+	b->stats.load_fills += made;
+	if (!store)
+		return made;
+	atomic_fetch_or(&code->writers, 1u << (c->index & 31));
+	if (atomic_load(&code->lines))
+		return made;
+	bool made_store = enter(b, s, &s->stores, table_at(lin, true), addend + 1);
+	b->stats.store_fills += made_store;
+	return made || made_store;
+}
+
+/* The pages beside it, as far as nothing is to be seen of that. */
+static void fill_neighbours(struct bt *b, struct space *s, u64 lin, bool store)
+{
+	struct cpu *c = b->cpu;
+	u64 gpa[MMU_GROUP];
+	u32 found = mmu_neighbours(c, lin, store, gpa);
+	u64 first = lin & ~(u64)(MMU_GROUP * 4096 - 1);
+	for (; found; found &= found - 1) {
+		unsigned k = (unsigned)__builtin_ctz(found);
+		u8 *host = mem_ram(c->mem, gpa[k]);
+		if (host)
+			fill(b, s, first + k * 4096, (u64)host - (first + k * 4096), &c->mem->code[(u64)(host - c->mem->ram) >> 12], store);
+	}
+}
+
 void space_fill(struct bt *b, u64 lin, bool store)
 {
 	struct cpu *c = b->cpu;
@@ -293,13 +316,12 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	u64 tag = (lin & ~PAGE_MASK) | c->epoch;
 	if (t->rtag != tag || !t->code)
 		return;
-	b->stats.load_fills += enter(b, s, &s->loads, table_at(lin, false), t->addend + 1);
-	if (!store || t->wtag != tag)
-		return;
-	atomic_fetch_or(&t->code->writers, 1u << (c->index & 31));
-	if (!atomic_load(&t->code->lines))
-		b->stats.store_fills += enter(b, s, &s->stores, table_at(lin, true), t->addend + 1);
+	store = store && t->wtag == tag;
+	if (fill(b, s, lin, t->addend, t->code, store))
+		fill_neighbours(b, s, lin & ~PAGE_MASK, store);
 }
+
+bool space_stores(const struct bt *b, u64 lin) { return *entry(b->space, table_at(lin, true)); }
 
 void space_ok(struct bt *b, u32 slot, u32 id)
 {

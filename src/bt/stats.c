@@ -21,6 +21,23 @@ static const char *exit_name(enum exit_kind k)
 	}
 	return "?";
 }
+static const char *gate_name(enum gate g)
+{
+	switch (g) {
+	case GATE_SYSCALL: return "SYSCALL";
+	case GATE_SYSRET: return "SYSRET";
+	case GATE_IRET: return "IRETQ";
+	case GATE_STRING: return "MOVS, STOS over pages";
+	case GATE_RDFSBASE: return "RDFSBASE";
+	case GATE_RDGSBASE: return "RDGSBASE";
+	case GATE_WRFSBASE: return "WRFSBASE";
+	case GATE_WRGSBASE: return "WRGSBASE";
+	case GATE_RDPKRU: return "RDPKRU";
+	case GATE_WRPKRU: return "WRPKRU, the same value";
+	case GATE_NONE: case N_GATES: break;
+	}
+	return "?";
+}
 static const char *const fault_names[] = { "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP" };
 _Static_assert(ARRAY_LEN(fault_names) == N_FAULT_SIGNALS, "a name for each signal");
 
@@ -65,6 +82,9 @@ static void count_exits(const struct stats *s, struct counters *t)
 {
 	counters_group(t, "translated code", 0);
 	counter_add(t, "entered", counter_read(&s->enters));
+	counters_group(t, "instructions done without leaving", 0);
+	for (unsigned k = 1; k < N_GATES; k++)
+		counter_add(t, gate_name(k), counter_read(&s->gates[k]));
 	counters_group(t, "left, by reason", 0);
 	for (unsigned k = 0; k < X_KINDS; k++)
 		counter_add(t, exit_name(k), counter_read(&s->exits[k]));

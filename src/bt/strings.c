@@ -1,6 +1,6 @@
 /* STOS and MOVS, REP or not, where they stay within a page: the host's own instruction, on RDI and
- * RSI made host addresses for as long as it takes. All else (DF set, more than a page, a page
- * without an entry, segments that are not flat, 16-bit addresses) is the interpreter's. SDM vol. 2 REP, STOS, MOVS. */
+ * RSI made host addresses for as long as it takes. Several pages of 64-bit code are gate.c's; all else (DF set,
+ * a page without an entry, segments that are not flat, 16-bit addresses) is the interpreter's. SDM vol. 2 REP, STOS, MOVS. */
 #include "bt/tr.h"
 
 static bool is_stos(ZydisMnemonic m)
@@ -78,8 +78,12 @@ void string_emit(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	unsigned size = size_of(i);
 	bool rep = has_rep(i), movs = !is_stos(i->zi.mnemonic);
-	if (t->page->mode != CODE64)
+	if (t->page->mode != CODE64) {
 		cut(e, movs, rep);
+	} else {
+		t->map[k].gate = GATE_STRING;
+		t->map[k].gate_arg = (u8)((unsigned)__builtin_ctz(size) | (rep ? GATE_REP : 0));
+	}
 	if (rep) { /* more than a page holds; also keeps the sum below from wrapping */
 		e_reg(e, E_W | 0x81, 7, RCX);   /* cmp rcx, imm32 */
 		e32(e, 4096 / size);

@@ -3,9 +3,13 @@
  * has CPL 3). SDM vol. 2. */
 #include "bt/tr.h"
 
-static bool is_gpr64_or_32(const ZydisDecodedOperand *o)
+static bool at_home_in_host(const ZydisDecodedOperand *o)
 {
-	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->size >= 32 && !is_homeless((unsigned)ZydisRegisterGetId(o->reg.value));
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && !is_homeless((unsigned)ZydisRegisterGetId(o->reg.value));
+}
+static bool names_segment(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT;
 }
 
 bool system_possible(const struct translation *t, const struct tins *i)
@@ -25,11 +29,37 @@ bool system_possible(const struct translation *t, const struct tins *i)
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		return !(t->b->cpu->cr4 & CR4_TSD) || cpl0;
 	case ZYDIS_MNEMONIC_MOV:
-		return i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(i->zo[1].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
-		       is_gpr64_or_32(&i->zo[0]);
+		if (!at_home_in_host(&i->zo[0]))
+			return false;
+		return names_segment(&i->zo[1]) || (cpl0 && t->page->mode == CODE64 && i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && i->zo[1].reg.value == ZYDIS_REGISTER_CR2);
 	default:
 		return false;
 	}
+}
+
+enum gate system_gate(const struct translation *t, const struct tins *i)
+{
+	bool cpl0 = t->page->cpl == 0;
+	if (t->page->mode != CODE64)
+		return GATE_NONE;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_SYSCALL: return cpl0 ? GATE_NONE : GATE_SYSCALL;
+	case ZYDIS_MNEMONIC_SYSRET: return cpl0 && (i->zi.attributes & ZYDIS_ATTRIB_HAS_REX) && i->zi.raw.rex.W ? GATE_SYSRET : GATE_NONE;
+	case ZYDIS_MNEMONIC_IRETQ: return cpl0 ? GATE_IRET : GATE_NONE;
+	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
+	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
+	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
+	case ZYDIS_MNEMONIC_WRGSBASE: return GATE_WRGSBASE;
+	case ZYDIS_MNEMONIC_RDPKRU: return GATE_RDPKRU;
+	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
+	default: return GATE_NONE;
+	}
+}
+
+void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved)
+{
+	e_ctx_imm(e, M_CTX(exit), exit_id(t->index, k, X_INSN));
+	e_jmp_to(e, saved ? t->b->gate_saved : t->b->gate_common);
 }
 
 #define AT_CPU(field) M_BASE(T, offsetof(struct cpu, field))
@@ -142,6 +172,22 @@ static void emit_pushf(struct translation *t, unsigned k)
 		legacy_push_target(t, k);
 }
 
+/* From a segment register, or CR2. */
+static void emit_mov(struct emit *e, const struct tins *i)
+{
+	unsigned to = host_of((unsigned)ZydisRegisterGetId(i->zo[0].reg.value));
+	e_ctx_load(e, T, M_CTX(cpu));
+	if (!names_segment(&i->zo[1])) {
+		e_load(e, to, AT_CPU(cr2));
+		return;
+	}
+	bool narrow = i->zi.operand_width == 16;
+	if (narrow)
+		e8(e, 0x66);
+	e_mem(e, narrow ? 0x8b : 0x0fb7, to,
+	      M_BASE(T, offsetof(struct cpu, seg) + (unsigned)ZydisRegisterGetId(i->zo[1].reg.value) * sizeof(struct segment) + offsetof(struct segment, sel)));
+}
+
 bool system_emit(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
@@ -157,10 +203,7 @@ bool system_emit(struct translation *t, unsigned k)
 		emit_swapgs(t, k);
 		return true;
 	case ZYDIS_MNEMONIC_MOV:
-		e_ctx_load(e, T, M_CTX(cpu));
-		e_mem(e, 0x0fb7, host_of((unsigned)ZydisRegisterGetId(i->zo[0].reg.value)),
-		      M_BASE(T, offsetof(struct cpu, seg) + (unsigned)ZydisRegisterGetId(i->zo[1].reg.value) * sizeof(struct segment) +
-				offsetof(struct segment, sel)));
+		emit_mov(e, i);
 		return true;
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		t->map[k].commit = 0;

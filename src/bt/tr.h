@@ -7,15 +7,18 @@
 enum kind {
 	K_COPY,     /* registers only: the instruction itself */
 	K_MEM,      /* the same, its memory operand replaced */
+	K_BITS,     /* the same: BT and the like, a register says in which word of it */
 	K_LEA, K_NOP,
 	K_PUSH, K_POP, K_LEAVE,
 	K_SYSTEM,   /* system.c has a translation */
 	K_STRING,   /* strings.c has one */
+	K_GATE,     /* gate.c does it, or the interpreter */
 	K_JMP, K_JCC, K_LOOP /* and JRCXZ */, K_JMP_IND, K_CALL, K_CALL_IND, K_RET,
 	K_INTERP,   /* by the interpreter */
 	K_INTERP_LAST, /* which ends the block */
+	K_GATE_LAST,   /* likewise */
 };
-enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER, GROUP_PASSES };
+enum group_role { GROUP_NONE, GROUP_FIRST, GROUP_MEMBER };
 struct tins {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
@@ -25,12 +28,17 @@ struct tins {
 	u8 kind, live;       /* live: status flags that are, before it (as bits of LIVE_*) */
 	u8 group;            /* enum group_role */
 	bool group_store;    /* its entry is the store's */
+	bool group_slotted;  /* of the first: T goes to the slot; of others: comes from there */
+	bool no_resume;      /* insn_map's */
+	bool t_held;         /* T is of a group before it, and is to stay */
+	u8 group_slot;       /* in ctx.group */
 	u16 group_span;      /* of the first: bytes from group_lo on that it has */
-	i32 group_lo;        /* relative to the base, as it is then */
+	i32 group_lo;        /* relative to its own address */
+	i32 group_disp;      /* of others: from T */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 };
-/* A jump out of line. */
-struct cold { u8 *site; u8 *back; u8 insn; u8 size; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
+/* A jump out of line, to leave. */
+struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
 
 #define SIDES_MAX 4u
 struct translation {
@@ -50,7 +58,6 @@ struct translation {
 	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
 	bool saved;          /* here, flags are in ctx.flags */
-	bool ungrouped;
 	u64 ahead;
 	u8 classes;
 	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
@@ -64,7 +71,7 @@ static inline unsigned host_of(unsigned guest)
 }
 static inline bool at_home(unsigned r) { return r == HOME11 || r == HOME15; }
 static inline struct marg home_of(unsigned r) { return r == HOME11 ? M_CTX(home11) : M_CTX(home15); }
-#define E_CTX (E_GS)
+#define M_GROUP(slot) M_ABS(CTX(group) + 8 * (i32)(slot))
 static inline void e_ctx_load(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x8b, r, m); }
 static inline void e_ctx_store(struct emit *e, unsigned r, struct marg m) { e_mem(e, E_W | E_GS | 0x89, r, m); }
 static inline void e_ctx_imm(struct emit *e, struct marg m, u32 v) { e_mem(e, E_GS | 0xc7, 0, m); e32(e, v); }
@@ -76,8 +83,10 @@ struct ea {
 	unsigned base, index, scale;
 	i32 disp;
 	unsigned seg;        /* S_FS, S_GS or 0 */
+	unsigned bits;       /* width of `bit`, 32 or 64: the operand is in the word that this signed bit number says */
+	unsigned bit;        /* (a host_of() number); 0: none */
 };
-enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, BY_ALIGNMENT, BY_TEST };
+enum crossing { NO_CROSSING /* byte, or faults by itself if not aligned */, MAY_CROSS };
 /* Host code that makes the operand reachable: x->mem and the rest of it, to be encoded; T is then in
  * use. Status flags that are live before the instruction are kept. spare: a register that the
  * instruction does not name. */
@@ -91,14 +100,15 @@ void flags_restore(struct emit *e, enum t_use t);
 /* Whether T holds a group's entry before instruction k. */
 static inline enum t_use t_before(const struct translation *t, unsigned k)
 {
-	return t->ins[k].group == GROUP_MEMBER || t->ins[k].group == GROUP_PASSES ? T_HELD : T_FREE;
+	return t->ins[k].t_held ? T_HELD : T_FREE;
 }
 /* Stores the operand's offset; T is used, flags are not. False: not with these registers. */
 bool mem_offset(struct translation *t, const struct ea *a, struct marg to);
 /* Jumps out of line to leave for the interpreter. */
 void cold_add(struct translation *t, u8 *site, unsigned k);
 static inline struct cold *cold_last(struct translation *t) { return &t->cold[t->n_cold ? t->n_cold - 1 : 0]; }
-void cold_unaligned(struct translation *t, u8 *site, unsigned k, unsigned addr, unsigned size);
+/* to = addr rotated to its page number; leaves where `size` bytes there may not all be in that page. */
+void page_of(struct translation *t, unsigned k, unsigned to, unsigned addr, unsigned size, enum crossing how, enum exit_kind kind);
 void cold_emit(struct translation *t);
 /* Jumps by the bits of r under mask; clobbers the flags. */
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
@@ -111,6 +121,9 @@ const ZydisDecodedOperand *memory_of(const struct tins *i);
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
+enum gate system_gate(const struct translation *t, const struct tins *i);
+/* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
+void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);

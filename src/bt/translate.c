@@ -18,7 +18,7 @@ enum { LIVE_ALL = FL_STATUS & 0xff }; /* OF is kept with them: as LIVE_OF */
 static u8 live_bits(u32 flags) { return (u8)((flags & LIVE_ALL) | (flags & FL_OF ? LIVE_OF : 0)); }
 #define EVERY_FLAG ((u8)(LIVE_ALL | LIVE_OF))
 
-static bool is_shift(ZydisMnemonic m)
+bool insn_is_shift(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
@@ -30,13 +30,13 @@ static bool is_shift(ZydisMnemonic m)
 }
 
 /* Flags that are certainly written. */
-static u8 flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+u8 insn_flags_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	if (!f)
 		return 0;
 	u8 sure = live_bits(f->modified | f->set_0 | f->set_1);
-	if (is_shift(zi->mnemonic)) {
+	if (insn_is_shift(zi->mnemonic)) {
 		const ZydisDecodedOperand *count = &zo[zi->operand_count_visible - 1];
 		bool some = count->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (count->imm.value.u & (zi->operand_width == 64 ? 63 : 31));
 		if (!some || zi->mnemonic == ZYDIS_MNEMONIC_RCL || zi->mnemonic == ZYDIS_MNEMONIC_RCR)
@@ -67,7 +67,7 @@ static bool flags_touched(const ZydisDecodedInstruction *zi)
 	const ZydisAccessedFlags *f = zi->cpu_flags;
 	return f && ((f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS);
 }
-static u8 flags_read(const ZydisDecodedInstruction *zi)
+u8 insn_flags_read(const ZydisDecodedInstruction *zi)
 {
 	return zi->cpu_flags ? live_bits(zi->cpu_flags->tested) : 0;
 }
@@ -81,28 +81,29 @@ static u8 live_at(struct translation *t, u64 lin)
 	u8 live = EVERY_FLAG, sure = 0;
 	unsigned off = lin & PAGE_MASK;
 	for (unsigned k = 0; k < 8; k++) {
-		ZydisDecodedInstruction zi;
-		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-		u8 bytes[15];
+		u8 bytes[16] = { 0 };
 		unsigned have = MIN(15u, 4096 - off);
 		if (!have)
 			break;
-		cache_watch(t->b, t->page, off, have); /* then read */
-		t->ahead |= 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		u64 lines = 1ull << (off >> 6) | 1ull << ((off + have - 1) >> 6);
+		if (lines & ~t->ahead)
+			cache_watch(t->b, t->page, off, have); /* then read */
+		t->ahead |= lines;
 		memcpy(bytes, t->page->host + off, have);
-		if (isa_decode(t->page->mode, t->b->in.quirks, bytes, have, &zi, zo) != ISA_OK)
+		const struct known *n = memo_find(t->b->memo, &t->b->in, t->page->mode, bytes, have);
+		if (!n)
 			break;
-		u8 reads = flags_read(&zi) & ~sure;
-		if (reads || (zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE))
+		u8 reads = n->flags_read & ~sure;
+		if (reads || n->branch)
 			break;
 		/* What goes to the interpreter shows them. */
-		const struct op *o = op_of_insn(&t->b->in.ops, &zi, zo);
+		const struct op *o = n->op;
 		if (!o || o->op_class == OC_CALL || (o->flags & OF_ENDS))
 			break;
-		sure |= flags_written(&zi, zo);
+		sure |= n->flags_written;
 		if (sure == EVERY_FLAG)
 			return 0;
-		off += zi.length;
+		off += n->length;
 	}
 	return live & ~sure;
 }
@@ -124,10 +125,11 @@ static void liveness(struct translation *t)
 		struct tins *i = &t->ins[k];
 		if (i->kind == K_JCC && k < t->n - 1)
 			live |= live_at(t, branch_target(t, k));
-		if (i->kind == K_INTERP || i->kind == K_INTERP_LAST || is_pushf(&i->zi) || t->b->exact_flags)
+		bool shown = i->kind == K_INTERP || i->kind >= K_INTERP_LAST || i->kind == K_GATE;
+		if (shown || is_pushf(&i->zi) || t->b->exact_flags)
 			live = EVERY_FLAG;
-		u8 after = live, wrote = i->kind == K_NOP ? 0 : flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : flags_read(&i->zi);
-		if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && i->kind != K_NOP && !t->b->exact_flags)
+		u8 after = live, wrote = i->kind == K_NOP ? 0 : insn_flags_written(&i->zi, i->zo), reads = i->kind == K_NOP ? 0 : insn_flags_read(&i->zi);
+		if (!shown && i->kind != K_NOP && !t->b->exact_flags)
 			live = (u8)((live & ~wrote) | reads);
 		else if (i->kind == K_NOP)
 			live = after;
@@ -199,6 +201,10 @@ bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDe
 	*a = (struct ea){ .base = ENC_NONE, .index = ENC_NONE };
 	if (i->zi.address_width != 64)
 		return false;
+	if (i->kind == K_BITS) {
+		a->bits = i->zo[1].size;
+		a->bit = host_of(gpr_of(i->zo[1].reg.value));
+	}
 	if (o->mem.segment == ZYDIS_REGISTER_FS)
 		a->seg = S_FS;
 	else if (o->mem.segment == ZYDIS_REGISTER_GS)
@@ -282,6 +288,21 @@ static bool plain_memory(const struct translation *t, const struct tins *i)
 	if (a.konst && !a.seg && (a.lin & PAGE_MASK) + size > 4096)
 		return false;
 	return true;
+}
+
+/* BT, BTS, BTR, BTC of memory by a register, without segment and homeless registers in the address. */
+static bool bits_possible(const struct translation *t, const struct tins *i)
+{
+	const ZydisDecodedOperand *m = &i->zo[0];
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC: break;
+	default: return false;
+	}
+	struct ea a;
+	if (!gpr_operand(&i->zo[1]) || m->type != ZYDIS_OPERAND_TYPE_MEMORY || m->size < 32 || m->size != i->zo[1].size ||
+	    !operand_ea(t, i, m, &a) || a.seg)
+		return false;
+	return a.konst ? a.lin - 1 == (u64)(i64)(i32)(a.lin - 1) && a.lin == (u64)(i64)(i32)a.lin : mem_possible(&a) && !at_home(a.base) && !at_home(a.index);
 }
 
 /* The unit (enum fpu_class); -1: none. -2: not here. */
@@ -419,6 +440,8 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_NOP;
 	if (system_possible(t, i))
 		return K_SYSTEM;
+	if (system_gate(t, i))
+		return system_gate(t, i) <= GATE_IRET ? K_GATE_LAST : K_GATE;
 	if (string_possible(t, i))
 		return K_STRING;
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
@@ -440,7 +463,7 @@ static enum kind classify(struct translation *t, struct tins *i)
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))
-		return K_INTERP;
+		return bits_possible(t, i) ? K_BITS : K_INTERP;
 	if (!m && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (i->zi.opcode & 0xfc) == 0xa0)
 		return K_INTERP;
 	if (unit >= FC_SSE && c->nofpu[unit] == V_UD)
@@ -627,12 +650,12 @@ static bool needs_flags_away(const struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
 	bool member = i->group == GROUP_MEMBER;
-	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP))
+	if (member && (i->kind == K_MEM || i->kind == K_PUSH || i->kind == K_POP || i->kind == K_LEAVE))
 		return false;
 	if (member && i->kind == K_CALL)
 		return branch_far(t, next_lin_of(t, k) + i->zo[0].imm.value.u);
 	switch ((enum kind)i->kind) {
-	case K_MEM: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
+	case K_MEM: case K_BITS: case K_PUSH: case K_POP: case K_LEAVE: case K_SYSTEM: case K_STRING: case K_CALL: case K_CALL_IND: case K_JMP_IND: case K_RET:
 		return true;
 	case K_JMP: return branch_far(t, branch_target(t, k));
 	default: return false;
@@ -730,7 +753,7 @@ static bool emit_memory(struct translation *t, unsigned k)
 	enc_of(&i->zi, i->zo, &x);
 	unsigned size = m->size / 8u;
 	bool store = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : size >= 16 ? BY_TEST : BY_ALIGNMENT;
+	enum crossing how = size == 1 || checks_alignment(&i->zi, size) ? NO_CROSSING : MAY_CROSS;
 	operand_ea(t, i, m, &a);
 	mem_operand(t, k, &a, size, store, how, unused_register(i), &x);
 	flags_for_insn(t, k);
@@ -786,7 +809,7 @@ void push_target(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	mark_commit(t, k);
 	e_ctx_store(e, RBX, M_CTX(save_v));
 	mark_victim(t, k, RBX);
@@ -803,7 +826,7 @@ static bool emit_push_memory(struct translation *t, unsigned k)
 	struct ea a;
 	struct enc x = { 0 };
 	operand_ea(t, i, &i->zo[0], &a);
-	mem_operand(t, k, &a, 8, false, BY_ALIGNMENT, unused_register(i), &x);
+	mem_operand(t, k, &a, 8, false, MAY_CROSS, unused_register(i), &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	e_ctx_store(e, T, M_CTX(target));
 	push_target(t, k);
@@ -817,7 +840,7 @@ static bool emit_push(struct translation *t, unsigned k)
 	if (i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return emit_push_memory(t, k);
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE, .disp = -8 }, 8, true, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	if (gpr_operand(&i->zo[0])) {
 		unsigned r = host_of(gpr_of(i->zo[0].reg.value));
@@ -844,7 +867,7 @@ static bool emit_pop(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	unsigned r = host_of(gpr_of(t->ins[k].zo[0].reg.value));
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = HOST_SP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	struct marg m = { x.base, x.index, x.scale, x.disp };
 	unsigned to = at_home(r) ? T : r;
 	mark_commit(t, k);
@@ -860,7 +883,7 @@ static bool emit_leave(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	struct enc x = { 0 };
-	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, BY_ALIGNMENT, RBX, &x);
+	mem_operand(t, k, &(struct ea){ .base = RBP, .index = ENC_NONE }, 8, false, MAY_CROSS, RBX, &x);
 	e_load(e, T, (struct marg){ x.base, x.index, x.scale, x.disp });
 	mark_commit(t, k);
 	e_lea(e, HOST_SP, M_BASE(RBP, 8));
@@ -874,7 +897,7 @@ static bool emit_insn(struct translation *t, unsigned k)
 		return legacy_emit(t, k);
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
-	case K_MEM: return emit_memory(t, k);
+	case K_MEM: case K_BITS: return emit_memory(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
@@ -882,14 +905,14 @@ static bool emit_insn(struct translation *t, unsigned k)
 	case K_SYSTEM: return system_emit(t, k);
 	case K_STRING: string_emit(t, k); return true;
 	case K_NOP: return true;
-	case K_INTERP: case K_INTERP_LAST: return false;
+	case K_INTERP: case K_INTERP_LAST: case K_GATE: case K_GATE_LAST: return false;
 	default: branch_emit(t, k); return true;
 	}
 }
 
 static bool ends(enum kind k)
 {
-	return k == K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
+	return k >= K_INTERP_LAST || (k >= K_JMP && k <= K_RET);
 }
 
 /* ---- the block --------------------------------------------------------------------------------------- */
@@ -899,7 +922,7 @@ static bool ends(enum kind k)
 static bool goes_on(struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
-	if (i->kind != K_JCC || t->page->mode != CODE64)
+	if (i->kind != K_JCC)
 		return false;
 	u64 next = next_lin_of(t, k);
 	return branch_target(t, k) > next && !((next ^ t->lin) & ~PAGE_MASK) && !cache_known(t->b, t->page, next);
@@ -918,11 +941,13 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->bytes = t->bytes + off;
 		i->off = (u16)off;
 		i->fop = 0;
-		if (isa_decode(t->page->mode, t->b->in.quirks, i->bytes, MIN(15u, have - off), &i->zi, i->zo) != ISA_OK)
+		const struct known *known = memo_find(t->b->memo, &t->b->in, t->page->mode, i->bytes, MIN(15u, have - off));
+		if (!known)
 			break;
+		memo_take(known, i->bytes, &i->zi, i->zo);
 		if (off + i->zi.length > in_page && t->n)
 			break; /* it crosses: a block of its own */
-		i->op = op_of_insn(&t->b->in.ops, &i->zi, i->zo);
+		i->op = known->op;
 		if (!i->op)
 			break;
 		bool units = t->units;
@@ -974,7 +999,7 @@ static void emit_entries(struct translation *t)
 {
 	struct emit *e = &t->e, *out = &t->out;
 	struct block *b = t->block;
-	u8 *fail[2] = { NULL }, *fail_host[3] = { NULL };
+	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
 	bool live = t->ins[0].live;
 	b->checked = emit_here(e);
 	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
@@ -985,10 +1010,9 @@ static void emit_entries(struct translation *t)
 	b->host = emit_here(e);
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
-	if (t->units)
-		fail_host[1] = entry_check(e, M_CTX(units_off), 0, live);
+	u8 *units = t->units ? entry_check(e, M_CTX(units_off), 0, live) : NULL, *units_there = emit_here(e);
 	if (t->classes & X87_CLASSES)
-		fail_host[2] = entry_check(e, M_CTX(x87_off), 0, live);
+		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)
 		return;
 	b->stale_checked = emit_here(out);
@@ -1001,10 +1025,17 @@ static void emit_entries(struct translation *t)
 		if (fail_host[k])
 			e_here32(out, fail_host[k]);
 	emit_exit(t, out, 0, X_GOTO, false);
+	if (units) {
+		e_here32(out, units);
+		e_ctx_imm(out, M_CTX(exit), exit_id(t->index, 0, X_GOTO));
+		e_set32(out, e_call(out), t->b->units_load);
+		e_jmp_to(out, units_there);
+	}
 	t->saved = false;
 }
 
-static void emit_one(struct translation *t, unsigned k)
+/* False: instruction k must be left to the interpreter, but others count on it (groups). */
+static bool emit_one(struct translation *t, unsigned k)
 {
 	struct emit *e = &t->e;
 	u8 *before = e->p;
@@ -1013,33 +1044,60 @@ static void emit_one(struct translation *t, unsigned k)
 	const struct tins *i = &t->ins[k];
 	struct insn_map m = { .host = (u16)(e->p - t->start), .guest = i->off, .commit = COMMIT_NEVER, .victim = ENC_NONE };
 	m.held = k && t->ins[k - 1].kind == K_SYSTEM && t->ins[k - 1].zi.mnemonic == ZYDIS_MNEMONIC_STI;
-	m.no_resume = i->group == GROUP_MEMBER || i->group == GROUP_PASSES;
+	m.no_resume = i->no_resume;
+	m.by_store = i->group == GROUP_FIRST && i->group_store;
 	m.saved = m.saved_then = m.saved_fault = saved;
 	t->map[k] = m;
-	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST) {
+	bool gate = i->kind == K_GATE || i->kind == K_GATE_LAST;
+	if (i->kind != K_INTERP && i->kind != K_INTERP_LAST && !gate) {
 		prelude(t, k);
 		if (emit_insn(t, k) && x87_after(t, k)) {
 			if (i->writes && i->kind != K_SYSTEM)
 				t->saved = false; /* all that are live are the instruction's own, or were brought */
-			return;
+			return true;
 		}
+		if (i->group != GROUP_NONE || i->no_resume)
+			return false;
 		e->p = before; /* not so: begin again, without */
 		t->n_cold = n_cold;
 		t->map[k] = m;
 	}
-	t->map[k].fop = FOP_INTERP;
-	emit_exit(t, e, k, X_INSN, saved);
+	if (gate) {
+		t->map[k].gate = (u8)system_gate(t, i);
+		gate_emit(t, e, k, saved);
+	} else {
+		t->map[k].fop = FOP_INTERP;
+		emit_exit(t, e, k, X_INSN, saved);
+	}
 	t->saved = false; /* both are right after it */
+	return true;
+}
+
+/* All instructions. */
+static void emit_body(struct translation *t)
+{
+	const struct emit e = t->e, out = t->out;
+	for (unsigned k = 0; k < t->n; k++) {
+		if (!k) {
+			t->e = e;
+			t->out = out;
+			t->n_cold = t->sides = 0;
+			emit_entries(t);
+		}
+		if (emit_one(t, k))
+			continue;
+		t->ins[k].kind = K_INTERP; /* once more, then, with groups that end there */
+		liveness(t);
+		groups_plan(t);
+		k = ~0u;
+	}
 }
 
 static bool emit_block(struct translation *t)
 {
 	struct emit *e = &t->e;
 	struct block *b = t->block;
-	t->n_cold = 0;
-	emit_entries(t);
-	for (unsigned k = 0; k < t->n; k++)
-		emit_one(t, k);
+	emit_body(t);
 	/* The end: a boundary too where control falls through. */
 	t->map[t->n] = (struct insn_map){ .host = (u16)(e->p - t->start), .guest = t->guest_bytes, .victim = ENC_NONE,
 					  .saved = t->saved };
@@ -1064,7 +1122,7 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->page = page;
 	t->page2 = NULL;
 	t->ahead = 0;
-	memcpy(t->bytes, page->host + off, in_page);
+	memcpy(t->bytes, page->host + off, MIN(in_page, BLOCK_INSNS * 15)); /* more it cannot have */
 	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
 		/* Does the first one go on in the next page? */
@@ -1091,7 +1149,6 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	    atomic_load(&page->code->gen) != page->gen)
 		return NULL; /* being written: this once by the interpreter */
 	liveness(t);
-	t->ungrouped = b->ungrouped[ungroup_slot(lin)] == lin;
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
 	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, 512 * t->n + 1024, &t->e, &t->out);

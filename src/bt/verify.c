@@ -7,7 +7,7 @@
  * place where the block may be entered.
  *
  *  1. All bytes are whole instructions of the kinds in verify_form.c; branches lead to starts of
- *     such inside the block, to exit_common and lookup, or are links to block heads or their stubs.
+ *     such inside the block, to exit_common, gates and lookup, or are links to block heads or their stubs.
  *  2. Guest memory is accessed through T as verify_path.c says; the space (gs) only at the known
  *     places for the known ends; RSP only by CALL and RET, as the return stack.
  *  3. Where the block may be left (exits, faults, kicks up to insn_map.commit) every guest register
@@ -27,6 +27,7 @@
 
 #include "bt/verify.h"
 
+#define FORKS_MAX 64u    /* one inside the other */
 #define STEPS_MAX 4000u /* host instructions on the paths of one guest instruction */
 #define SAMPLE 256u
 #define DIVERSION 5u   /* bytes that cache.c writes over an entry of a block that is no longer valid */
@@ -170,6 +171,30 @@ static bool slot_looked_at(struct verifier *v, const struct path *p, i64 at, u32
 
 static bool insn_begin(struct verifier *v, unsigned insn);
 
+/* Between two instructions: sums of registers become values of their own, lest they grow without end. What they
+ * were made of they are then no longer known to be. */
+static void condense(struct verifier *v, struct path *p)
+{
+	struct syms *s = &v->syms;
+	struct expr was[16];
+	sym now[16];
+	for (unsigned g = 0; g < 16; g++) {
+		struct expr x = s->exprs[guest_value(p, g)];
+		u64 konst = x.konst;
+		x.konst = 0;
+		was[g] = x;
+		now[g] = SYM_NONE;
+		if (!x.n || (x.n == 1 && x.times[0] == 1))
+			continue;
+		for (unsigned k = 0; k < g && now[g] == SYM_NONE; k++)
+			if (now[k] != SYM_NONE && sym_expr_equal(&was[k], &x))
+				now[g] = now[k];
+		if (now[g] == SYM_NONE)
+			now[g] = sym_fresh(s);
+		guest_set(p, g, sym_add_const(s, now[g], konst));
+	}
+}
+
 /* The path has reached the first guest instruction, or the next one. *go_on: which it then carries
  * out, too: nothing else leads there (a group: an entry that serves several). */
 static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
@@ -187,6 +212,7 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 				return *v->e->msg ? false : verify_bad(v, p->at, "an instruction without code");
 		if (!k->map[next].no_resume)
 			return true;
+		condense(v, p);
 		for (unsigned g = 0; g < 16; g++)
 			v->start[g] = guest_value(p, g);
 		v->start_gs = p->slot[SL_GS];
@@ -196,7 +222,10 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 		p->taken = -1;
 		p->cpu_done = 0;
 		p->exit_set = p->dirty = p->space_set = false;
-		p->kept |= k->map[next].saved;
+		p->kept = p->ctx_flags = k->map[next].saved; /* as where a root begins */
+		p->host_flags = !p->ctx_flags;
+		p->half_flags = false;
+		p->packing = 0;
 		*go_on = true;
 		return insn_begin(v, next);
 	}
@@ -257,6 +286,30 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 	return guest_untouched(v, p, h->off, -1, "where it leaves");
 }
 
+/* Calls units_load: leaves with the host's flags, or goes on with the vectors there. */
+static bool units_loaded(struct verifier *v, struct path *p, const struct hinsn *h)
+{
+	if (v->root != ROOT_CHECKED && v->root != ROOT_HOST)
+		return verify_bad(v, h->off, "asks for the vectors elsewhere than at its entry");
+	if (!exit_checked(v, p, h, false))
+		return false;
+	p->exit_set = p->ctx_flags = false;
+	p->reg[T] = sym_fresh(&v->syms);
+	p->slot[SL_RAX] = sym_fresh(&v->syms);
+	p->test.kind = TEST_NONE;
+	path_add_fact(p, FACT_ZERO, sym_low(&v->syms, sym_atom(&v->syms, AT_WORD, 0, SYM_NONE, (u32)CTX(units_off)), 32), 0);
+	p->at = h->off + h->len;
+	return true;
+}
+
+/* To gate.c: an exit for the interpreter, of an instruction that has this gate. */
+static bool gate_checked(struct verifier *v, const struct path *p, const struct hinsn *h, bool saved)
+{
+	if (v->legacy || !v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->g.known && !guest_gate(v)))
+		return verify_bad(v, h->off, "a gate that is not the instruction's");
+	return exit_checked(v, p, h, saved);
+}
+
 /* Who asks is in ctx.exit, should the target not be known. */
 static bool named(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
@@ -307,6 +360,11 @@ static bool to_found(struct verifier *v, const struct path *p, const struct hins
 static const u8 *goes_to(const struct verifier *v, const struct hinsn *h)
 {
 	return verify_pc(v, h->off) + h->len + (i64)h->zo[0].imm.value.u;
+}
+
+static bool loads_units(const struct verifier *v, const struct hinsn *h)
+{
+	return h->zi.mnemonic == ZYDIS_MNEMONIC_CALL && h->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && goes_to(v, h) == v->b->units_load;
 }
 
 /* The link whose displacement is this branch's. -1: none. */
@@ -362,13 +420,10 @@ static void rcx_condition(struct verifier *v, struct path *p, bool taken)
 	struct syms *s = &v->syms;
 	sym rcx = p->reg[RCX];
 	const struct atom *a = sym_single(s, rcx);
-	if (taken) {
+	if (taken)
 		path_add_fact(p, FACT_ZERO, rcx, 0);
-		if (a && a->kind == AT_SHL && a->n >= 52 && a->n < 64)
-			path_add_fact(p, FACT_ALIGNED, a->of, 1u << (64 - a->n));
-	} else if (a && a->kind == AT_ENTRY) { /* entries are 0 or there */
+	else if (a && a->kind == AT_ENTRY) /* entries are 0 or there */
 		path_add_fact(p, FACT_PRESENT, s->exprs[rcx].atom[0], 0);
-	}
 }
 
 /* The guest's instruction is a conditional branch. */
@@ -426,7 +481,7 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	ZydisMnemonic m = h->zi.mnemonic;
 	*go_on = false;
 	if (m == ZYDIS_MNEMONIC_RET) {
-		if (v->g.known && v->g.kind != G_RET)
+		if (v->root == ROOT_RETURN || (v->g.known && v->g.kind != G_RET))
 			return verify_bad(v, h->off, "a return that the guest does not have");
 		return named(v, p, h) && indirect(v, p, h, p->reg[T]);
 	}
@@ -460,8 +515,12 @@ static bool branch(struct verifier *v, struct path *p, const struct hinsn *h, bo
 	bool jmp = m == ZYDIS_MNEMONIC_JMP;
 	if (jmp && (to == v->b->exit_common || to == v->b->exit_saved))
 		return exit_checked(v, p, h, to == v->b->exit_saved);
+	if (jmp && (to == v->b->gate_common || to == v->b->gate_saved))
+		return gate_checked(v, p, h, to == v->b->gate_saved);
 	if (jmp && (to == v->b->lookup || to == v->b->lookup_miss))
 		return looked_up(v, p, h);
+	if (loads_units(v, h))
+		return *go_on = units_loaded(v, p, h);
 	bool looks = to == v->b->lookup || to == v->b->lookup_miss;
 	if (m == ZYDIS_MNEMONIC_CALL || (!looks && !insn_at(v, place_of(v, to))))
 		return verify_bad(v, h->off, "a branch to where no code of the block begins");
@@ -555,8 +614,12 @@ static bool walk_fork(struct verifier *v, struct path p)
 	unsigned insn = v->k_insn;
 	sym start[16], gs = v->start_gs, kernel_gs = v->start_kernel_gs;
 	memcpy(start, v->start, sizeof(start));
+	if (v->forks == FORKS_MAX)
+		return verify_bad(v, p.at, "paths without end");
+	v->forks++;
 	if (!walk(v, p))
 		return false;
+	v->forks--;
 	if (v->k_insn == insn)
 		return true;
 	memcpy(v->start, start, sizeof(start));
@@ -612,6 +675,7 @@ static bool walk_root(struct verifier *v, enum root root, unsigned insn, u32 at,
 	v->k_insn = insn;
 	v->end = end;
 	v->budget = STEPS_MAX;
+	v->forks = 0;
 	starts(v);
 	v->g.known = v->shares = false;
 	if (root == ROOT_INSN && !insn_begin(v, insn))
@@ -675,7 +739,7 @@ static bool returns_verified(struct verifier *v)
 {
 	const struct block *k = v->k;
 	for (u32 n = 0; n < v->n; n++) {
-		if (v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_CALL)
+		if (v->insn[n].zi.mnemonic != ZYDIS_MNEMONIC_CALL || loads_units(v, &v->insn[n]))
 			continue;
 		u32 back = v->insn[n].off + v->insn[n].len;
 		if (back >= k->bytes || !v->number[back] || back < place_of(v, k->host) + DIVERSION)

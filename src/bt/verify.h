@@ -26,6 +26,8 @@ enum atom_kind {
 	AT_SHL,      /* of << n */
 	AT_SHR,      /* of >> n */
 	AT_XOR,      /* of ^ the value `at` */
+	AT_SAR,      /* of >> n, signed */
+	AT_EXTEND,   /* the low n bits of `of`, signed */
 };
 struct atom { u8 kind, n; sym of; u32 at; };
 #define TERMS 5
@@ -51,6 +53,11 @@ sym sym_ror(struct syms *s, sym a, unsigned n);
 sym sym_shl(struct syms *s, sym a, unsigned n);
 sym sym_shr(struct syms *s, sym a, unsigned n);
 sym sym_xor(struct syms *s, sym a, sym b);
+bool sym_expr_equal(const struct expr *a, const struct expr *b);
+sym sym_sar(struct syms *s, sym a, unsigned n);
+sym sym_extend(struct syms *s, sym a, unsigned bits);
+/* How far the word with bit number `bit`, of 32 or 64 bits, is from a bit string's first. */
+sym sym_bit_word(struct syms *s, sym bit, unsigned width);
 bool sym_is_const(const struct syms *s, sym a, u64 *v);
 /* The value is one atom and nothing else: it, or NULL. */
 const struct atom *sym_single(const struct syms *s, sym a);
@@ -74,6 +81,8 @@ struct hinsn {
 };
 /* What the instruction is, or why no block may hold it (returned; NULL: it may). */
 const char *form_check(struct hinsn *h);
+/* BT, BTS, BTR, BTC of memory with a register: it reaches beyond the operand. */
+bool reaches_bits(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo);
 /* A general register as an operand: 0-15, AH as RAX. -1: none. */
 int gpr_number(const ZydisDecodedOperand *o);
 bool operand_is_high8(const ZydisDecodedOperand *o);
@@ -84,11 +93,10 @@ u32 gprs_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *z
 
 /* ---- a path ------------------------------------------------------------------------------------------- */
 
-enum slot { SL_HOME11, SL_HOME15, SL_RAX, SL_RCX, SL_V, SL_T, SL_TARGET, SL_GS, SL_KERNEL_GS, N_SLOTS };
+enum slot { SL_HOME11, SL_HOME15, SL_RAX, SL_RCX, SL_V, SL_T, SL_TARGET, SL_GS, SL_KERNEL_GS, SL_GROUP, N_SLOTS = SL_GROUP + ARRAY_LEN(((struct ctx *)0)->group) };
 enum fact_kind {
 	FACT_PRESENT,  /* of: an entry that is there */
 	FACT_FITS,     /* so many bytes at `of` lie in one page */
-	FACT_ALIGNED,  /* of is a multiple of n */
 	FACT_ZERO,
 	FACT_NOT_ZERO,
 	FACT_EQUAL,    /* n: a value */
@@ -99,7 +107,7 @@ enum fact_kind {
 struct fact { u8 kind; sym of; u32 n; };
 enum test_kind { TEST_NONE, TEST_AND /* ZF: of & n is 0 */, TEST_CMP /* of (32 bits, zero-extended) was compared with n */,
 		 TEST_EQUAL /* 64 bits: with the value n */, TEST_TAG /* with the jump cache's tag at index n */ };
-#define FACTS 16
+#define FACTS 160 /* two for each access of a block, and more */
 #define TOUCHES 2
 struct touch { sym at, value; u8 size; bool write, read; };
 
@@ -155,7 +163,7 @@ struct verifier {
 	u32 end;                 /* where its path falls into the next; ~0: nowhere */
 	sym start[16], start_gs, start_kernel_gs; /* the guest's registers at its start */
 	bool shares;             /* it is one of several that share a page-table entry */
-	unsigned budget;
+	unsigned budget, forks;
 	sym arrived;             /* ROOT_RETURN: the target */
 	bool entry_live;         /* the first instruction is reached with status flags from the context: they are live */
 	bool entry_lost;         /* an entry leaves without them */
@@ -190,6 +198,7 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 /* ---- what the guest's instruction asks for (verify_guest.c) ----------------------------------------------- */
 sym guest_start(struct verifier *v, unsigned guest);             /* a register's value at its start */
 sym guest_value(const struct path *p, unsigned guest);           /* and now */
+void guest_set(struct path *p, unsigned guest, sym value);
 bool guest_equal(struct verifier *v, sym a, sym b);
 bool guest_prepare(struct verifier *v, unsigned insn);
 /* All registers are as at its start, but for `except` (as a guest's number; -1: none). */
@@ -204,6 +213,8 @@ bool guest_own_before(struct verifier *v, const struct path *p, const struct hin
 void guest_own_after(struct verifier *v, struct path *p, const struct hinsn *h);
 bool guest_access(struct verifier *v, const struct path *p, const struct hinsn *h, const struct touch *a);
 bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h, unsigned n);
+/* What the map says of a gate is the instruction's. */
+bool guest_gate(const struct verifier *v);
 bool guest_target(struct verifier *v, const struct path *p, const struct hinsn *h, sym target);
 
 #endif

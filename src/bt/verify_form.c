@@ -33,6 +33,16 @@ int gpr_number(const ZydisDecodedOperand *o)
 bool reads_operand(const ZydisDecodedOperand *o) { return o->actions & ZYDIS_OPERAND_ACTION_MASK_READ; }
 bool writes_operand(const ZydisDecodedOperand *o) { return o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE; }
 
+bool reaches_bits(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		return zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	default:
+		return false;
+	}
+}
+
 u32 gprs_written(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	u32 set = 0;

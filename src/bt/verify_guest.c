@@ -20,6 +20,14 @@ sym guest_value(const struct path *p, unsigned guest)
 	}
 }
 
+void guest_set(struct path *p, unsigned guest, sym value)
+{
+	if (is_homeless(guest))
+		p->slot[guest == R_11 ? SL_HOME11 : SL_HOME15] = value;
+	else
+		p->reg[guest == R_SP ? (unsigned)HOST_SP : guest] = value;
+}
+
 /* As far as the mode looks at them. */
 bool guest_equal(struct verifier *v, sym a, sym b)
 {
@@ -83,7 +91,8 @@ static enum guest_kind kind_of(const ZydisDecodedInstruction *zi, const ZydisDec
 	case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
 		return G_SYSTEM;
 	case ZYDIS_MNEMONIC_MOV:
-		if (gpr_number(&zo[0]) >= 0 && zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(zo[1].reg.value) == ZYDIS_REGCLASS_SEGMENT)
+		if (gpr_number(&zo[0]) >= 0 && zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (ZydisRegisterGetClass(zo[1].reg.value) == ZYDIS_REGCLASS_SEGMENT || zo[1].reg.value == ZYDIS_REGISTER_CR2))
 			return G_SYSTEM;
 		break;
 	default: break;
@@ -146,6 +155,8 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	bool lea = g->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
 	if (g->mem >= 0 && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 		g->ea = address_asked(v, &g->zo[g->mem]);
+	if (g->ea != SYM_NONE && reaches_bits(&g->zi, g->zo) && g->zo[0].size >= 32)
+		g->ea = sym_add(&v->syms, g->ea, sym_bit_word(&v->syms, guest_start(v, (unsigned)gpr_number(&g->zo[1])), g->zo[0].size));
 	return true;
 }
 
@@ -157,7 +168,7 @@ static int home_operand(const struct verifier *v, const struct hinsn *h)
 {
 	const struct guest_insn *g = &v->g;
 	const ZydisDecodedOperand *o = &h->zo[h->mem];
-	if (g->mem >= 0 || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV || h->zi.address_width != 64 || o->mem.base != ZYDIS_REGISTER_NONE ||
+	if (g->mem >= 0 || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV || reaches_bits(&h->zi, h->zo) || h->zi.address_width != 64 || o->mem.base != ZYDIS_REGISTER_NONE ||
 	    o->mem.index != ZYDIS_REGISTER_NONE || (o->mem.disp.value != CTX(home11) && o->mem.disp.value != CTX(home15)))
 		return -1;
 	return o->mem.disp.value == CTX(home11) ? R_11 : R_15;
@@ -482,6 +493,34 @@ bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h,
 	if ((g->kind == G_JMP || g->kind == G_CALL) && on)
 		return verify_bad(v, h->off, "a jump that falls through");
 	return true;
+}
+
+static enum gate gate_asked(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_SYSCALL: return GATE_SYSCALL;
+	case ZYDIS_MNEMONIC_SYSRET: return zi->raw.rex.W ? GATE_SYSRET : GATE_NONE;
+	case ZYDIS_MNEMONIC_IRETQ: return GATE_IRET;
+	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
+	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
+	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
+	case ZYDIS_MNEMONIC_WRGSBASE: return GATE_WRGSBASE;
+	case ZYDIS_MNEMONIC_RDPKRU: return GATE_RDPKRU;
+	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
+	default: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? GATE_STRING : GATE_NONE;
+	}
+}
+
+bool guest_gate(const struct verifier *v)
+{
+	const struct insn_map *m = &v->k->map[v->k_insn];
+	const ZydisDecodedInstruction *zi = &v->g.zi;
+	enum gate g = gate_asked(zi);
+	if (g != GATE_STRING)
+		return m->gate == g && g != GATE_NONE;
+	bool movs = zi->mnemonic == ZYDIS_MNEMONIC_MOVSB || zi->mnemonic == ZYDIS_MNEMONIC_MOVSW || zi->mnemonic == ZYDIS_MNEMONIC_MOVSD || zi->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
+	unsigned size = zi->operand_width / 8u, arg = (size == 8 ? 3 : size / 2) | (zi->attributes & ZYDIS_ATTRIB_HAS_REP ? GATE_REP : 0);
+	return m->gate == g && m->gate_arg == arg && m->string == (movs ? MAP_MOVS : MAP_STOS);
 }
 
 /* It is the target of the guest's indirect branch. */

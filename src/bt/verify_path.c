@@ -3,8 +3,10 @@
  * A guest access is in order where its address is ENTRY + A - 1 with
  *   ENTRY  the page-table entry of A's page (or of the constant address A), loaded on this very
  *          path from the half that the access asks for, and found present
- *   A      such that all of its bytes lie in one page: a single one, or known to fit, or known to
- *          be aligned, or the instruction itself faults unless they are
+ *   A      such that all of its bytes lie in one page: a single one, or known to fit, or the
+ *          instruction itself faults unless they are aligned
+ * In groups (insn_map.no_resume) ENTRY may be that of an address a known distance below A, from which on
+ * all up to A's last byte are known to be in one page; it may have been in a slot of the context meanwhile.
  * Then it reaches the guest's RAM, or a multiple of MEM_ALIAS_STEP from there (bt.h), and nothing else. */
 #include <string.h>
 
@@ -25,7 +27,7 @@ bool path_fact(const struct verifier *v, const struct path *p, enum fact_kind ki
 		const struct fact *f = &p->facts[k];
 		if (f->kind != kind || f->of != of)
 			continue;
-		if (kind == FACT_FITS || kind == FACT_ALIGNED ? f->n >= n : kind == FACT_AT_MOST ? f->n <= n : f->n == n)
+		if (kind == FACT_FITS ? f->n >= n : kind == FACT_AT_MOST ? f->n <= n : f->n == n)
 			return true;
 	}
 	return false;
@@ -34,7 +36,7 @@ bool path_fact(const struct verifier *v, const struct path *p, enum fact_kind ki
 /* So many bytes from `of` lie in one page. */
 static bool fits(const struct verifier *v, const struct path *p, sym of, u32 n)
 {
-	return path_fact(v, p, FACT_FITS, of, n) || path_fact(v, p, FACT_ALIGNED, of, n);
+	return path_fact(v, p, FACT_FITS, of, n);
 }
 
 /* The entry's lowest bit is in the lowest bit of this value: it, or NULL. odd: the other parts are. */
@@ -56,24 +58,19 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 		zero = taken;
 	else if (m == ZYDIS_MNEMONIC_JNZ)
 		zero = !taken;
-	else if (p->test.kind == TEST_CMP && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
-		const struct atom *t = sym_single(&v->syms, p->test.of);
-		bool above = (m == ZYDIS_MNEMONIC_JNBE) == taken;
-		if (!above && t && t->kind == AT_LOW && t->n == 12 && p->test.n < 4096) {
-			sym whole = t->of; /* and its lower parts, which have the same low bits */
-			path_add_fact(p, FACT_FITS, whole, 4096 - (u32)p->test.n);
-			path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 32), 4096 - (u32)p->test.n);
-			if (v->legacy)
-				path_add_fact(p, FACT_FITS, sym_low(&v->syms, whole, 16), 4096 - (u32)p->test.n);
-		}
-		return;
-	} else if (p->test.kind == TEST_EQUAL && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
+	else if (p->test.kind == TEST_EQUAL && (m == ZYDIS_MNEMONIC_JNBE || m == ZYDIS_MNEMONIC_JBE)) {
 		u64 most;
-		if ((m == ZYDIS_MNEMONIC_JNBE) != taken && sym_is_const(&v->syms, (sym)p->test.n, &most) && most <= INT32_MAX)
+		if ((m == ZYDIS_MNEMONIC_JNBE) == taken || !sym_is_const(&v->syms, (sym)p->test.n, &most))
+			return;
+		const struct atom *t = sym_single(&v->syms, p->test.of);
+		if (t && t->kind == AT_ROR && t->n == 12) /* the upper bits are the place in the page */
+			path_add_fact(p, FACT_FITS, t->of, 4096 - (u32)(most >> 52));
+		else if (most <= INT32_MAX)
 			path_add_fact(p, FACT_AT_MOST, p->test.of, (u32)most);
 		return;
-	} else
+	} else {
 		return;
+	}
 	if (p->test.kind == TEST_CMP && zero)
 		path_add_fact(p, FACT_ZERO, sym_low(&v->syms, sym_add_const(&v->syms, p->test.of, -p->test.n), 32), 0);
 	if (p->test.kind == TEST_EQUAL && zero)
@@ -96,8 +93,6 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 	sym entry;
 	if (mask == 1 && parity_of_entry(v, p->test.of, &odd, &entry) && odd == zero)
 		path_add_fact(p, FACT_PRESENT, entry, 0);
-	if (zero && mask < 4096 && !(mask & (mask + 1)))
-		path_add_fact(p, FACT_ALIGNED, p->test.of, (u32)mask + 1);
 }
 
 /* ---- addresses ---------------------------------------------------------------------------------------- */
@@ -164,7 +159,13 @@ static bool guest_memory(struct verifier *v, const struct path *p, const struct 
 	bool write = writes_operand(o);
 	struct atom e;
 	*t = (struct touch){ .size = (u8)(o->size / 8), .write = write, .read = reads_operand(o) };
-	if (!through_entry(v, p, h, address_of(v, p, o), write, &t->at, &e))
+	sym host = address_of(v, p, o);
+	if (reaches_bits(&h->zi, h->zo)) {
+		if (o->size < 32)
+			return verify_bad(v, h->off, "a bit string of 16-bit words");
+		host = sym_add(s, host, sym_bit_word(s, p->reg[gpr_number(&h->zo[1])], o->size));
+	}
+	if (!through_entry(v, p, h, host, write, &t->at, &e))
 		return false;
 	u64 lin;
 	if (e.kind == AT_ENTRY_AT)
@@ -230,6 +231,9 @@ static int slot_at(i64 disp)
 	for (unsigned k = 0; k < ARRAY_LEN(slots); k++)
 		if (slots[k].at == disp)
 			return slots[k].slot;
+	for (unsigned k = 0; k < N_SLOTS - SL_GROUP; k++)
+		if (disp == CTX(group) + 8 * (i64)k)
+			return SL_GROUP + (int)k;
 	return -1;
 }
 
@@ -291,7 +295,10 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 	if (o->mem.base != ZYDIS_REGISTER_NONE || o->mem.index != ZYDIS_REGISTER_NONE)
 		return path_jump_load(v, p, h, value);
 	int n = slot_at(disp);
-	if (o->size == 16 && disp == CTX(flags)) {
+	i64 limit = disp - CTX(limit);
+	if (o->size == 64 && limit >= 0 && limit < (i64)sizeof(v->b->ctx->limit) && !(limit & 7))
+		*value = sym_const(&v->syms, limit_value((unsigned)limit / 8));
+	else if (o->size == 16 && disp == CTX(flags)) {
 		*value = sym_fresh(&v->syms);
 		p->loads_flags = true;
 	} else if (o->size == 8 && (disp == CTX(flags) || disp == CTX(flags) + 1))
@@ -326,7 +333,19 @@ static bool space_store(struct verifier *v, struct path *p, const struct hinsn *
 	const ZydisDecodedOperand *o = memory(h), *from = &h->zo[1];
 	i64 disp = o->mem.disp.value;
 	if (v->root == ROOT_INSN && guest_is_own(v, h)) { /* a register at home */
-		p->slot[slot_at(disp)] = sym_fresh(&v->syms);
+		sym *home = &p->slot[slot_at(disp)];
+		u64 by = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? from->imm.value.u : 0;
+		bool sum = o->size == 64 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+		if (sum && h->zi.mnemonic == ZYDIS_MNEMONIC_ADD)
+			*home = sym_add_const(&v->syms, *home, by);
+		else if (sum && h->zi.mnemonic == ZYDIS_MNEMONIC_SUB)
+			*home = sym_add_const(&v->syms, *home, -by);
+		else if (o->size == 64 && h->zi.mnemonic == ZYDIS_MNEMONIC_INC)
+			*home = sym_add_const(&v->syms, *home, 1);
+		else if (o->size == 64 && h->zi.mnemonic == ZYDIS_MNEMONIC_DEC)
+			*home = sym_add_const(&v->syms, *home, ~0ull);
+		else
+			*home = sym_fresh(&v->syms);
 		return true;
 	}
 	bool or_target = h->zi.mnemonic == ZYDIS_MNEMONIC_OR && disp == CTX(target) && h->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
@@ -455,8 +474,12 @@ static bool cpu_access(struct verifier *v, struct path *p, const struct hinsn *h
 			return true;
 	}
 	p->cpu_done |= 1u << ARRAY_LEN(of_cpu);
+	bool zx = h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX, of_system = !v->g.known || v->g.kind == G_SYSTEM;
+	if (at == CPU(cr2) && o->size == 64 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOV && !write && cpl0(v) && of_system &&
+	    (!v->g.known || v->g.zo[1].reg.value == ZYDIS_REGISTER_CR2))
+		return true;
 	for (unsigned s = S_ES; s <= S_GS; s++)
-		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX &&
+		if (at == CPU(seg) + s * sizeof(struct segment) + offsetof(struct segment, sel) && o->size == 16 && (zx || h->zi.mnemonic == ZYDIS_MNEMONIC_MOV) &&
 		    !write && (!v->g.known || (v->g.kind == G_SYSTEM && ZydisRegisterGetId(v->g.zo[1].reg.value) == (int)s)))
 			return true;
 	return verify_bad(v, h->off, "an access to struct cpu that no instruction asks for");
@@ -538,6 +561,9 @@ static bool followed(struct verifier *v, struct path *p, const struct hinsn *h, 
 			return false;
 		r = sym_add_const(s, p->reg[to], -a->imm.value.u);
 		break;
+	case ZYDIS_MNEMONIC_INC: case ZYDIS_MNEMONIC_DEC:
+		r = sym_add_const(s, p->reg[to], h->zi.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : ~0ull);
+		break;
 	case ZYDIS_MNEMONIC_XOR:
 		if (w != 64 || gpr_number(a) < 0)
 			return false;
@@ -547,6 +573,16 @@ static bool followed(struct verifier *v, struct path *p, const struct hinsn *h, 
 		if (w != 64 || a->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
 			return false;
 		r = sym_shr(s, p->reg[to], a->imm.value.u & 63);
+		break;
+	case ZYDIS_MNEMONIC_SAR:
+		if (w != 64 || a->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		r = sym_sar(s, p->reg[to], a->imm.value.u & 63);
+		break;
+	case ZYDIS_MNEMONIC_MOVSXD:
+		if (w != 64 || gpr_number(a) < 0 || a->size != 32)
+			return false;
+		r = sym_extend(s, p->reg[gpr_number(a)], 32);
 		break;
 	case ZYDIS_MNEMONIC_AND: {
 		u64 mask = a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? immediate(a, w) : 0;
@@ -662,6 +698,8 @@ static bool is_scaffold(const struct verifier *v, const struct path *p, const st
 		return (on_t && d->size == 32 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) || g_system || (g_string && gpr_number(d) == RCX);
 	case ZYDIS_MNEMONIC_TEST:
 		return (h->mem < 0 && (a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE || g_system)) || g_string;
+	case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_MOVSXD:
+		return on_t && v->root == ROOT_INSN && v->g.known && reaches_bits(&v->g.zi, v->g.zo);
 	case ZYDIS_MNEMONIC_XOR:
 		return g_string && on_t;
 	case ZYDIS_MNEMONIC_SUB:
@@ -760,7 +798,7 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		if (own && h->gs) {
 			;
 		} else if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && h->mem == 1 && to >= 0) {
-			p->test.kind = h->constant ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;
+			p->test.kind = h->constant || (h->gs && sym_is_const(s, loaded, &at)) ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;
 			p->test.of = p->reg[to];
 			p->test.n = loaded;
 		} else if (h->zi.mnemonic == ZYDIS_MNEMONIC_SHR && result != SYM_NONE && h->zo[0].size == 64) {

@@ -14,7 +14,7 @@ void syms_reset(struct syms *s)
 
 static unsigned hash(u64 v) { return (unsigned)((v * 0x9e3779b97f4a7c15) >> 56); }
 
-static bool expr_equal(const struct expr *a, const struct expr *b)
+bool sym_expr_equal(const struct expr *a, const struct expr *b)
 {
 	if (a->konst != b->konst || a->n != b->n)
 		return false;
@@ -31,7 +31,7 @@ static sym intern(struct syms *s, const struct expr *x)
 		sum += (x->atom[k] + 1) * x->times[k] << 8;
 	u16 *head = &s->expr_head[hash(sum)];
 	for (unsigned k = *head; k; k = s->expr_next[k - 1])
-		if (expr_equal(&s->exprs[k - 1], x))
+		if (sym_expr_equal(&s->exprs[k - 1], x))
 			return (sym)(k - 1);
 	if (s->n_exprs == SYMS_MAX) {
 		s->full = true;
@@ -156,4 +156,19 @@ sym sym_shr(struct syms *s, sym a, unsigned n)
 sym sym_xor(struct syms *s, sym a, sym b)
 {
 	return sym_atom(s, AT_XOR, 0, a, b);
+}
+
+sym sym_sar(struct syms *s, sym a, unsigned n)
+{
+	return sym_atom(s, AT_SAR, n, a, 0);
+}
+
+sym sym_extend(struct syms *s, sym a, unsigned bits)
+{
+	return sym_atom(s, AT_EXTEND, bits, a, 0);
+}
+
+sym sym_bit_word(struct syms *s, sym bit, unsigned width)
+{
+	return width == 64 ? sym_scale(s, sym_sar(s, bit, 6), 8) : sym_scale(s, sym_sar(s, sym_extend(s, bit, 32), 5), 4);
 }

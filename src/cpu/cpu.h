@@ -302,6 +302,12 @@ void task_switch(struct cpu *c, u16 sel, enum task_why why, bool push_error, u32
 struct walk { u64 gpa; u64 page_size; bool user, writable, nx, dirty; u8 pkey; };
 /* Pure lookup without raising or setting A/D (debuggers, dumps). */
 bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa);
+/* Of the MMU_GROUP aligned pages of 4 KiB that lin is in, those that the same accesses may reach as lin, by the
+ * same level of tables, and whose accessed (write: and dirty) bits are set as lin's are: bit k is set and gpa[k]
+ * is where page k is. lin's own is left out; none outside of long mode. Changes nothing. SDM vol. 3 4.10.2.3: a
+ * processor may know such translations ahead of their use. */
+#define MMU_GROUP 8u
+u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa);
 /* Translates for an instruction fetch by the current privilege; raises #PF/#GP. */
 const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin);
 void mmu_flush_all(struct cpu *c);               /* every PCID, globals too */

@@ -1,6 +1,6 @@
 /* Derived state: what the fast paths look at, computed from the architectural state. The
  * only file that writes code_mode, ebase, seg_fast, seg_check, sp_mask, mmu, tlb, nofpu,
- * event_mask and slow.
+ * event_mask and slow; but for quick_api.h, which changes what follows from CPL and RFLAGS.
  *
  * CPL is not derived: far transfers, IRET, tasks, SYSCALL and the rest set c->cpl together
  * with CS and SS and then call cpu_update_mode(), which forces 0 in real and 3 in V86 mode. */

@@ -264,6 +264,36 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
 	return true;
 }
 
+u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
+{
+	struct path p;
+	struct walk w;
+	u32 err, found = 0;
+	const u64 used = PTE_P | PTE_A | (write ? PTE_D : 0), address = c->maxphyaddr_mask & ~PAGE_MASK;
+	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, &p, &w, &err) != WALK_OK)
+		return 0;
+	const u8 *host = p.e[p.n - 1].host;
+	u64 leaf = p.e[p.n - 1].val;
+	unsigned self = (unsigned)(lin >> 12) & (MMU_GROUP - 1);
+	if (!host || (leaf & used) != used)
+		return 0;
+	for (unsigned k = 0; k < MMU_GROUP; k++) {
+		u64 e = leaf;
+		if (k == self)
+			continue;
+		if (w.page_size == 4096) {
+			e = __atomic_load_n((const u64 *)(const void *)(host + 8 * ((i64)k - (i64)self)), __ATOMIC_ACQUIRE);
+			gpa[k] = e & address;
+		} else {
+			gpa[k] = (w.gpa & address & ~(u64)(MMU_GROUP * 4096 - 1)) + k * 4096;
+		}
+		/* The rights are the same, and accessed and dirty. */
+		if (!((e ^ leaf) & ~address & ~(u64)(write ? 0 : PTE_D)))
+			found |= 1u << k;
+	}
+	return found;
+}
+
 /* PDPTEs are registers: loaded and checked when CR3 (or CR0, CR4) is, SDM vol. 3 4.4.1. */
 bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 {

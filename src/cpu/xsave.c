@@ -41,6 +41,10 @@ static struct comp_shape comp_shape(struct cpu *c, unsigned comp, unsigned n)
 
 static bool bytes_zero(const u8 *p, unsigned n)
 {
+	for (; n >= 8; n -= 8, p += 8) {
+		if (ld64(p))
+			return false;
+	}
 	while (n--) {
 		if (*p++)
 			return false;

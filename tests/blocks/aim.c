@@ -141,11 +141,11 @@ static void aim_hidden(struct gen *e, const ZydisDecodedOperand *o)
 	load(e, base, pick_target(e, MAX(o->size / 8u, 1u)));
 }
 
-/* Counts of REP: mostly few. */
+/* Counts of REP: mostly few; some are of more than a page. */
 static void count(struct gen *e)
 {
 	if (!kept(e, R_CX) && pct(e, 95))
-		load(e, R_CX, pct(e, 85) ? below(e, 20) : below(e, 700));
+		load(e, R_CX, pct(e, 85) ? below(e, 20) : below(e, pct(e, 70) ? 700 : 7000));
 }
 
 void aim(struct gen *e, struct decoded *d, struct slot *s)

@@ -12,10 +12,14 @@ ASM(rmw, "add [rbx], rax\n sub dword ptr [rcx + 4], 9\n lock xadd [rdi], rdx\n l
 ASM(both, "add rax, [rbx]\n cmp ecx, [rdx + 16]\n imul r8, [r9], 77\n test byte ptr [rsi], 1\n cmovz r10, [rdi]\n movbe r12d, [r13]\n popcnt r14, [rbp]\n mul qword ptr [rbx + 8]\n hlt");
 /* Status flags live across an access. */
 ASM(flags, "cmp rax, rbx\n mov rcx, [rdx]\n mov [rsi + 8], rcx\n adc r8, r9\n mov r10w, [rdi]\n setz r12b\n jz . - 0x20");
+ASM(bits, "bt [rbx], rcx\n bts [rsi + rdi*4 + 0x12345], eax\n lock btr [r9], r11\n cmp rax, rbx\n btc [r10 + rdx], r15d\n setz r12b\n bt [rip + 0x1230], r8\n bts [rsp + 8], rsp\n hlt");
 ASM(wide, "cmpxchg16b [rbx]\n cmpxchg8b [rsi]\n movnti [rdi], rax\n crc32 ecx, dword ptr [rdx]\n hlt");
 /* ---- addresses */
 ASM(rip, "mov rax, [rip + 0x1234]\n add dword ptr [rip + 0x100], 3\n lea rcx, [rip - 4]\n movaps xmm1, [rip + 0x1f0 - 0x20]\n mov rdx, [0x20000]\n mov byte ptr [0x20008], 1\n hlt");
 ASM(segment, "mov rax, gs:[rbx + 8]\n mov fs:[rcx + rdx*2], esi\n mov rdi, gs:[0x28]\n add qword ptr fs:[0x10], 1\n .byte 0x65\n lea r8, [r9 + 4]\n hlt");
+/* ---- groups: one inside the other, across what needs T, by copies and sums of their base */
+ASM(group, "mov rax, [rbx]\n mov rcx, [rdx + 16]\n mov [rbx + 8], rax\n add r15, [rbx - 4]\n movsd xmm1, [rdx + rax*8]\n mov [rdx + 24], r11\n lea rsi, [rbx + 32]\n mov ah, [rsi]\n add rsi, 8\n mov r8d, [rsi - 16]\n push r15\n mov r9, [rdi]\n pop r15\n inc rsi\n mov [rsi + 3], r10b\n hlt");
+ASM(group_index, "mov eax, [rbx + rcx*4]\n add eax, edx\n mov [rbx + rcx*4], eax\n mov r8, [r15 + 8]\n dec r15\n mov [r15 + 17], r8\n movups xmm0, [rsi + r11*8]\n movaps [rsi + r11*8 + 16], xmm0\n mov r9, gs:[0x28]\n add gs:[0x30], r9\n mov r10, fs:[rdi]\n cmp r10, fs:[rdi - 8]\n mov rbp, rsp\n push rbx\n mov r12, [rbp]\n leave\n ret");
 /* ---- registers that have no host register of their own */
 ASM(homeless, "mov r11, rax\n mov rbx, r15\n add r11, r15\n mov rax, [r11]\n mov [r15 + 8], rcx\n mov r11, [rdx]\n mov [rsi + r11*4], edi\n mov r15d, [r11 + r8]\n lea r11, [r15 + rbx*2 + 5]\n lea r15d, [rcx + 1]\n hlt");
 ASM(homeless2, "mov eax, [r15 + r11*8 + 3]\n xor r11d, r11d\n inc r15\n mov [rbx], r11b\n mov r15w, [rcx]\n xchg r11, rax\n xchg r11, r15\n shl r11, cl\n bswap r15\n mulx r11, rax, rbx\n cmovz r11, rdx\n movzx r11d, al\n adc [rdi], r15\n hlt");
@@ -53,12 +57,14 @@ ASM(high8, "mov ah, [rbx]\n add [rcx + rdx*2 + 5], bh\n cmp dh, [rsi]\n movzx ea
 /* ---- by the interpreter, and other ends */
 ASM(interp, "mov rax, rbx\n rep cmpsb\n hlt");
 ASM(interp_middle, "mov rax, [rbx]\n rdpmc\n mov [rcx], rdx\n cpuid\n add rax, 1");
-ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], rdx\n fld1\n ret");
+ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], dx\n fld1\n ret");
 /* ---- what kernels do */
+ASM(gates, "mov eax, 5\n rdfsbase r11\n wrgsbase rbx\n rdpkru\n mov cx, fs\n mov rsi, cr2\n wrpkru\n add rax, 1\n sysretq");
+ASM(gate_iret, "pop rax\n iretq");
 ASM(kernel, "cli\n swapgs\n clac\n mov eax, ds\n pushfq\n rdtsc\n stac\n sti\n nop\n add rax, 1\n hlt");
 
-#define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(wide) X(rip) X(segment) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
+#define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(bits) X(wide) X(rip) X(segment) X(group) X(group_index) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
 	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(side) X(loop) X(jrcxz) X(jecxz) \
-	X(fall) X(copy) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(strings) X(high8)
+	X(fall) X(copy) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_iret) X(strings) X(high8)
 
 #endif

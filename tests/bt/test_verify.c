@@ -111,13 +111,15 @@ static ZydisMnemonic guest_mnemonic(const struct sample *s, const struct block *
 	return zi.mnemonic;
 }
 
-/* An instruction as this one comes before it for the same guest instruction. */
+/* An instruction as this one comes before it for the same guest instruction, or for one that always comes before. */
 static bool came_before(const struct sample *s, const struct block *k, const struct host *a)
 {
 	unsigned n = 0;
 	struct host h;
 	while (n + 1 < k->n && k->map[n + 1].host <= a->off)
 		n++;
+	while (k->map[n].no_resume)
+		n--;
 	for (u32 off = k->map[n].host; off < a->off && host_at(k, old, off, &h); off += h.zi.length)
 		if (!memcmp(old + off, old + a->off, a->zi.length))
 			return true;
@@ -151,14 +153,43 @@ static const u8 *goes_to(const struct block *k, const struct host *h, bool *insn
 	}
 	return to;
 }
+/* Whether it is where blocks leave, by way of a gate or not: who leaves there the verifier knows from ctx.exit. */
+static bool leaves_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->exit_common || run == r.bt->exit_saved || run == r.bt->gate_common || run == r.bt->gate_saved;
+}
+/* Where a target is looked for, or left for at once. */
+static bool looks_at(const u8 *x)
+{
+	const u8 *run = x - (r.bt->rw - r.bt->rx);
+	return run == r.bt->lookup || run == r.bt->lookup_miss;
+}
 /* An exit for the interpreter is always right: that it is for this instruction the verifier knows. So it
  * knows where a link leads; what may be missing on the way is moving status flags that are not live. */
 static bool same_jump(const struct block *k, const struct host *a, const struct host *b)
 {
 	bool ia, ib, again_a, again_b;
 	const u8 *x = goes_to(k, a, &ia, &again_a), *y = goes_to(k, b, &ib, &again_b);
-	const u8 *flags[] = { r.bt->exit_common + (r.bt->rw - r.bt->rx), r.bt->exit_saved + (r.bt->rw - r.bt->rx) };
-	return ib || x == y || again_b || ((x == flags[0] || x == flags[1]) && (y == flags[0] || y == flags[1]));
+	return ib || x == y || again_b || (leaves_at(x) && leaves_at(y)) || (looks_at(x) && looks_at(y));
+}
+
+/* Nothing has written T between the last store or load of a group's slot and here. */
+static bool kept_t(const struct sample *s, const struct block *k, u32 at)
+{
+	bool kept = false;
+	struct host h;
+	for (u32 off = k->map[0].host; off < at && host_at(k, old, off, &h); off += h.zi.length)
+		for (unsigned n = 0; n < h.zi.operand_count; n++) {
+			const ZydisDecodedOperand *o = &h.zo[n];
+			if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && h.zi.mnemonic == ZYDIS_MNEMONIC_MOV && o->mem.disp.value >= CTX(group) &&
+			    o->mem.disp.value < CTX(group) + (i64)sizeof(r.bt->ctx->group))
+				kept = true;
+			else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value) == ZYDIS_REGISTER_R11 &&
+				 o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+				kept = false;
+		}
+	return kept;
 }
 
 /* Why an accepted change is right to be accepted. NULL: it is not. */
@@ -170,8 +201,12 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	ZydisMnemonic m = a->zi.mnemonic, g = guest_mnemonic(s, k, a->off);
 	if (g == ZYDIS_MNEMONIC_RDTSC || g == ZYDIS_MNEMONIC_RDTSCP || g == ZYDIS_MNEMONIC_PUSHFQ)
 		return "the value of the time stamp and of RFLAGS is not followed";
-	if (m == ZYDIS_MNEMONIC_MOV && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && a->zo[0].mem.disp.value == CTX(save_rax) && came_before(s, k, a))
-		return "RAX was kept there before";
+	if (m == ZYDIS_MNEMONIC_MOV && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && came_before(s, k, a) &&
+	    (a->zo[0].mem.disp.value == CTX(save_rax) || a->zo[0].mem.disp.value == CTX(save_v)))
+		return "the register was kept there before";
+	i64 slot = a->zo[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? a->zo[1].mem.disp.value - CTX(group) : -1;
+	if (m == ZYDIS_MNEMONIC_MOV && slot >= 0 && slot < (i64)sizeof(r.bt->ctx->group) && kept_t(s, k, a->off))
+		return "T was kept, and is what the slot has";
 	if (m == ZYDIS_MNEMONIC_LAHF && b->zi.mnemonic == ZYDIS_MNEMONIC_SAHF)
 		return "which status flags are live is not looked at";
 	if (m == ZYDIS_MNEMONIC_JMP && b->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
@@ -179,6 +214,11 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	if (m == ZYDIS_MNEMONIC_MOV && b->zi.mnemonic == m && a->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && a->zo[0].mem.disp.value == CTX(exit) &&
 	    insn_exit(b->zo[1].imm.value.u) && a->zo[1].imm.value.u >> 4 == b->zo[1].imm.value.u >> 4)
 		return "the interpreter instead of a link";
+	bool insn = false, again;
+	if (b->zi.mnemonic == ZYDIS_MNEMONIC_JMP && b->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		goes_to(k, b, &insn, &again);
+	if (insn)
+		return "leaves for the interpreter, which is always right";
 	if (m != b->zi.mnemonic || a->zi.operand_count != b->zi.operand_count)
 		return NULL;
 	if (a->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && a->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && same_jump(k, a, b))
@@ -191,6 +231,10 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 			return "base and index have changed places";
 	}
 	const ZydisDecodedOperand *ma = &a->zo[1], *mb = &b->zo[1];
+	i64 la = ma->mem.disp.value - CTX(limit), lb = mb->mem.disp.value - CTX(limit);
+	if (m == ZYDIS_MNEMONIC_CMP && ma->type == ZYDIS_OPERAND_TYPE_MEMORY && mb->type == ma->type && same_operand(&a->zo[0], &b->zo[0]) && la >= 0 && lb > la &&
+	    lb < (i64)sizeof(r.bt->ctx->limit) && !(lb & 7))
+		return "a test for an earlier crossing";
 	if (m == ZYDIS_MNEMONIC_MOV && ma->type == ZYDIS_OPERAND_TYPE_MEMORY && mb->type == ma->type && a->zi.address_width == 32 && ma->mem.index == mb->mem.index &&
 	    ma->mem.disp.value == 0 && (u32)mb->mem.disp.value == STORE_HALF)
 		return "several loads by the entry for stores: who may store may load";
@@ -200,7 +244,7 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		same = same_operand(&a->zo[n], &b->zo[n]);
 	if (same && m == ZYDIS_MNEMONIC_RORX && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
-	if (same && m == ZYDIS_MNEMONIC_SHR && ((x ^ y) & 63) == 0)
+	if (same && (m == ZYDIS_MNEMONIC_SHR || m == ZYDIS_MNEMONIC_SAR) && ((x ^ y) & 63) == 0)
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_TEST && (x & y) == x)
 		return "a test for more alignment";
@@ -376,6 +420,12 @@ static void other_map(void **state)
 		field = was_; \
 	} while (0)
 	REFUSED("sse", k->units, false);
+	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
+	REFUSED("gates", k->map[8].gate, GATE_IRET);
+	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
+	REFUSED("strings", k->map[2].gate_arg, 0);
+	REFUSED("strings", k->map[2].string, MAP_STOS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);

@@ -272,6 +272,33 @@ __asm__(".text\n.globl do_syscall,do_syscall32,sys_entry,do_sysenter,do_sysenter
 	"sys_entry: mov %rsp,%rbp; mov $stack_for_sys,%rsp; int $0x80\n"
 	"sysenter_entry: int $0x80\n.data\n.align 16\n.space 512\n.globl stack_for_sys\nstack_for_sys:\n.space 16\n.text\n");
 
+/* RBX rounds in and out, back by SYSRET and IRETQ in turn: flags, vector registers and all others survive. */
+extern const u8 do_often[], often_entry[];
+__asm__(".text\n.globl do_often,often_entry\n"
+	"do_often: movq %rdi,%xmm0; movq %rsi,%xmm15; mov %rsp,%r10\n"
+	"1: test $1,%bl; mov %rbx,%r15; syscall\n2: setz %al; lea 2b(%rip),%rdx; cmp %rdx,%rcx; jne 9f; mov %bl,%dl; xor $1,%dl; and $1,%dl; cmp %al,%dl; jne 9f\n"
+	"movq %xmm0,%rax; cmp %rax,%rdi; jne 9f; movq %xmm15,%rax; cmp %rax,%rsi; jne 9f; cmp %r10,%rsp; jne 9f; cmp %rbx,%r15; jne 9f\n"
+	"mov %cs,%ax; cmp %ax,%r14w; jne 9f; mov %ss,%ax; cmp %ax,%r13w; jne 9f; dec %rbx; jnz 1b; int $0x80\n9: int $0x81\n"
+	"often_entry: mov %cs,%ax; test $3,%al; jnz 4f; inc %r8d; test $1,%r8b; jz 3f; sysretq\n"
+	"3: mov %rsp,%r9; mov $stack_for_sys,%rsp; push %r13; push %r9; push %r11; push %r14; push %rcx; iretq\n4: int $0x81\n");
+
+static void often(void)
+{
+	wrmsr(LSTAR, (uptr)often_entry);
+	struct regs r = user_regs(do_often);
+	r.flags = 2 | FL_IF;
+	r.bx = 3000;
+	r.di = 0x123456789abcdef0;
+	r.si = 0xfedcba9876543210;
+	r.r13 = UDATA;
+	r.r14 = UCODE;
+	r.r8 = 0;
+	go(&r);
+	check_trap("3000 times SYSCALL, SYSRET, IRETQ", DONE, 0);
+	check("... all rounds, IF as it was, at CPL 3", trap.f.bx == 0 && trap.f.r8 == 3000 && (trap.f.flags & FL_IF) && trap.f.cs == UCODE);
+	wrmsr(LSTAR, (uptr)sys_entry);
+}
+
 static void syscalls(void)
 {
 	wrmsr(STAR, (u64)(UCODE32 & ~3u) << 48 | (u64)CODE << 32);
@@ -547,6 +574,7 @@ int main(void)
 	returns();
 	call_gates();
 	syscalls();
+	often();
 	bases();
 	control();
 	compat();

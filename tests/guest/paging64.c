@@ -211,6 +211,39 @@ static void reserved(void)
 	check_trap("ignored bits 9-11, 52-58 are ignored", DONE, 0);
 }
 
+/* What becomes known of a page by an access to the one beside it may not be seen. */
+static void beside(void)
+{
+	u64 end = VA + 0x1000;
+	for (unsigned k = 0; k < 4; k++) { /* accessed and dirty bits of the second page before */
+		map(0);
+		pt[1] |= A | D;
+		pt[2] = (pt[2] & ~(u64)(A | D)) | (k & 1 ? A : 0) | (k & 2 ? D : 0);
+		u64 was = pt[2];
+		write_cr3(read_cr3());
+		for (unsigned n = 0; n < 3; n++)
+			*(volatile u64 *)(VA + 8 * n) = n;
+		check_eq("a store beside it leaves a page's entry alone", pt[2], was);
+		(void)*(volatile u64 *)end;
+		check_eq("a load sets accessed, not dirty", pt[2], was | A);
+		*(volatile u64 *)end = 0x77;
+		check_eq("a store sets dirty", pt[2], was | A | D);
+	}
+	for (unsigned n = 0; n < 3; n++) {
+		*(volatile u64 *)VA = n;
+		pt[2] = 0;
+		__asm__ volatile("invlpg (%0)" : : "r"(end) : "memory");
+		TRY(*(volatile u64 *)end = 1);
+		check_trap("known by the page beside it, then taken away: #PF", PF, EC_W);
+		pt[2] = pt[1];
+		__asm__ volatile("invlpg (%0)" : : "r"(end) : "memory");
+		*(volatile u64 *)VA = 0x1234 + n;
+		check_eq("... then another one", *(volatile u64 *)end, 0x1234 + n);
+	}
+	map(0);
+	write_cr3(read_cr3());
+}
+
 static void crossing(void)
 {
 	map(0);
@@ -496,6 +529,7 @@ int main(void)
 		product(2, "1 GiB");
 	reserved();
 	crossing();
+	beside();
 	caching();
 	keys();
 	five();

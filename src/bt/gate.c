@@ -1,0 +1,207 @@
+/* The short way: instructions that translated code cannot do itself, but that are too frequent to leave
+ * for. glue.c stores the general registers, calls gate_run(), and goes on where that says; vector and
+ * x87 registers stay where they are.
+ *
+ * Invariants
+ *  1. Nothing here touches a vector register: the file is compiled for the general ones, and calls
+ *     nothing but what is inline.
+ *  2. What is not the usual case has changed nothing, and goes to the interpreter: an exit as X_INSN.
+ *  3. Guest memory is reached as translated code does it, by the space's entries: they lead to RAM only,
+ *     and a host address outside of it is that of another page that shares the entry.
+ *  4. From its call to `gate_tail` (glue.c) a kick sets ctx.kicked, which is looked at there. */
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("general-regs-only"))), apply_to = function)
+#else
+#pragma GCC target("general-regs-only")
+#endif
+#include "bt/bt.h"
+#include "cpu/quick_api.h"
+
+struct at { struct bt *b; struct cpu *c; struct ctx *x; struct block *k; unsigned n; };
+
+/* ---- ways on ---------------------------------------------------------------------------------------- */
+
+/* After the instruction, in the block. */
+static const u8 *go_on(const struct at *a)
+{
+	const struct block *k = a->k;
+	a->x->exit = exit_id(k->index, a->n + 1, X_KICK);
+	return k->map[a->n + 1].no_resume ? NULL : k->checked + k->map[a->n + 1].host;
+}
+
+/* At c->rip, in another block, with c->rflags; privilege may have changed. */
+static const u8 *go_to(const struct at *a)
+{
+	struct cpu *c = a->c;
+	struct bt *b = a->b;
+	a->x->flags = flags_pack(c->rflags);
+	a->x->ac = (u32)c->rflags & FL_AC;
+	a->x->target = c->rip;
+	a->x->exit = exit_id(a->k->index, a->n, X_INDIRECT);
+	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
+		a->x->kicked = 1;
+	struct space *s = space_near(b, c->mmu);
+	if (!s || c->slow)
+		return NULL; /* the run loop chooses; RF */
+	space_enter(b, s);
+	u32 n = (u32)(c->rip >> 2) & (N_JUMP - 1);
+	return b->jump_tag[n] == c->rip ? b->jump_host[n] : NULL;
+}
+
+/* ---- privilege -------------------------------------------------------------------------------------- */
+
+static const u8 *change_level(const struct at *a, enum gate g)
+{
+	struct cpu *c = a->c;
+	u64 old = c->rflags;
+	if (a->x->x87_last || a->x->x87_seg || (a->k->classes & X87_CLASSES))
+		return NULL; /* FCS and FDS are yet to be told, of the selectors as they are */
+	c->rflags = (flags_unpack(old, a->x->flags) & ~(u64)FL_AC) | a->x->ac;
+	bool done = g == GATE_SYSCALL ? quick_syscall(c, a->k->lin + a->k->map[a->n + 1].guest) :
+		    g == GATE_SYSRET ? quick_sysret(c, a->b->amd) : quick_iret(c);
+	if (done)
+		return go_to(a);
+	c->rflags = old;
+	return NULL;
+}
+
+/* ---- strings ---------------------------------------------------------------------------------------- */
+
+static u8 *reach(const struct at *a, const u8 *gs, u64 lin, bool store)
+{
+	u64 entry = ld64(gs + table_at(lin, store));
+	u8 *host = (u8 *)(lin + entry - 1);
+	return entry && (u64)(host - a->c->mem->ram) < a->c->mem->ram_size ? host : NULL;
+}
+
+static u64 room(u64 lin) { return 4096 - (lin & PAGE_MASK); }
+
+/* One element that lies in two pages, of the source or the destination. */
+static bool copy_across(const struct at *a, const u8 *gs, bool movs, unsigned size)
+{
+	struct cpu *c = a->c;
+	u64 v = c->regs[R_AX], from = c->regs[R_SI], to = c->regs[R_DI];
+	for (unsigned n = 0; n < size && movs; n++) {
+		const u8 *p = reach(a, gs, from + n, false);
+		if (!p)
+			return false;
+		v = (v & ~(0xffull << 8 * n)) | (u64)*(const volatile u8 *)p << 8 * n;
+	}
+	if (!reach(a, gs, to, true) || !reach(a, gs, to + size - 1, true))
+		return false;
+	for (unsigned n = 0; n < size; n++)
+		*(volatile u8 *)reach(a, gs, to + n, true) = (u8)(v >> 8 * n);
+	return true;
+}
+
+/* As many elements as lie in one page, at most `most`. The number done; 0: not here. */
+static u64 copy_run(const struct at *a, const u8 *gs, bool movs, unsigned log, u64 most)
+{
+	struct cpu *c = a->c;
+	u64 from = c->regs[R_SI], to = c->regs[R_DI], bytes = MIN(most, 4096u) << log;
+	bytes = MIN(bytes, room(to));
+	if (movs)
+		bytes = MIN(bytes, room(from));
+	u64 n = bytes >> log;
+	if (!n)
+		return copy_across(a, gs, movs, 1u << log);
+	u8 *d = reach(a, gs, to, true);
+	const u8 *s = movs ? reach(a, gs, from, false) : NULL;
+	if (!d || (movs && !s))
+		return 0;
+	u64 count = n;
+	switch (log | (movs ? 4u : 0u)) {
+#define RUN(of, insn) case of: __asm__ volatile("rep " insn : "+D"(d), "+S"(s), "+c"(count) : "a"(c->regs[R_AX]) : "memory"); break
+	RUN(0, "stosb"); RUN(1, "stosw"); RUN(2, "stosl"); RUN(3, "stosq");
+	RUN(4, "movsb"); RUN(5, "movsw"); RUN(6, "movsl"); RUN(7, "movsq");
+#undef RUN
+	}
+	return n;
+}
+
+/* MOVS and STOS of 64-bit code, forward, page by page. Between two pages it can be interrupted. */
+static const u8 *string(const struct at *a)
+{
+	struct cpu *c = a->c;
+	const struct insn_map *m = &a->k->map[a->n];
+	bool movs = m->string == MAP_MOVS, rep = m->gate_arg & GATE_REP;
+	unsigned log = m->gate_arg & 3;
+	const u8 *gs;
+	__asm__ volatile("rdgsbase %0" : "=r"(gs)); /* b->space may be that of another EFLAGS.AC */
+	if (c->rflags & FL_DF)
+		return NULL;
+	for (u64 left = rep ? c->regs[R_CX] : 1; left;) {
+		u64 n = copy_run(a, gs, movs, log, left);
+		if (!n)
+			return NULL;
+		left -= n;
+		c->regs[R_DI] += n << log;
+		if (movs)
+			c->regs[R_SI] += n << log;
+		if (rep)
+			c->regs[R_CX] = left;
+		if (left && __atomic_load_n(&a->x->kicked, __ATOMIC_RELAXED)) {
+			a->x->exit = exit_id(a->k->index, a->n, X_KICK);
+			return NULL;
+		}
+	}
+	return go_on(a);
+}
+
+/* ---- registers ---------------------------------------------------------------------------------------- */
+
+static const u8 *segment_base(const struct at *a, enum gate g)
+{
+	struct cpu *c = a->c;
+	const struct insn *i = a->k->decoded ? &a->k->decoded[a->n] : NULL;
+	if (!i || !i->len || !(c->cr4 & CR4_FSGSBASE))
+		return NULL; /* the interpreter decodes it the first time */
+	bool wide = i->opsz == 8;
+	u64 *r = &c->regs[i->r], v = wide ? *r : (u32)*r;
+	if (g == GATE_RDFSBASE || g == GATE_RDGSBASE) {
+		v = g == GATE_RDFSBASE ? a->x->fs_base : a->x->gs_base;
+		*r = wide ? v : (u32)v;
+		return go_on(a);
+	}
+	if (!cpu_address_valid(c, v))
+		return NULL;
+	if (g == GATE_WRFSBASE)
+		a->x->fs_base = c->ebase[S_FS] = c->seg[S_FS].base = v;
+	else
+		a->x->gs_base = v; /* the rest on leaving (bt.c) */
+	return go_on(a);
+}
+
+static const u8 *pkru(const struct at *a, enum gate g)
+{
+	struct cpu *c = a->c;
+	if (!(c->cr4 & CR4_PKE) || (u32)c->regs[R_CX])
+		return NULL;
+	if (g == GATE_WRPKRU)
+		return !(u32)c->regs[R_DX] && (u32)c->regs[R_AX] == c->pkru ? go_on(a) : NULL;
+	c->regs[R_AX] = c->pkru;
+	c->regs[R_DX] = 0;
+	return go_on(a);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------ */
+
+const u8 *gate_run(struct bt *b)
+{
+	struct ctx *x = b->ctx;
+	struct at a = { b, b->cpu, x, b->block_list[x->exit >> 10], x->exit >> 4 & 63 };
+	enum gate g = a.k->map[a.n].gate;
+	const u8 *to = NULL;
+	switch (g) {
+	case GATE_SYSCALL: case GATE_SYSRET: case GATE_IRET: to = change_level(&a, g); break;
+	case GATE_STRING: to = string(&a); break;
+	case GATE_RDFSBASE: case GATE_RDGSBASE: case GATE_WRFSBASE: case GATE_WRGSBASE: to = segment_base(&a, g); break;
+	case GATE_RDPKRU: case GATE_WRPKRU: to = pkru(&a, g); break;
+	case GATE_NONE: case N_GATES: break;
+	}
+	b->stats.gates[g] += to != NULL;
+	return to;
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
