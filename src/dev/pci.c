@@ -185,7 +185,7 @@ void pci_config_written(struct pci_function *f, unsigned off, unsigned size)
 void pci_reset(struct pci_function *f)
 {
 	memcpy(f->config, f->initial, sizeof(f->config));
-	f->intx = f->msi_pending = false;
+	f->intx = f->msi_pending = 0;
 	f->msix_pending = 0;
 	memset(f->msix_table, 0, sizeof(f->msix_table));
 	for (unsigned k = 0; k < f->msix_n; k++)
@@ -200,6 +200,8 @@ void pci_loaded(struct pci_function *f)
 
 		f->config[k] = (u8)((f->config[k] & may) | (f->initial[k] & ~may));
 	}
+	f->intx = f->intx != 0;
+	f->msi_pending = f->msi_pending != 0;
 	f->msix_pending &= f->msix_n < 64 ? (1ull << f->msix_n) - 1 : ~0ull;
 	follow_config(f);
 }

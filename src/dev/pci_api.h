@@ -45,7 +45,7 @@ struct pci_function {
 	void (*reading)(struct pci_function *f, unsigned off, unsigned size); /* before; may be NULL */
 	void (*written)(struct pci_function *f, unsigned off, unsigned size); /* after; may be NULL */
 	void *dev_arg;
-	bool intx;             /* the level of its INTx pin, before command's INTx disable */
+	u8 intx;               /* the level of its INTx pin, before command's INTx disable; 0 or 1 */
 	bool pin;              /* and after: the host bridge's to look at; set by pci_set_intx */
 	/* pci.c's and msix.c's own */
 	struct device *host;
@@ -56,7 +56,7 @@ struct pci_function {
 	u16 msix_n;
 	u8 msix_table[PCI_MSIX_MAX * 16];
 	u64 msix_pending;
-	bool msi_pending;
+	u8 msi_pending;        /* 0 or 1 */
 };
 
 /* vendor, device; class code: class << 16 | subclass << 8 | interface; intx: has pin INTA. */
