@@ -13,7 +13,7 @@
 
 bool branch_far(const struct translation *t, u64 target)
 {
-	return t->page2 || (target & ~PAGE_MASK) != t->page->lin;
+	return t->page2 || t->page->selfcheck || (target & ~PAGE_MASK) != t->page->lin;
 }
 
 static void link_of(struct translation *t, unsigned k, unsigned n, u8 *site, u64 target, bool checked)

@@ -17,6 +17,7 @@ static void tlb_flushed(struct cpu *c, u64 lin, u64 mask)
 static void code_written(struct cpu *c, struct page_code *p, unsigned off, unsigned len)
 {
 	shoot_code(bt_of(c), p, off, len);
+	selfcheck_churn(bt_of(c), p, CHURN_HIT);
 	bt_of(c)->interp_code_written(c, p, off, len);
 }
 
@@ -33,8 +34,9 @@ static void code_marked(struct cpu *c, struct page_code *p)
 static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 {
 	struct cpu *c = b->cpu;
-	if (!k->valid || atomic_load(&k->page->code->gen) != k->page->gen ||
-	    (k->page2 && atomic_load(&k->page2->code->gen) != k->page2->gen))
+	u64 of_it = ((1ull << (k->map[n + 1].guest - k->map[n].guest)) - 1) << (k->map[n].guest & 63);
+	if (!k->valid || (k->made_from ? (k->varies & of_it) != 0 : atomic_load(&k->page->code->gen) != k->page->gen ||
+	    (k->page2 && atomic_load(&k->page2->code->gen) != k->page2->gen)))
 		return NULL;
 	if (native_full(c))
 		native_reset(c);
@@ -49,9 +51,13 @@ static const struct insn *decoded(struct bt *b, struct block *k, unsigned n)
 	u8 bytes[15];
 	unsigned off = (unsigned)(k->lin & PAGE_MASK) + k->map[n].guest, len = (unsigned)(k->map[n + 1].guest - k->map[n].guest);
 	unsigned first = MIN(len, 4096 - off);
-	memcpy(bytes, k->page->host + off, first);
-	if (first < len)
-		memcpy(bytes + first, k->page2->host, len - first);
+	if (k->made_from) {
+		memcpy(bytes, k->made_from + k->map[n].guest, len);
+	} else {
+		memcpy(bytes, k->page->host + off, first);
+		if (first < len)
+			memcpy(bytes + first, k->page2->host, len - first);
+	}
 	if (interp_decode(c, k->page->mode, bytes, len, i) != ISA_OK) {
 		i->len = 0;
 		return NULL;
@@ -110,7 +116,7 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct tou
 		legacy_class(b);
 		ends = !class_equal(&b->klass, &k->page->klass);
 	}
-	return !ends && !last && k->valid;
+	return !ends && !last && k->valid && (!k->made_from || selfcheck_holds(k));
 }
 
 /* ---- the run loop ------------------------------------------------------------------------------------------ */
@@ -324,7 +330,7 @@ static void turn(struct bt *b)
 			interp_single(c);
 		return;
 	}
-	const u8 *at = k->host;
+	const u8 *at = k->made_from ? k->checked : k->host;
 	while (at) {
 		u32 id = enter(b, k, at);
 		if (id == X_NOTHING) {
@@ -427,6 +433,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->exact_flags = o->flags == FLAGS_EXACT || (flags && !strcmp(flags, "exact"));
 	b->verify = o->verify;
 	verify_init(b);
+	const char *code = getenv("RING3_BT_CODE");
+	b->code = code && !strcmp(code, "checked") ? CODE_CHECKED : code && !strcmp(code, "watched") ? CODE_WATCHED : o->code;
 	if (!interp_init(c, &b->in, e)) {
 		free(b);
 		return false;
@@ -453,11 +461,13 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 
 static const char *const flags_words[] = { "fast", "exact", NULL };
 static const char *const verify_words[] = { "sample", "all", "off", NULL };
+static const char *const code_words[] = { "auto", "watched", "checked", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
 	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
+	{ "code", KV_WORD, offsetof(struct bt_options, code), "how a change of code is noticed: by the write, by the code itself; auto: by the code where writes are many", .words = code_words },
 	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },
 };
 

@@ -22,7 +22,8 @@
  *  3. A block is entered only where the space says that its page is mapped at its address
  *     (ok slots): by the dispatcher, or at `checked`, or from a block of the same page.
  *  4. Guest memory is named only through a page-table entry of the space (mempath.c).
- *  5. Code of a page is translated only while no vCPU has a store entry for it. */
+ *  5. Code of a page is translated only while no vCPU has a store entry for it, but for blocks that
+ *     check themselves (selfcheck.c). */
 #ifndef RING3_BT_BT_H
 #define RING3_BT_BT_H
 
@@ -195,6 +196,7 @@ struct code_page {
 	u32 gen;                  /* of code, when its blocks were made */
 	u32 id, slot;             /* in ok slots */
 	u8 mode, cpl;
+	bool selfcheck;           /* its blocks are (selfcheck.c): gen says nothing of them */
 	struct seg_class klass;
 	struct block *blocks;     /* by page_next, or page2_next where this is their second page */
 };
@@ -224,6 +226,8 @@ struct block {
 	u8 n_links;
 	struct link *incoming;
 	struct insn_map *map;     /* n + 1 */
+	u8 *made_from;            /* bytes of the guest, where the block checks itself; else NULL */
+	u64 varies;               /* those of them that it reads whenever it runs: a bit each */
 	struct insn *decoded;     /* by the interpreter, when first needed; len 0: not yet */
 	u64 decoded_gen;
 };
@@ -252,7 +256,8 @@ enum { N_FAULT_SIGNALS = 5 }; /* in the order of fault.c's list */
 /* Host TSC ticks; only with cpu->measure. */
 struct span { u64 total, since; };
 struct stats {
-	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed;
+	u64 translated, translated_insns, translated_bytes, host_bytes, evictions, invalidated, page_flushes, pages_freed,
+	    check_terms, checks_made, checks_failed;
 	u64 exits[X_KINDS], gates[N_GATES], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
 	u64 load_fills, store_fills, table_releases;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
@@ -278,6 +283,7 @@ struct bt_options {
 	u64 cache;                /* 0: CACHE_BYTES */
 	enum { FLAGS_FAST, FLAGS_EXACT } flags;
 	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
+	enum bt_code { CODE_AUTO, CODE_WATCHED, CODE_CHECKED } code;
 	bool perf;
 };
 #define CACHE_BYTES (256ull << 20)
@@ -343,6 +349,7 @@ struct bt {
 	bool amd;                 /* the model's vendor */
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	enum bt_verify verify;
+	enum bt_code code;
 	int perf_fd;              /* -1: none */
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
@@ -395,14 +402,34 @@ void cache_flush(struct bt *b);
 /* The group that begins with instruction n has crossed a page, or may not store to it: too often, and the block
  * is made anew without it. */
 void cache_ungroup(struct bt *b, struct block *k, unsigned n);
-/* For translate.c: a block of n instructions, room for so many bytes of code in either part (may
- * evict); its entering. */
-/* For n instructions and so many links. */
-struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold);
+/* For translate.c: a block of n instructions, so many links, with a place for so many of its guest bytes (0:
+ * none), room for so many bytes of code in either part (may evict); its entering. */
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold);
 void block_finish(struct bt *b, struct block *k, const struct emit *hot, const struct emit *cold);
 void block_drop(struct bt *b, struct block *k); /* no longer to be found, linked or entered */
 /* From here on a write to these bytes of the page changes its gen. */
 void cache_watch(struct bt *b, struct code_page *p, unsigned off, unsigned len);
+
+/* All blocks of a page, of which it is not known what has changed. */
+void cache_page_drop(struct bt *b, struct code_page *p);
+/* Programs have the same addresses: by the page too. */
+static inline struct block **block_hash_of(const struct bt *b, u64 lin, const struct code_page *p)
+{
+	return &b->block_hash[((u32)(lin ^ lin >> 18) ^ (p->id * 0x9e3779b1u) >> 14) & (BLOCK_HASH - 1)];
+}
+
+/* ---- blocks that check themselves (selfcheck.c) -------------------------------------------------- */
+#define SELFCHECK_BYTES 64u /* of guest code: block.varies has a bit for each */
+/* Code of this page is to be checked rather than watched, now. */
+bool selfcheck_wanted(const struct bt *b, const struct page_code *c);
+/* A write to a page that holds code: `cost`, in stores that only had to take the slow way. Outside of
+ * translated code; may drop blocks. */
+enum { CHURN_STORE = 1, CHURN_HIT = 16 };
+void selfcheck_churn(struct bt *b, struct page_code *c, unsigned cost);
+/* Of a block with made_from: the guest's code is still that. */
+bool selfcheck_holds(const struct block *k);
+/* Two pages that a block is made of: whether they are of one kind, if need be from now on. */
+bool selfcheck_agree(struct bt *b, struct code_page *p, struct code_page *q);
 
 /* ---- translation (translate.c, mempath.c, branch.c) ------------------------------------------- */
 /* The block at lin, in `page`, of which `host` is the start; not yet entered anywhere. NULL: the first

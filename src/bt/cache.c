@@ -9,7 +9,8 @@
  *     `stale` exit. Its memory stays until its segment is evicted, since the return stack and the
  *     signal handler may still name it.
  *  3. A code_page's blocks were made from what the page held at `gen`; when page_code.gen moves
- *     on, they all go (cache_page_written at once by the writer, cache_find at the latest). */
+ *     on, they all go (cache_page_written at once by the writer, cache_find at the latest). Or all
+ *     of them check themselves, each what it was made from (selfcheck.c); then several may be of one place. */
 #define LOG_TOPIC "bt"
 #include <stdlib.h>
 #include <string.h>
@@ -144,7 +145,7 @@ static void link_cut(struct bt *b, struct link *l)
 
 void cache_link(struct bt *b, struct link *l, struct block *to)
 {
-	if (!l->from->valid || !to->valid || l->to)
+	if (!l->from->valid || !to->valid || l->to || (to->made_from && !l->checked))
 		return;
 	l->to = to;
 	l->prev = NULL;
@@ -164,12 +165,6 @@ void cache_jump(struct bt *b, struct block *to)
 }
 
 /* ---- invalidation ------------------------------------------------------------------------------------ */
-
-/* Programs have the same addresses: by the page too. */
-static struct block **block_hash_of(const struct bt *b, u64 lin, const struct code_page *p)
-{
-	return &b->block_hash[((u32)(lin ^ lin >> 18) ^ (p->id * 0x9e3779b1u) >> 14) & (BLOCK_HASH - 1)];
-}
 
 static void entry_divert(struct bt *b, const u8 *run, const u8 *to)
 {
@@ -226,8 +221,7 @@ void block_drop(struct bt *b, struct block *k)
 	entry_divert(b, k->host, k->stale);
 }
 
-/* Nothing is known of what has changed: all blocks of the page go. */
-static void page_drop(struct bt *b, struct code_page *p)
+void cache_page_drop(struct bt *b, struct code_page *p)
 {
 	while (p->blocks) {
 		b->stats.invalidated++;
@@ -281,7 +275,7 @@ void cache_page_written(struct bt *b, struct page_code *c, unsigned off, unsigne
 			}
 		}
 		p->gen = gen;
-		left |= p->blocks != NULL;
+		left |= p->blocks && !p->selfcheck;
 	}
 	if (!left)
 		atomic_fetch_and(&c->translators, ~(1u << (b->cpu->index & 31)));
@@ -398,7 +392,7 @@ static void ready(struct bt *b, u32 *so_far, u32 end)
 	}
 }
 
-struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes, struct emit *hot, struct emit *cold)
+struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned guest_bytes, unsigned bytes, struct emit *hot, struct emit *cold)
 {
 	b->used = (b->used + 15) & ~15u;
 	if (b->used + bytes > b->seg[b->segment].cold_start || b->cold_used + bytes > b->seg[b->segment].end || (b->n_indices == BLOCKS_MAX && !b->n_free)) {
@@ -409,13 +403,14 @@ struct block *block_new(struct bt *b, unsigned n, unsigned links, unsigned bytes
 	}
 	ready(b, &b->seg[b->segment].ready, b->used + bytes);
 	ready(b, &b->seg[b->segment].cold_ready, b->cold_used + bytes);
-	struct block *k = block_alloc(b, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map));
+	struct block *k = block_alloc(b, sizeof(*k) + links * sizeof(struct link) + (n + 1) * sizeof(struct insn_map) + guest_bytes);
 	if (!k)
 		return NULL;
 	k->n = (u16)n;
 	k->link = (struct link *)(void *)(k + 1);
 	k->n_links = (u8)links;
 	k->map = (struct insn_map *)(void *)(k->link + links);
+	k->made_from = guest_bytes ? (u8 *)(k->map + n + 1) : NULL;
 	k->index = b->n_free ? b->free_index[--b->n_free] : b->n_indices++;
 	*hot = (struct emit){ .p = b->rw + b->used, .end = b->rw + b->used + bytes, .to_run = b->rx - b->rw };
 	*cold = (struct emit){ .p = b->rw + b->cold_used, .end = b->rw + b->cold_used + bytes, .to_run = b->rx - b->rw };
@@ -522,8 +517,12 @@ struct code_page *cache_page(struct bt *b, u64 lin)
 		*head = p;
 		b->n_pages++;
 	}
-	if (unlikely(atomic_load(&p->code->gen) != p->gen))
-		page_drop(b, p);
+	if (unlikely(p->selfcheck ? !selfcheck_wanted(b, code) : atomic_load(&code->gen) != p->gen))
+		cache_page_drop(b, p);
+	if (unlikely(!p->blocks)) {
+		p->gen = atomic_load(&code->gen);
+		p->selfcheck = selfcheck_wanted(b, code);
+	}
 	space_ok(b, p->slot, p->id);
 	return p;
 }
@@ -565,7 +564,7 @@ struct block *cache_find(struct bt *b)
 		return NULL;
 	struct block *k;
 	for (k = *block_hash_of(b, lin, page); k; k = k->hash_next)
-		if (k->lin == lin && k->page == page &&
+		if (k->lin == lin && k->page == page && (!k->made_from || selfcheck_holds(k)) &&
 		    (!k->page2 || cache_page(b, (lin | PAGE_MASK) + 1) == k->page2))
 			break;
 	if (k && !k->valid) /* its second page was written */

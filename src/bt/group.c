@@ -66,7 +66,7 @@ static bool result(struct values *v, const struct tins *i, unsigned n, struct va
 	if (gpr(d) < 0 || d->size != 64 || (i->kind != K_COPY && i->kind != K_LEA))
 		return false;
 	*to = v->reg[gpr(d)];
-	bool imm = i->zi.operand_count_visible > 1 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	bool imm = i->zi.operand_count_visible > 1 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && !i->varies;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV:
 		if (gpr(a) < 0)
@@ -203,7 +203,7 @@ static bool keeps_t(const struct tins *i, bool member)
 			return false;
 		return !names_homeless(i);
 	case K_COPY:
-		return !i->fop && !names_homeless(i);
+		return !i->fop && !i->varies && !names_homeless(i);
 	case K_MEM: case K_POP:
 		return member && !names_homeless(i);
 	case K_PUSH:

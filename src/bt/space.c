@@ -317,6 +317,8 @@ void space_fill(struct bt *b, u64 lin, bool store)
 	if (t->rtag != tag || !t->code)
 		return;
 	store = store && t->wtag == tag;
+	if (store && atomic_load(&t->code->lines))
+		selfcheck_churn(b, t->code, CHURN_STORE);
 	if (fill(b, s, lin, t->addend, t->code, store))
 		fill_neighbours(b, s, lin & ~PAGE_MASK, store);
 }

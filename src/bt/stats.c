@@ -70,6 +70,9 @@ static void count_blocks(const struct bt *b, struct counters *t)
 	counter_ratio(t, "  instructions a block", insns, made);
 	counter_ratio(t, "  host bytes a guest byte", host, guest);
 	counter_add(t, "dropped: their code was written", counter_read(&s->invalidated));
+	counter_add(t, "that check their code", counter_read(&s->checks_made));
+	counter_add(t, "found that it had changed", counter_read(&s->checks_failed));
+	counter_add(t, "pages that began to be checked", counter_read(&s->check_terms));
 	counter_add(t, "evicted", counter_read(&s->evictions));
 	counter_add(t, "all forgotten: too many pages", counter_read(&s->page_flushes));
 	counter_add(t, "pages forgotten: too many aliases", counter_read(&s->pages_freed));

@@ -36,6 +36,7 @@ struct tins {
 	i32 group_lo;        /* relative to its own address */
 	i32 group_disp;      /* of others: from T */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
+	bool varies;         /* its immediate is read from the guest's code (selfcheck.c) */
 };
 /* A jump out of line, to leave. */
 struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
@@ -60,6 +61,7 @@ struct translation {
 	bool saved;          /* here, flags are in ctx.flags */
 	u64 ahead;
 	u8 classes;
+	u64 varies;          /* bytes of the block that it reads whenever it runs */
 	u8 bytes[4096 + 16]; /* of the guest's code, as translated */
 };
 
@@ -154,6 +156,17 @@ void branch_return_site(struct translation *t, unsigned k);
 void branch_emit(struct translation *t, unsigned k);
 void branch_fall(struct translation *t);   /* after a last instruction that is no branch */
 void branch_stubs(struct translation *t);
+
+/* selfcheck.c */
+/* An instruction after which the rest may be other code: it ends a block that checks itself. */
+bool selfcheck_ends(const struct tins *i);
+/* Chooses the immediates that vary, before anything is emitted; afterwards drops what the block replaces. */
+void selfcheck_plan(struct translation *t);
+void selfcheck_made(struct translation *t);
+/* Goes to the block's stale_checked unless the guest's code is what the block is made from. */
+void selfcheck_entry(struct translation *t);
+/* An instruction whose immediate varies. */
+void selfcheck_operand(struct translation *t, unsigned k);
 
 /* x87.c */
 bool is_x87(const struct tins *i);

@@ -76,7 +76,7 @@ u8 insn_flags_read(const ZydisDecodedInstruction *zi)
  * on anyway. */
 static u8 live_at(struct translation *t, u64 lin)
 {
-	if ((lin & ~PAGE_MASK) != t->page->lin || t->b->exact_flags)
+	if ((lin & ~PAGE_MASK) != t->page->lin || t->page->selfcheck || t->b->exact_flags)
 		return EVERY_FLAG;
 	u8 live = EVERY_FLAG, sure = 0;
 	unsigned off = lin & PAGE_MASK;
@@ -699,6 +699,10 @@ static bool emit_copy(struct translation *t, unsigned k)
 {
 	struct enc x;
 	const struct tins *i = &t->ins[k];
+	if (i->varies) {
+		selfcheck_operand(t, k);
+		return true;
+	}
 	if (i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE || !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM)) {
 		/* Named in the opcode, or nothing at all. */
 		u32 used = registers_used(i);
@@ -941,12 +945,15 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		i->bytes = t->bytes + off;
 		i->off = (u16)off;
 		i->fop = 0;
+		i->varies = false;
 		const struct known *known = memo_find(t->b->memo, &t->b->in, t->page->mode, i->bytes, MIN(15u, have - off));
 		if (!known)
 			break;
 		memo_take(known, i->bytes, &i->zi, i->zo);
 		if (off + i->zi.length > in_page && t->n)
 			break; /* it crosses: a block of its own */
+		if (t->page->selfcheck && off + i->zi.length > SELFCHECK_BYTES)
+			break;
 		i->op = known->op;
 		if (!i->op)
 			break;
@@ -960,6 +967,8 @@ static void decode_block(struct translation *t, unsigned have, unsigned in_page)
 		}
 		off += i->zi.length;
 		t->n++;
+		if (t->page->selfcheck && (ends(i->kind) || selfcheck_ends(i)))
+			break;
 		if (ends(i->kind) && (sides == SIDES_MAX || !goes_on(t, t->n - 1)))
 			break;
 		sides += ends(i->kind);
@@ -1001,10 +1010,16 @@ static void emit_entries(struct translation *t)
 	struct block *b = t->block;
 	u8 *fail[2] = { NULL }, *fail_host[2] = { NULL };
 	bool live = t->ins[0].live;
+	b->stale_checked = emit_here(out);
+	emit_exit(t, out, 0, X_GOTO, true);
+	b->stale = emit_here(out);
+	emit_exit(t, out, 0, X_GOTO, false);
 	b->checked = emit_here(e);
 	fail[0] = entry_check(e, ok_slot(t->page), t->page->id, false);
 	if (t->page2)
 		fail[1] = entry_check(e, ok_slot(t->page2), t->page2->id, false);
+	if (t->page->selfcheck)
+		selfcheck_entry(t);
 	if (live)
 		flags_restore(e, T_FREE);
 	b->host = emit_here(e);
@@ -1015,16 +1030,12 @@ static void emit_entries(struct translation *t)
 		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)
 		return;
-	b->stale_checked = emit_here(out);
-	for (unsigned k = 0; k < 2; k++)
+	for (unsigned k = 0; k < ARRAY_LEN(fail); k++)
 		if (fail[k])
-			e_here32(out, fail[k]);
-	emit_exit(t, out, 0, X_GOTO, true);
-	b->stale = emit_here(out);
+			e_set32(e, fail[k], b->stale_checked);
 	for (unsigned k = 0; k < ARRAY_LEN(fail_host); k++)
 		if (fail_host[k])
-			e_here32(out, fail_host[k]);
-	emit_exit(t, out, 0, X_GOTO, false);
+			e_set32(e, fail_host[k], b->stale);
 	if (units) {
 		e_here32(out, units);
 		e_ctx_imm(out, M_CTX(exit), exit_id(t->index, 0, X_GOTO));
@@ -1111,6 +1122,17 @@ static bool emit_block(struct translation *t)
 	return !e->full && !t->out.full && b->bytes < 65000;
 }
 
+/* From here on the bytes are watched, `first` of them in the block's page, `rest` in the second; are they
+ * still what was decoded? */
+static bool watch(struct translation *t, unsigned off, unsigned first, unsigned rest)
+{
+	cache_watch(t->b, t->page, off, first);
+	if (rest)
+		cache_watch(t->b, t->page2, 0, rest);
+	return !memcmp(t->bytes, t->page->host + off, first) && (!rest || !memcmp(t->bytes + first, t->page2->host, rest)) &&
+	       atomic_load(&t->page->code->gen) == t->page->gen;
+}
+
 struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 {
 	struct translation *t = b->scratch;
@@ -1121,7 +1143,8 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->lin = lin;
 	t->page = page;
 	t->page2 = NULL;
-	t->ahead = 0;
+	t->block = NULL;
+	t->ahead = t->varies = 0;
 	memcpy(t->bytes, page->host + off, MIN(in_page, BLOCK_INSNS * 15)); /* more it cannot have */
 	decode_block(t, have, in_page);
 	if (!t->n || t->guest_bytes > in_page) {
@@ -1133,6 +1156,8 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 		struct code_page *second = cache_page(b, (lin | PAGE_MASK) + 1);
 		if (!second)
 			return NULL;
+		if (!selfcheck_agree(b, page, second))
+			return NULL;
 		t->page2 = second;
 		memcpy(t->bytes + in_page, second->host, 16);
 		have = (unsigned)MIN(in_page + 15, room);
@@ -1140,20 +1165,19 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 		if (!t->n)
 			return NULL;
 	}
-	/* From here on the bytes are watched; are they still what was decoded? */
 	unsigned first = MIN(t->guest_bytes, in_page), rest = t->guest_bytes - first;
-	cache_watch(b, page, off, first);
-	if (rest)
-		cache_watch(b, t->page2, 0, rest);
-	if (memcmp(t->bytes, page->host + off, first) || (rest && memcmp(t->bytes + in_page, t->page2->host, rest)) ||
-	    atomic_load(&page->code->gen) != page->gen)
+	if (!page->selfcheck && !watch(t, off, first, rest))
 		return NULL; /* being written: this once by the interpreter */
+	if (page->selfcheck)
+		selfcheck_plan(t);
 	liveness(t);
 	groups_plan(t);
 	/* An instruction takes a few hundred bytes at most, out of line parts and all. */
-	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, 512 * t->n + 1024, &t->e, &t->out);
+	t->block = block_new(b, t->n, LINKS_LAST + t->n_sides, page->selfcheck ? t->guest_bytes : 0, 512 * t->n + 2048, &t->e, &t->out);
 	if (!t->block)
 		return NULL;
+	if (page->selfcheck)
+		memcpy(t->block->made_from, t->bytes, t->guest_bytes);
 	t->start = t->e.p;
 	t->index = t->block->index;
 	if (!emit_block(t))
@@ -1165,8 +1189,11 @@ struct block *translate(struct bt *b, struct code_page *page, u64 lin)
 	t->block->units = t->units;
 	t->block->ahead = t->ahead;
 	t->block->classes = t->classes;
+	t->block->varies = t->varies;
 	memcpy(t->block->map, t->map, (t->n + 1u) * sizeof(*t->map));
 	block_finish(b, t->block, &t->e, &t->out);
+	if (page->selfcheck)
+		selfcheck_made(t);
 	if (likely(verify_new(b, t->block, t->bytes)))
 		return t->block;
 	block_drop(b, t->block);

@@ -15,6 +15,8 @@
  *     end those that it does not write. ctx.exit names this block and a way out that fits.
  *  4. The first instruction is reached only after the ok slots of its page(s) were looked at, where
  *     the entry is `checked`, and vector and x87 code only after their units were.
+ *     Where the block checks itself, after each of the guest's bytes was compared with what the block was
+ *     made from, but for immediates that are read from there; nothing but its last instruction stores.
  *  5. With the guest's bytes at hand: the address accessed is the operand's, the guest's own
  *     instruction stands there once with its own registers and immediates (verify_guest.c).
  *
@@ -241,6 +243,8 @@ static bool fell_through(struct verifier *v, struct path *p, bool *go_on)
 		return verify_bad(v, p->at, "whether x87 is usable was not looked at");
 	if (p->exit_set)
 		return verify_bad(v, p->at, "an entry that does more than look");
+	if (k->made_from && v->root == ROOT_CHECKED && (p->code | k->varies | ~0ull << 1 << (k->guest_bytes - 1)) != ~0ull)
+		return verify_bad(v, p->at, "not all of the guest's code is looked at");
 	for (unsigned n = v->root == ROOT_HOST; n < 2; n++) {
 		const struct code_page *page = n ? k->page2 : k->page;
 		if (page && !slot_looked_at(v, p, OK_AT + (i64)page->slot * 4, page->id))
@@ -391,8 +395,8 @@ static bool link_checked(struct verifier *v, struct path *p, const struct hinsn 
 	if (place_of(v, l->stub) == ~0u)
 		return verify_bad(v, h->off, "the stub of link %d is elsewhere", n);
 	bool same_page = !k->page2 && (l->target & ~PAGE_MASK) == k->page->lin;
-	if (!l->checked && (!same_page || v->root == ROOT_RETURN))
-		return verify_bad(v, h->off, "link %d to another page does not check", n);
+	if (!l->checked && (!same_page || v->root == ROOT_RETURN || k->made_from || (l->to && l->to->made_from)))
+		return verify_bad(v, h->off, "link %d to another page or a block that checks itself does not check", n);
 	if (!guest_flags(v, p, h->off, l->checked, "at a link"))
 		return false;
 	if (v->root == ROOT_INSN) {
@@ -763,6 +767,8 @@ static bool block_verified(struct verifier *v)
 {
 	v->k_insn = 0;
 	*v->e->msg = 0;
+	if (v->k->made_from && (v->k->guest_bytes > SELFCHECK_BYTES || (v->guest && memcmp(v->k->made_from, v->guest, v->k->guest_bytes))))
+		return verify_bad(v, 0, "it was made from other code");
 	if (!decode(v) || !layout_checked(v) || !entries_verified(v))
 		return false;
 	for (unsigned n = 0; n < v->k->n; n++)

@@ -28,6 +28,7 @@ enum atom_kind {
 	AT_XOR,      /* of ^ the value `at` */
 	AT_SAR,      /* of >> n, signed */
 	AT_EXTEND,   /* the low n bits of `of`, signed */
+	AT_CODE,     /* n & 15 bytes of the guest's code from the block's byte `at` on, sign-extended; to 64 bits: n & 64 */
 };
 struct atom { u8 kind, n; sym of; u32 at; };
 #define TERMS 5
@@ -106,7 +107,8 @@ enum fact_kind {
 };
 struct fact { u8 kind; sym of; u32 n; };
 enum test_kind { TEST_NONE, TEST_AND /* ZF: of & n is 0 */, TEST_CMP /* of (32 bits, zero-extended) was compared with n */,
-		 TEST_EQUAL /* 64 bits: with the value n */, TEST_TAG /* with the jump cache's tag at index n */ };
+		 TEST_EQUAL /* 64 bits: with the value n */, TEST_TAG /* with the jump cache's tag at index n */,
+		 TEST_CODE /* byte `of` and on of the guest's code, the bits n */ };
 #define FACTS 160 /* two for each access of a block, and more */
 #define TOUCHES 2
 struct touch { sym at, value; u8 size; bool write, read; };
@@ -136,6 +138,7 @@ struct path {
 	sym packed;              /* flags as kept in RAX: by LAHF; by SETO too */
 	u8 packing;              /* how far: LAHF, SETO; ADD AL */
 	sym events, rflags;      /* cpu's, when they were looked at */
+	u64 code;                /* bytes of the guest's code that are as when the block was made */
 	u8 x87;                  /* what of x87.c's words was stored */
 	bool dirty;              /* state of the guest's that is not in registers was changed */
 };
@@ -188,6 +191,8 @@ void path_add_fact(struct path *p, enum fact_kind kind, sym of, u32 n);
 bool path_step(struct verifier *v, struct path *p, const struct hinsn *h);
 /* Which of them its instruction must make. */
 u32 path_cpu_asked(const struct verifier *v);
+/* The value of so many bytes of the guest's code, sign-extended to w bits. */
+sym path_code(struct verifier *v, unsigned at, unsigned bytes, unsigned w);
 /* Its memory operand is [T + at], T the address of struct cpu. */
 bool path_at_cpu(struct verifier *v, const struct path *p, const struct hinsn *h, u64 *at);
 /* Its memory operand is a place of the jump cache. */
@@ -206,6 +211,8 @@ bool guest_untouched(struct verifier *v, const struct path *p, u32 off, int exce
 /* Status flags are where they are said to be: in ctx.flags (saved) or in the host's. */
 bool guest_flags(struct verifier *v, const struct path *p, u32 off, bool saved, const char *where);
 bool guest_done(struct verifier *v, const struct path *p, u32 off);
+/* Its immediate as it is read from the code, of w bits; SYM_NONE: it is what it was. */
+sym guest_immediate(struct verifier *v, unsigned w);
 sym guest_offset(struct verifier *v);                            /* of its memory operand, without the segment */
 /* The host instruction is the guest's own: checked against it, its results noted (after the step). */
 bool guest_is_own(const struct verifier *v, const struct hinsn *h);

@@ -135,6 +135,30 @@ sym guest_offset(struct verifier *v)
 	return address_asked(v, &o);
 }
 
+/* Bits of the block's bytes that are its immediate. */
+static u64 immediate_bytes(const struct verifier *v)
+{
+	const struct guest_insn *g = &v->g;
+	return ((1ull << g->zi.raw.imm[0].size / 8u) - 1) << (g->lin - v->k->lin + g->zi.raw.imm[0].offset);
+}
+
+static bool immediate_varies(const struct verifier *v) { return v->k->varies && (v->k->varies & immediate_bytes(v)); }
+
+sym guest_immediate(struct verifier *v, unsigned w)
+{
+	const struct guest_insn *g = &v->g;
+	if (!immediate_varies(v))
+		return SYM_NONE;
+	return path_code(v, (unsigned)(g->lin - v->k->lin) + g->zi.raw.imm[0].offset, g->zi.raw.imm[0].size / 8u, w);
+}
+
+/* What varies of it is an immediate that is read as a whole. */
+static bool varies_well(struct verifier *v, unsigned off, unsigned len)
+{
+	u64 of_it = v->k->varies >> off & ((1ull << len) - 1);
+	return !of_it || (v->g.kind == G_PLAIN && of_it << off == immediate_bytes(v) && v->g.zo[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
+}
+
 bool guest_prepare(struct verifier *v, unsigned insn)
 {
 	struct guest_insn *g = &v->g;
@@ -149,6 +173,8 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	g->next = g->lin + len;
 	g->kind = (u8)kind_of(&g->zi, g->zo);
 	g->writes = gprs_written(&g->zi, g->zo);
+	if (k->varies && !varies_well(v, off, len))
+		return verify_bad(v, k->map[insn].host, "code that varies is no immediate");
 	for (unsigned n = 0; n < g->zi.operand_count; n++)
 		if (g->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY && g->zo[n].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
 			g->mem = (i8)n;
@@ -196,6 +222,8 @@ bool guest_is_own(const struct verifier *v, const struct hinsn *h)
 		return false;
 	if (!g->known || g->kind != G_PLAIN || h->zi.mnemonic != g->zi.mnemonic)
 		return false;
+	if (g->zi.mnemonic == ZYDIS_MNEMONIC_MOV && immediate_varies(v))
+		return false; /* a load of it, and MOVs that lead there */
 	if (h->gs)
 		return home_operand(v, h) >= 0;
 	bool mem = g->mem >= 0 && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_AGEN;
@@ -242,6 +270,11 @@ bool guest_own_before(struct verifier *v, const struct path *p, const struct hin
 		      gpr_number(&g->zo[h->mem]) != home_operand(v, h);
 	for (unsigned k = 0; k < g->zi.operand_count; k++) {
 		const ZydisDecodedOperand *a = &h->zo[turned && k < 2 ? 1 - k : k], *b = &g->zo[k];
+		if (b->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && immediate_varies(v)) {
+			if (gpr_number(a) < 0 || operand_is_high8(a) || a->size != g->zo[0].size || p->reg[gpr_number(a)] != guest_immediate(v, a->size == 64 ? 64 : 32))
+				return verify_bad(v, h->off, "not the immediate that the guest's code has by now");
+			continue;
+		}
 		if (h->gs && a == &h->zo[h->mem]) {
 			if (!same_home(v, p, h, a, b))
 				return false;
@@ -336,7 +369,7 @@ static sym result_asked(struct verifier *v)
 	if (g->zi.mnemonic == ZYDIS_MNEMONIC_LEA && g->ea != SYM_NONE)
 		r = g->ea;
 	else if (g->zi.mnemonic == ZYDIS_MNEMONIC_MOV && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
-		r = sym_const(s, a->imm.value.u);
+		r = guest_immediate(v, w) != SYM_NONE ? guest_immediate(v, w) : sym_const(s, a->imm.value.u);
 	else if (g->zi.mnemonic == ZYDIS_MNEMONIC_MOV && gpr_number(a) >= 0)
 		r = guest_start(v, (unsigned)gpr_number(a));
 	else

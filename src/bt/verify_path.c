@@ -51,6 +51,16 @@ static const struct atom *parity_of_entry(const struct verifier *v, sym a, bool 
 	return t->kind == AT_ENTRY || t->kind == AT_ENTRY_AT ? t : NULL;
 }
 
+/* The guest's code is, from a byte of the block on, what it was compared with: is that what the block was
+ * made from? */
+static void code_seen(const struct verifier *v, struct path *p)
+{
+	unsigned at = p->test.of, n = p->test.n >> 32;
+	u32 value = (u32)p->test.n;
+	if (!memcmp(v->k->made_from + at, &value, n)) /* little-endian */
+		p->code |= ((1ull << n) - 1) << at;
+}
+
 void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool taken)
 {
 	bool zero;
@@ -71,6 +81,8 @@ void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool ta
 	} else {
 		return;
 	}
+	if (p->test.kind == TEST_CODE && zero)
+		code_seen(v, p);
 	if (p->test.kind == TEST_CMP && zero)
 		path_add_fact(p, FACT_ZERO, sym_low(&v->syms, sym_add_const(&v->syms, p->test.of, -p->test.n), 32), 0);
 	if (p->test.kind == TEST_EQUAL && zero)
@@ -109,6 +121,41 @@ static sym address_of(struct verifier *v, const struct path *p, const ZydisDecod
 }
 
 static const ZydisDecodedOperand *memory(const struct hinsn *h) { return &h->zo[h->mem]; }
+
+/* ---- the block's own guest code ------------------------------------------------------------------------------ */
+
+/* The operand is some of it, in one of its pages, by the host's address: from which byte of the block on. */
+static bool code_at(struct verifier *v, const struct path *p, const struct hinsn *h, unsigned *n)
+{
+	const struct block *k = v->k;
+	if (h->mem < 0 || h->gs || !k->made_from || writes_operand(memory(h)) || (h->zi.attributes & ZYDIS_ATTRIB_HAS_SEGMENT))
+		return false;
+	unsigned size = memory(h)->size / 8u, off = (unsigned)(k->lin & PAGE_MASK), first = MIN(k->guest_bytes, 4096 - off);
+	u64 at;
+	if (!sym_is_const(&v->syms, address_of(v, p, memory(h)), &at))
+		return false;
+	u64 in1 = at - (u64)(k->page->host + off), in2 = k->page2 ? at - (u64)k->page2->host : ~0ull;
+	if (in1 < first && in1 + size <= first)
+		*n = (unsigned)in1;
+	else if (in2 < 15 && first + in2 + size <= k->guest_bytes)
+		*n = first + (unsigned)in2;
+	else
+		return false;
+	switch (h->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_CMP:
+		return v->root == ROOT_CHECKED && h->zo[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && size <= 4;
+	case ZYDIS_MNEMONIC_MOV: case ZYDIS_MNEMONIC_MOVSX: case ZYDIS_MNEMONIC_MOVSXD:
+		return v->root == ROOT_INSN && v->g.known && gpr_number(&h->zo[0]) >= 0 && h->zo[0].size >= 32;
+	default:
+		return false;
+	}
+}
+
+sym path_code(struct verifier *v, unsigned at, unsigned bytes, unsigned w)
+{
+	sym a = sym_atom(&v->syms, AT_CODE, bytes | (w == 64 ? 64 : 0), SYM_NONE, at);
+	return w == 64 ? a : sym_low(&v->syms, a, 32);
+}
 
 /* ---- the guest's memory ----------------------------------------------------------------------------------- */
 
@@ -157,6 +204,8 @@ static bool guest_memory(struct verifier *v, const struct path *p, const struct 
 	if (v->root != ROOT_INSN)
 		return verify_bad(v, h->off, "an access to guest memory that no instruction asks for");
 	bool write = writes_operand(o);
+	if (write && v->k->made_from && v->k_insn + 1u < v->k->n)
+		return verify_bad(v, h->off, "a store before the end of a block that checks itself");
 	struct atom e;
 	*t = (struct touch){ .size = (u8)(o->size / 8), .write = write, .read = reads_operand(o) };
 	sym host = address_of(v, p, o);
@@ -187,6 +236,8 @@ static bool string_memory(struct verifier *v, struct path *p, const struct hinsn
 	unsigned size = h->zi.operand_width / 8u;
 	if (v->root != ROOT_INSN)
 		return verify_bad(v, h->off, "a string instruction that no instruction asks for");
+	if (v->k->made_from && v->k_insn + 1u < v->k->n)
+		return verify_bad(v, h->off, "a string before the end of a block that checks itself");
 	if (h->rep && !path_fact(v, p, FACT_AT_MOST, p->reg[RCX], 4096 / size))
 		return verify_bad(v, h->off, "a string of more than a page");
 	for (unsigned n = 0; n < h->string; n++) {
@@ -678,14 +729,15 @@ static void follow_flags(struct path *p, const struct hinsn *h, bool own, sym ra
 }
 
 /* An instruction of the translator's own, rather than the guest's. */
-static bool is_scaffold(const struct verifier *v, const struct path *p, const struct hinsn *h)
+static bool is_scaffold(struct verifier *v, const struct path *p, const struct hinsn *h)
 {
 	bool g_system = v->root == ROOT_INSN && v->g.kind == G_SYSTEM, g_string = v->root == ROOT_INSN && v->g.kind == G_STRING;
 	if (h->string)
 		return false;
 	const ZydisDecodedOperand *d = &h->zo[0], *a = &h->zo[1];
 	bool on_t = gpr_number(d) == T && !operand_is_high8(d);
-	if (h->gs)
+	unsigned n;
+	if (h->gs || code_at(v, p, h, &n))
 		return true;
 	switch (h->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_MOV:
@@ -738,6 +790,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		return false;
 	struct touch t = { 0 };
 	u64 at;
+	unsigned of_code = 0;
+	bool code = !own && code_at(v, p, h, &of_code);
 	sym loaded = SYM_NONE, result = SYM_NONE;
 	if (h->constant) {
 		if (v->root != ROOT_RETURN || !constant_of(v, h, &loaded))
@@ -757,7 +811,7 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 			p->events = loaded;
 		else if (h->zi.mnemonic == ZYDIS_MNEMONIC_TEST)
 			p->rflags = loaded;
-	} else if (h->mem >= 0) {
+	} else if (h->mem >= 0 && !code) {
 		if (!guest_memory(v, p, h, &t))
 			return false;
 		loaded = sym_fresh(s);
@@ -779,6 +833,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 	if (h->mem < 0 || h->zi.mnemonic == ZYDIS_MNEMONIC_LEA) {
 		if (!simple || !followed(v, p, h, to, &result))
 			result = SYM_NONE;
+	} else if (code && simple) {
+		result = path_code(v, of_code, memory(h)->size / 8u, h->zo[0].size);
 	} else if (mov_load && h->zo[0].size >= 32) {
 		result = h->zo[0].size == 32 ? sym_low(s, loaded, 32) : loaded;
 	} else if (h->gs && h->zi.mnemonic == ZYDIS_MNEMONIC_ADD && simple && h->zo[0].size >= 32) {
@@ -795,7 +851,11 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 			p->reg[r] = r == (unsigned)to && result != SYM_NONE ? result : sym_fresh(s);
 	if (!keeps_flags(h->zi.mnemonic)) {
 		p->test.kind = TEST_NONE;
-		if (own && h->gs) {
+		if (code && h->zi.mnemonic == ZYDIS_MNEMONIC_CMP) {
+			p->test.kind = TEST_CODE;
+			p->test.of = (sym)of_code;
+			p->test.n = (u64)(memory(h)->size / 8u) << 32 | immediate(&h->zo[1], memory(h)->size);
+		} else if (own && h->gs) {
 			;
 		} else if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && h->mem == 1 && to >= 0) {
 			p->test.kind = h->constant || (h->gs && sym_is_const(s, loaded, &at)) ? TEST_EQUAL : h->gs ? TEST_TAG : TEST_NONE;

@@ -37,6 +37,10 @@ struct page_code {
 	/* vCPUs (modulo 32) that may store here without looking at lines; that have translated code of it
 	 * and must be told of writes. Theirs to keep. */
 	_Atomic u32 writers, translators;
+	/* Writes of late, since when, while code was known here; until when, and for how long at a time, code of
+	 * it is not watched but checks itself (bt/selfcheck.c; the host's TSC ticks). */
+	_Atomic u32 churn, check_term;
+	_Atomic u64 churn_since, check_until;
 };
 
 struct mmio_ops {

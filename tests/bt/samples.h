@@ -47,6 +47,8 @@ ASM(jecxz, "jecxz . + 0x10");
 ASM(fall, "nop\n add rax, 1\n nop\n hlt");
 /* ---- registers only */
 ASM(copy, "add rax, rbx\n sub cl, ah\n imul r9, r10, 5\n div r8\n cwde\n cqo\n bswap rdx\n setg sil\n cmovl rdi, rbp\n shld rax, rbx, 3\n sar r12, cl\n xchg rax, r13\n movabs r14, 0x123456789abcdef\n mov ecx, -1\n add rsp, 8\n mov rbp, rsp\n lahf\n sahf\n stc\n pdep rax, rbx, rcx\n andn edx, esi, edi\n rdrand r8\n hlt");
+/* Immediates that may change, of each size and where each kind of instruction has them. */
+ASM(varies, "mov eax, 0x11223344\n mov rcx, -5\n movabs rdx, 0x1122334455667788\n add ebx, 5\n sub rsi, 0x12345\n and dil, 0x7f\n cmp r8, -9\n adc r9d, 0x55555555\n test r10b, 3\n xor rsp, 16\n hlt");
 /* ---- vectors */
 ASM(sse, "movaps xmm0, [rbx]\n movups xmm1, [rcx + 1]\n addps xmm2, [rdx]\n movss xmm3, [rsi]\n movsd [rdi], xmm4\n movdqu [r8 + r9], xmm5\n pshufb xmm6, xmm7\n cvtsi2sd xmm8, r11\n movq rax, xmm9\n pinsrw xmm1, word ptr [rbp], 3\n movnti [rbx], ecx\n hlt");
 ASM(avx, "vmovaps ymm0, [rbx]\n vmovups ymm1, [rcx + 3]\n vaddpd ymm2, ymm3, [rdx + r15*8]\n vmovd xmm4, [rsi]\n vpbroadcastd ymm5, [rdi]\n vextracti128 [r8], ymm6, 1\n vzeroupper\n vfmadd231sd xmm1, xmm2, [r9]\n hlt");
@@ -65,6 +67,6 @@ ASM(kernel, "cli\n swapgs\n clac\n mov eax, ds\n pushfq\n rdtsc\n stac\n sti\n n
 
 #define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(bits) X(wide) X(rip) X(segment) X(group) X(group_index) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
 	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(side) X(loop) X(jrcxz) X(jecxz) \
-	X(fall) X(copy) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_iret) X(strings) X(high8)
+	X(fall) X(copy) X(varies) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_iret) X(strings) X(high8)
 
 #endif

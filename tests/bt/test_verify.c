@@ -15,12 +15,36 @@ static const struct sample { const char *name; const u8 *at, *end; } samples[] =
 /* ---- blocks ---------------------------------------------------------------------------------------- */
 
 /* Where a sample is in RAM, and at which linear addresses: as low as there, and high, where addresses
- * do not fit into 32 bits. The last bytes of a page for one that is to go on in the next. */
-static const u64 bases[] = { 0, 0x7f1234000000 };
+ * do not fit into 32 bits; as code that is watched and as code that checks itself. */
+static const struct way { u64 base; enum bt_code code; } ways[] = {
+	{ 0, CODE_WATCHED }, { 0x7f1234000000, CODE_WATCHED }, { 0, CODE_CHECKED },
+};
+#define WATCHED (&ways[0])
+#define CHECKED (&ways[2])
 
-static struct block *block_of(const struct sample *s, u64 base)
+/* The sample with its immediates other than they will be: those that may vary do then. */
+static void other_immediates(const struct sample *s, u64 phys)
 {
-	u64 phys = CODE + 0x1000 * (u64)(s - samples);
+	u8 code[256];
+	unsigned n = (unsigned)(s->end - s->at);
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecoder d;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	memcpy(code, s->at, n);
+	for (unsigned off = 0; off < n && ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, code + off, n - off, &zi, zo)); off += zi.length)
+		if (zi.raw.imm[0].size && !zi.raw.imm[0].is_relative)
+			code[off + zi.raw.imm[0].offset] ^= 1;
+	rig_code(phys, code, n);
+	assert_non_null(rig_block(phys));
+}
+
+static struct block *block_of(const struct sample *s, const struct way *way)
+{
+	u64 phys = CODE + 0x1000 * (u64)(s - samples), base = way->base;
+	r.bt->code = way->code;
+	if (way->code == CODE_CHECKED)
+		other_immediates(s, phys + 0x200);
 	rig_code(phys + 0x200, s->at, (size_t)(s->end - s->at));
 	if (base)
 		rig_map(base + phys, phys, PG_P | PG_U);
@@ -28,6 +52,7 @@ static struct block *block_of(const struct sample *s, u64 base)
 	struct error e;
 	if (!k)
 		fail_msg("%s has no block", s->name);
+	assert_true((k->made_from != NULL) == (way->code == CODE_CHECKED));
 	if (!verify_block(r.bt, k, s->at, &e))
 		fail_msg("%s as it is: %s", s->name, e.msg);
 	return k;
@@ -219,6 +244,8 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		goes_to(k, b, &insn, &again);
 	if (insn)
 		return "leaves for the interpreter, which is always right";
+	if (m == ZYDIS_MNEMONIC_MOV && b->zi.mnemonic == ZYDIS_MNEMONIC_MOVSXD && b->zo[0].size == 32 && same_operand(&a->zo[0], &b->zo[0]) && same_operand(&a->zo[1], &b->zo[1]))
+		return "MOVSXD of 32 bits is MOV";
 	if (m != b->zi.mnemonic || a->zi.operand_count != b->zi.operand_count)
 		return NULL;
 	if (a->zi.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && a->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && same_jump(k, a, b))
@@ -248,7 +275,7 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 		return "a count modulo 64";
 	if (same && m == ZYDIS_MNEMONIC_TEST && (x & y) == x)
 		return "a test for more alignment";
-	if (same && m == ZYDIS_MNEMONIC_CMP && y < x)
+	if (same && m == ZYDIS_MNEMONIC_CMP && y < x && a->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
 		return "a test for an earlier crossing, or fewer repetitions";
 	int ra = a->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetId(a->zo[0].reg.value) : -1;
 	int rb = b->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetId(b->zo[0].reg.value) : -1;
@@ -289,9 +316,9 @@ static void each_sample(void (*change)(const struct sample *s, const struct bloc
 {
 	tried = accepted = wrong = 0;
 	decoder_init();
-	for (unsigned n = 0; n < ARRAY_LEN(samples) * ARRAY_LEN(bases); n++) {
+	for (unsigned n = 0; n < ARRAY_LEN(samples) * ARRAY_LEN(ways); n++) {
 		const struct sample *s = &samples[n % ARRAY_LEN(samples)];
-		struct block *k = block_of(s, bases[n / ARRAY_LEN(samples)]);
+		struct block *k = block_of(s, &ways[n / ARRAY_LEN(samples)]);
 		code_get(k, old);
 		change(s, k);
 		code_get(k, now);
@@ -407,9 +434,10 @@ static void other_map(void **state)
 {
 	struct error e;
 	unsigned n_tried = 0;
-#define REFUSED(name, field, value) do { \
+#define REFUSED(name, field, value) REFUSED_OF(WATCHED, name, field, value)
+#define REFUSED_OF(way, name, field, value) do { \
 		const struct sample *s_ = sample(name); \
-		struct block *k = block_of(s_, 0); \
+		struct block *k = block_of(s_, way); \
 		__typeof__(field) was_ = field; \
 		field = (__typeof__(field))(value); \
 		n_tried++; \
@@ -483,6 +511,15 @@ static void other_map(void **state)
 	REFUSED("flags", k->map[2].saved, false);
 	REFUSED("flags", k->map[1].prelude, 0);
 	REFUSED("load", k->map[1].no_resume, false);
+	REFUSED_OF(CHECKED, "varies", k->varies, 0);
+	REFUSED_OF(CHECKED, "varies", k->varies, k->varies | 1);
+	REFUSED_OF(CHECKED, "varies", k->varies, k->varies & (k->varies - 1));
+	REFUSED_OF(CHECKED, "varies", k->made_from[0], k->made_from[0] ^ 1);
+	REFUSED_OF(CHECKED, "varies", k->made_from, NULL);
+	REFUSED_OF(CHECKED, "varies", k->page->host, k->page->host + 1);
+	REFUSED_OF(CHECKED, "jmp", k->link[0].checked, false);
+	REFUSED_OF(CHECKED, "jcc", k->link[1].checked, false);
+	REFUSED_OF(WATCHED, "store", k->made_from, (u8 *)s_->at);
 	print_message("%u fields changed\n", n_tried);
 }
 

@@ -85,6 +85,103 @@ static void ahead(void)
 	check_eq("code pushed on the stack and called: 1000 times", bad, 0);
 }
 
+/* ---- the same places again and again -------------------------------------------------------------- */
+
+/* OP eax/rax/al, imm; ret, with each kind of immediate: patched often, by stores of its size. */
+static const struct immediate { const char *name; u8 op[3], n_op, size; } immediates[] = {
+	{ "mov eax, imm32", { 0xb8 }, 1, 4 }, { "mov rax, imm32", { 0x48, 0xc7, 0xc0 }, 3, 4 }, { "mov rax, imm64", { 0x48, 0xb8 }, 2, 8 },
+	{ "add eax, imm32", { 0x05 }, 1, 4 }, { "add rax, imm32", { 0x48, 0x05 }, 2, 4 }, { "add rax, imm8", { 0x48, 0x83, 0xc0 }, 3, 1 },
+	{ "xor eax, imm32", { 0x35 }, 1, 4 }, { "sub rax, imm8", { 0x48, 0x83, 0xe8 }, 3, 1 }, { "and al, imm8", { 0x24 }, 1, 1 }, { "mov al, imm8", { 0xb0 }, 1, 1 },
+	{ "or eax, imm8", { 0x83, 0xc8 }, 2, 1 }, { "adc eax, imm32", { 0x15 }, 1, 4 },
+};
+
+static u64 does(const struct immediate *m, u64 a, i64 v)
+{
+	u8 op = m->op[m->n_op - 1];
+	u64 r = m->name[0] == 'm' ? (u64)v : op == 0x05 || op == 0xc0 ? a + (u64)v : op == 0x35 ? a ^ (u64)v : op == 0xe8 ? a - (u64)v :
+		op == 0x24 ? a & (u64)v : op == 0xc8 ? a | (u64)v : a + (u64)v + 1;
+	return m->op[0] == 0x48 ? r : m->op[0] == 0x24 || m->op[0] == 0xb0 ? (a & ~0xffull) | (r & 0xff) : (u32)r;
+}
+
+static void immediates_patched(void)
+{
+	u8 *p = code[1] + 0x200;
+	for (unsigned n = 0; n < sizeof(immediates) / sizeof(*immediates); n++) {
+		const struct immediate *m = &immediates[n];
+		unsigned bad = 0;
+		memcpy(p, m->op, m->n_op);
+		p[m->n_op + m->size] = 0xc3;
+		for (u32 k = 0; k < 1000; k++) {
+			u64 bits = (u64)rnd(1u << 31) << 33 | (u64)rnd(1u << 31) << 2 | rnd(4), a = (u64)rnd(1u << 31) << 17 | k, got = a;
+			i64 v = m->size == 1 ? (i8)bits : m->size == 4 ? (i32)bits : (i64)bits;
+			memcpy(p + m->n_op, &bits, m->size);
+			__asm__ volatile("stc; call *%1" : "+a"(got) : "r"(p) : "memory", "cc");
+			bad += got != does(m, a, v);
+		}
+		check_eq(fmt("the immediate of %s, 1000 times", m->name), bad, 0);
+	}
+}
+
+static u32 steps;
+static bool on_step(struct frame *f)
+{
+	steps += f->vec == DB;
+	return f->vec == DB;
+}
+
+static void again(void)
+{
+	immediates_patched();
+	/* A few programs in turns at one place, and now and then one that was never there. */
+	static const u8 ops[6][2] = { { 0xff, 0xc0 }, { 0xff, 0xc8 }, { 0xf7, 0xd8 }, { 0xf7, 0xd0 }, { 0x31, 0xc0 }, { 0x01, 0xc0 } };
+	static const u32 results[6] = { 8, 6, (u32)-7, ~7u, 0, 14 };
+	u8 *p = code[1] + 0x300;
+	unsigned bad = 0;
+	memcpy(p, "\xb8\7\0\0\0", 5);
+	p[7] = 0xc3;
+	for (u32 k = 0; k < 3000; k++) {
+		unsigned n = k < 1000 ? k % 2 : k < 2000 ? k % 6 : rnd(6);
+		*(volatile u16 *)(p + 5) = (u16)(ops[n][0] | ops[n][1] << 8);
+		bad += (u32)run((uptr)p) != results[n];
+	}
+	check_eq("2 and 6 instructions in turns at one place", bad, 0);
+	/* A byte of the opcode and the length of what follows it. */
+	bad = 0;
+	for (u32 k = 0; k < 1000; k++) {
+		memcpy(p, k % 2 ? "\xb8\1\2\3\4\xc3\xc3\xc3\xc3\xc3" : "\x48\xb8\2\3\4\xc3\xc3\xc3\xc3\xc3\xc3", 11);
+		bad += run((uptr)p) != (k % 2 ? 0x04030201 : 0xc3c3c3c3c3040302);
+		if (k % 100 == 0)
+			hot((uptr)p);
+	}
+	check_eq("instructions of other lengths at one place", bad, 0);
+	/* It calls and comes back into code that has changed meanwhile. */
+	BLOB(back, "mov $300,%edx; xor %ecx,%ecx; 1: call 3f; 2: add $1,%ecx; dec %edx; jnz 1b; mov %ecx,%eax; ret; 3: movb %dl,2b+2(%rip); ret");
+	PUT(code[2], back);
+	u32 want = 0;
+	for (u32 k = 300; k; k--)
+		want += (u32)(i8)k;
+	check_eq("a call that changes what it returns to", (u32)run((uptr)code[2]), want);
+	/* Stepped over, with a store ahead at each turn. */
+	BLOB(stepped, "xor %eax,%eax; mov $50,%ecx; 1: mov %cl,2f+2(%rip); 2: add $1,%eax; dec %ecx; jnz 1b; ret");
+	PUT(code[2], stepped);
+	hot((uptr)code[2]);
+	trap_hook = on_step;
+	steps = 0;
+	u64 sum;
+	__asm__ volatile("pushfq; orl $0x100,(%%rsp); popfq; call *%1; pushfq; andl $~0x100,(%%rsp); popfq" : "=a"(sum) : "r"(code[2]) : "memory", "rcx", "cc");
+	trap_hook = NULL;
+	check("single steps over patches ahead", sum == 50 * 51 / 2 && steps >= 2 + 4 * 50 + 1);
+	/* A fault behind a store in the same block: RIP and the store are exact. */
+	BLOB(faults, "mov $7,%eax; movb $9,1f+1(%rip); 1: mov $1,%al; movb $2,1b+1(%rip); mov %al,(%rdi); ret");
+	bad = 0;
+	for (u32 k = 0; k < 50; k++) {
+		PUT(code[2], faults);
+		TRY(__asm__ volatile("call *%0" : : "r"(code[2]), "D"(MAP_VA + 0x7ff000) : "memory", "rax"));
+		bad += trap.vec != PF || code[2][13] != 2;
+	}
+	check_eq("a fault behind two patches of its block", bad, 0);
+}
+
 /* ---- strings over code ------------------------------------------------------------------------------ */
 
 static void strings(void)
@@ -402,6 +499,7 @@ int main(void)
 {
 	map_init();
 	ahead();
+	again();
 	strings();
 	compilers();
 	across();

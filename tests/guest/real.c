@@ -438,7 +438,7 @@ static void halts(void)
 	r.dx = 0;
 	REAL(s_hlt3, &r);
 	outb(0x21, 0xff);
-	check("three times with a handler of 16-bit code", trap.vec == DONE && trap.f.dx == 3 && trap.f.bx == 3 && (u16)trap.f.cx == 0);
+	check("three times with a handler of 16-bit code", trap.vec == DONE && trap.f.dx == 3 && trap.f.bx >= 3 /* one more may come before CLI */ && (u16)trap.f.cx == 0);
 	outb(0x20, 0x11); outb(0x21, 0x20); outb(0x21, 4); outb(0x21, 1);
 	outb(0x21, 0xff);
 	*(volatile u32 *)0xfee00350 = 0x10000;
