@@ -27,7 +27,7 @@
 #define MAX_THREADS 8
 
 struct aio {
-	bool uring;
+	bool uring, blocks;        /* neither: threads */
 	struct io_uring ring;
 	int wakefd;                /* io_uring: read by an operation that is always under way */
 	u64 wake_count;
@@ -313,7 +313,8 @@ struct aio *aio_new(enum block_aio kind, struct error *e)
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->work, NULL);
 	pthread_cond_init(&a->told, NULL);
-	a->uring = kind != BLOCK_AIO_THREADS && uring_init(a, e);
+	a->blocks = kind == BLOCK_AIO_INLINE;
+	a->uring = (kind == BLOCK_AIO_AUTO || kind == BLOCK_AIO_URING) && uring_init(a, e);
 	if (kind == BLOCK_AIO_URING && !a->uring) {
 		aio_free(a);
 		return NULL;
@@ -363,7 +364,9 @@ void aio_submit(struct aio *a, struct aio_op *op)
 	op->hook_id = 0;
 	a->under_way++;
 	op->error = file_begin(op->file, op->what, op->offset, op->len, op->iov, op->n_iov, &op->hook_id);
-	if (op->error || ends_at_once(op)) {
+	while (a->blocks && !op->error && !took(op, blocking(op), &op->error))
+		;
+	if (a->blocks || op->error || ends_at_once(op)) {
 		op->next = a->inline_done;
 		a->inline_done = op;
 	} else if (a->uring) {

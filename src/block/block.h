@@ -40,7 +40,7 @@ enum block_cache {
 	BLOCK_WRITETHROUGH, /* every write is durable when it is done */
 	BLOCK_UNSAFE,       /* flushes do nothing: for disks that may be lost */
 };
-enum block_aio { BLOCK_AIO_AUTO, BLOCK_AIO_URING, BLOCK_AIO_THREADS };
+enum block_aio { BLOCK_AIO_AUTO, BLOCK_AIO_URING, BLOCK_AIO_THREADS, BLOCK_AIO_INLINE /* tests: at once, by the caller */ };
 
 struct block_options {
 	char *file;

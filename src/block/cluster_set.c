@@ -18,9 +18,14 @@ static u64 find(const struct cluster_set *s, u64 key)
 	return k;
 }
 
-static bool grow(struct cluster_set *s)
+bool cluster_set_reserve(struct cluster_set *s, u64 n)
 {
-	struct cluster_set bigger = { .cap = s->cap ? s->cap * 2 : 64, .n = s->n };
+	struct cluster_set bigger = { .cap = s->cap ? s->cap : 64, .n = s->n };
+
+	while (bigger.cap * 2 / 3 <= n)
+		bigger.cap *= 2;
+	if (bigger.cap == s->cap)
+		return true;
 
 	bigger.slots = calloc(bigger.cap, sizeof(u64));
 	if (!bigger.slots)
@@ -35,7 +40,7 @@ static bool grow(struct cluster_set *s)
 
 bool cluster_set_add(struct cluster_set *s, u64 cluster, bool *was_there)
 {
-	if (s->n >= s->cap * 2 / 3 && !grow(s))
+	if (s->n >= s->cap * 2 / 3 && !cluster_set_reserve(s, s->n + 1))
 		return false;
 	u64 k = find(s, cluster + 1);
 	*was_there = s->slots[k];

@@ -124,6 +124,8 @@ void file_close(struct file *f)
 enum { PERM_READ, PERM_WRITE, PERM_RESIZE = 3, PERMS = 4 };
 #define LOCK_USED 100
 #define LOCK_UNSHARED 200
+#define LOCK_TRIES 20
+#define LOCK_WAIT_US 20000
 
 static int lock_byte(struct file *f, int cmd, short type, off_t at, struct flock *fl)
 {
@@ -138,27 +140,42 @@ static bool conflict(struct file *f, off_t at)
 	return !lock_byte(f, F_OFD_GETLK, F_WRLCK, at, &fl) && fl.l_type != F_UNLCK;
 }
 
-bool file_lock(struct file *f, bool write, struct error *e)
+/* Takes this opening's locks and looks for those of others: NULL, or who is in the way. */
+static const char *try_lock(struct file *f, unsigned used, unsigned unshared)
 {
-	unsigned used = 1u << PERM_READ | (write ? 1u << PERM_WRITE | 1u << PERM_RESIZE : 0);
-	unsigned unshared = 1u << PERM_WRITE | 1u << PERM_RESIZE;
 	struct flock fl;
 
 	for (int p = 0; p < PERMS; p++) {
 		if ((used >> p & 1 && lock_byte(f, F_OFD_SETLK, F_RDLCK, LOCK_USED + p, &fl)) ||
 		    (unshared >> p & 1 && lock_byte(f, F_OFD_SETLK, F_RDLCK, LOCK_UNSHARED + p, &fl))) {
-			if (errno != EAGAIN && errno != EACCES) /* a file system without locks */
-				return log_info("%s: no locks here: %s", f->path, strerror(errno)), true;
-			return error_set(e, "%s: in use by another program", f->path);
+			if (errno == EAGAIN || errno == EACCES)
+				return "another program";
+			log_info("%s: no locks on its file system: %s", f->path, strerror(errno));
+			return NULL;
 		}
 	}
 	for (int p = 0; p < PERMS; p++) {
-		if (used >> p & 1 && conflict(f, LOCK_UNSHARED + p))
-			return error_set(e, "%s: in use by another program, %s", f->path,
-					 write ? "a second one cannot write it; snapshot or read-only would do where that one only reads"
-					       : "which does not share it");
 		if (unshared >> p & 1 && conflict(f, LOCK_USED + p))
-			return error_set(e, "%s: in use by another program that writes it", f->path);
+			return "another program that writes it";
+		if (used >> p & 1 && conflict(f, LOCK_UNSHARED + p))
+			return "another program; to read it (read-only, snapshot) may do";
+	}
+	return NULL;
+}
+
+bool file_lock(struct file *f, bool write, struct error *e)
+{
+	unsigned used = 1u << PERM_READ | (write ? 1u << PERM_WRITE | 1u << PERM_RESIZE : 0);
+	unsigned unshared = 1u << PERM_WRITE | 1u << PERM_RESIZE;
+	const char *who;
+
+	/* The kernel closes what a killed process's io_uring was busy with a moment after its end. */
+	for (int tries = 0; (who = try_lock(f, used, unshared)); tries++) {
+		struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = LOCK_USED, .l_len = 2 * LOCK_UNSHARED - LOCK_USED };
+		fcntl(f->fd, F_OFD_SETLK, &all);
+		if (tries == LOCK_TRIES)
+			return error_set(e, "%s: in use by %s", f->path, who);
+		usleep(LOCK_WAIT_US);
 	}
 	return true;
 }

@@ -23,11 +23,18 @@ static bool look_below(const struct image_create *c, u64 *size, enum block_forma
 	char *path = image_backing_path(c->file, c->backing);
 	struct image *below = path ? image_open(path, c->backing_format, 0, NULL, e) : NULL;
 
+	struct stat a, b;
+	bool same = path && !stat(path, &a) && !stat(c->file, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+
 	if (!path)
 		error_set(e, "out of memory");
 	free(path);
 	if (!below)
 		return error_prefix(e, "the image below");
+	if (same) {
+		image_close(below);
+		return error_set(e, "%s: an image cannot be below itself", c->file);
+	}
 	*size = below->size;
 	*format = strcmp(below->ops->name, "raw") ? BLOCK_QCOW2 : BLOCK_RAW;
 	image_close(below);
@@ -188,7 +195,7 @@ bool image_check(const char *file, enum block_format format, bool repair, struct
 {
 	struct qcow2 *q = open_qcow2(file, format, OPEN_CHECK | (repair ? OPEN_WRITE : 0), "cannot be checked", e);
 
-	return q && close_image(&q->img, file, qcow2_check(q, repair, result, say, arg, e), e);
+	return q && close_image(&q->img, file, qcow2_check(q, repair ? REPAIR_ALL : REPAIR_NOTHING, result, say, arg, e), e);
 }
 
 bool image_snapshot(const char *file, enum image_snapshot_op op, const char *name, struct error *e)

@@ -114,6 +114,8 @@ struct qcow2 {
 	struct cluster_set tables_at; /* clusters of the header and of all tables in use */
 	bool broken;                 /* something is wrong with it: no more writes */
 	bool checking;               /* opened by OPEN_CHECK */
+	bool opening;                /* what is wrong goes into `why`, for the error */
+	char why[160];
 	bool unclean;                /* an operation that needs the dirty bit has not come to its end */
 
 	u64 hint;                    /* no cluster before it is free */
@@ -150,6 +152,8 @@ u64 refcount_in(const u8 *block, u64 i, u32 order);
 void refcount_into(u8 *block, u64 i, u32 order, u64 v);
 u64 refcount_max(const struct qcow2 *q);
 u64 refcounts_per_block(const struct qcow2 *q);
+/* The block that counts the cluster, until the next call; *t NULL: there is none. */
+int refcount_block_of(struct qcow2 *q, u64 cluster, struct table **t);
 int refcount_get(struct qcow2 *q, u64 cluster, u64 *v); /* 0 for what no block counts */
 int refcount_set(struct qcow2 *q, u64 cluster, u64 v);
 /* Makes sure that a block counts the cluster. Its first ones may be taken for that. */

@@ -143,15 +143,20 @@ void free_entry_later(struct qcow2 *q, u64 entry)
 	enum entry_kind kind;
 	u64 offset, len;
 
-	if (entry_decode(q, entry, &kind))
+	if (entry_decode(q, entry, &kind) || kind == ENTRY_NONE || kind == ENTRY_ZERO)
 		return;
-	if (kind == ENTRY_HOST || kind == ENTRY_ZERO_HOST) {
-		free_later(q, (entry & ENTRY_OFFSET) >> q->cluster_bits, 1);
-	} else if (kind == ENTRY_COMPRESSED) {
+	offset = entry & ENTRY_OFFSET;
+	len = 1;
+	if (kind == ENTRY_COMPRESSED)
 		compressed_extent(q, entry, &offset, &len);
-		u64 first = offset >> q->cluster_bits, last = (offset + len - 1) >> q->cluster_bits;
-		free_later(q, first, last - first + 1);
+	u64 first = offset >> q->cluster_bits, last = (offset + len - 1) >> q->cluster_bits;
+	for (u64 c = first; c <= last; c++) {
+		if (cluster_set_has(&q->tables_at, c)) {
+			corrupt(q, "an L2 entry 0x%llx names a table's cluster for data", (unsigned long long)entry);
+			return;
+		}
 	}
+	free_later(q, first, last - first + 1);
 }
 
 /* What is free now is given back to the host. */

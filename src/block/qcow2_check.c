@@ -10,17 +10,20 @@
 #include <sys/mman.h>
 
 #define MAX_CLUSTERS (1ull << 30)
+#define REGION 4096
 
 struct check {
 	struct qcow2 *q;
-	bool repair;
+	enum repair repair;
 	struct image_check *r;
 	image_message_fn *say;
 	void *arg;
 	u64 n;            /* clusters of the file */
 	u32 *refs;        /* of each: how many entries name it */
 	u32 *l2_refs;     /* and of these, L1 entries */
+	u8 *touched;      /* of each REGION clusters: whether any is named; files may be holes for the most part */
 	bool refcounts_bad; /* the refcount tables themselves */
+	bool uncounted;     /* a table cannot be read: what it names would be taken for leaks, so nothing is mended */
 };
 
 static void PRINTF_LIKE(3, 4) found(struct check *c, u64 *what, const char *fmt, ...)
@@ -55,18 +58,25 @@ static void count(struct check *c, u64 offset, u64 len, u32 times)
 {
 	u64 first = offset >> c->q->cluster_bits, last = (offset + len - 1) >> c->q->cluster_bits;
 
-	for (u64 k = first; len && k <= last; k++)
+	for (u64 k = first; len && k <= last; k++) {
 		c->refs[k] = c->refs[k] > UINT32_MAX - times ? UINT32_MAX : c->refs[k] + times;
+		c->touched[k / REGION] = 1;
+	}
+}
+
+/* The first cluster from k on that may be named. */
+static u64 next_touched(const struct check *c, u64 k)
+{
+	while (k < c->n && !c->touched[k / REGION])
+		k = (k / REGION + 1) * REGION;
+	return MIN(k, c->n);
 }
 
 /* Writes an entry that is wrong anew. */
 static int mend_entry(struct check *c, u64 at, u64 entry)
 {
 	u64 raw = htobe64(entry);
-	int err = c->repair ? file_write(c->q->img.file, at, &raw, 8) : 0;
-
-	c->r->corruptions_mended += c->repair && !err;
-	return err;
+	return c->repair == REPAIR_ALL ? file_write(c->q->img.file, at, &raw, 8) : 0;
 }
 
 static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const char *whose)
@@ -82,7 +92,7 @@ static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const ch
 		if (!in_place(c, l2, 1)) {
 			found(c, &c->r->corruptions, "%s L1 entry %u names 0x%llx, where no table is", whose, k, (unsigned long long)l2);
 			err = mend_entry(c, at + k * 8ull, 0);
-			if (c->repair)
+			if (c->repair == REPAIR_ALL)
 				l1[k] = 0;
 			continue;
 		}
@@ -125,7 +135,7 @@ static int count_l2s(struct check *c)
 	u64 *l2 = malloc(q->cluster_size);
 	int err = l2 ? 0 : ENOMEM;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
+	for (u64 k = next_touched(c, 0); k < c->n && !err; k = next_touched(c, k + 1)) {
 		if (!c->l2_refs[k])
 			continue;
 		err = file_read(q->img.file, k << q->cluster_bits, l2, q->cluster_size);
@@ -165,6 +175,7 @@ static int count_snapshots(struct check *c)
 			continue;
 		if (!in_place(c, s->l1_offset, s->l1_size * 8ull) || read > (c->n << q->cluster_bits)) {
 			found(c, &c->r->corruptions, "snapshot %s: its L1 table is outside the file, or shares it with others", s->id);
+			c->uncounted = true;
 			continue;
 		}
 		u64 *l1 = malloc(s->l1_size * 8ull);
@@ -188,6 +199,7 @@ static int count_bitmaps(struct check *c)
 		return 0;
 	if (!in_place(c, q->bitmaps_offset, q->bitmaps_size)) {
 		found(c, &c->r->corruptions, "the directory of bitmaps lies outside the file");
+		c->uncounted = true;
 		return 0;
 	}
 	count(c, q->bitmaps_offset, q->bitmaps_size, 1);
@@ -199,6 +211,7 @@ static int count_bitmaps(struct check *c)
 			return err;
 		if (n && !in_place(c, table, n * 8)) {
 			found(c, &c->r->corruptions, "a bitmap's table lies outside the file");
+			c->uncounted = true;
 			return 0;
 		}
 		count(c, table, n * 8, 1);
@@ -246,8 +259,9 @@ static int count_all(struct check *c, bool refcounts)
 	struct qcow2 *q = c->q;
 
 	c->r->compressed = c->r->data_clusters = 0;
-	memset(c->refs, 0, c->n * sizeof(u32));
-	memset(c->l2_refs, 0, c->n * sizeof(u32));
+	madvise(c->refs, c->n * sizeof(u32) + 1, MADV_DONTNEED); /* zeros again */
+	madvise(c->l2_refs, c->n * sizeof(u32) + 1, MADV_DONTNEED);
+	memset(c->touched, 0, c->n / REGION + 1);
 	count(c, 0, q->cluster_size, 1);
 	if (q->n_snapshots)
 		count(c, q->snapshots_offset, q->snapshots_bytes, 1);
@@ -265,22 +279,28 @@ static int count_all(struct check *c, bool refcounts)
 
 /* ---- comparing -------------------------------------------------------------------------- */
 
+static void compare_one(struct check *c, u64 k, u64 v, u64 *too_low, u64 *too_high)
+{
+	if (c->refs[k])
+		c->r->end = (k + 1) << c->q->cluster_bits;
+	if (v < c->refs[k])
+		found(c, too_low, "cluster %llu: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+	else if (v > c->refs[k])
+		found(c, too_high, "cluster %llu leaked: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+}
+
 static int compare(struct check *c, u64 *too_low, u64 *too_high)
 {
 	struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q);
+	struct table *t;
 	int err = 0;
-	u64 v;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
-		err = refcount_get(q, k, &v);
-		if (c->refs[k])
-			c->r->end = (k + 1) << q->cluster_bits;
-		if (err || v == c->refs[k])
-			continue;
-		if (v < c->refs[k])
-			found(c, too_low, "cluster %llu: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
-		else
-			found(c, too_high, "cluster %llu leaked: refcount %llu, named %u times", (unsigned long long)k, (unsigned long long)v, c->refs[k]);
+	for (u64 first = 0; first < c->n && !err; first += per) {
+		err = refcount_block_of(q, first, &t);
+		u64 end = MIN(first + per, c->n);
+		for (u64 k = t ? first : next_touched(c, first); k < end && !err; k = t ? k + 1 : next_touched(c, k + 1))
+			compare_one(c, k, t ? refcount_in(t->data, k - first, q->refcount_order) : 0, too_low, too_high);
 	}
 	return err;
 }
@@ -318,113 +338,146 @@ static int compare_copied(struct check *c, u64 *wrong)
 
 /* ---- repairing -------------------------------------------------------------------------- */
 
-static bool counted_by_block(const struct check *c, u64 cluster)
-{
-	u64 i = cluster / refcounts_per_block(c->q);
-
-	return i < c->q->reft_size && c->q->reft[i];
-}
-
 static bool any_in_block(const struct check *c, u64 block)
 {
 	u64 per = refcounts_per_block(c->q);
 
-	for (u64 k = block * per; k < MIN((block + 1) * per, c->n); k++)
+	u64 end = MIN((block + 1) * per, c->n);
+
+	for (u64 k = next_touched(c, block * per); k < end; k = next_touched(c, k + 1))
 		if (c->refs[k])
 			return true;
 	return false;
 }
 
-/* Writes refcount blocks and a table that say what was counted, behind the end of the file, then the header. */
-static int rebuild(struct check *c)
+/* Where new refcount tables go: blocks, then the table, behind the end of the file. */
+struct rebuilt {
+	u64 n_blocks, n_table, end; /* clusters */
+	u64 *table;
+};
+
+static void lay_out(const struct check *c, struct rebuilt *r)
+{
+	u64 per = refcounts_per_block(c->q), per_cluster = c->q->cluster_size / 8, blocks = 0;
+
+	*r = (struct rebuilt){ .n_blocks = 1, .n_table = 1 };
+	for (;;) {
+		r->end = c->n + r->n_blocks + r->n_table;
+		u64 entries = (r->end + per - 1) / per;
+		blocks = 0;
+		for (u64 b = 0; b < entries; b++)
+			blocks += (b + 1) * per > c->n || any_in_block(c, b);
+		u64 table = (entries + per_cluster - 1) / per_cluster;
+		if (blocks <= r->n_blocks && table <= r->n_table)
+			return;
+		r->n_blocks = MAX(r->n_blocks, blocks);
+		r->n_table = MAX(r->n_table, table);
+	}
+}
+
+static int write_blocks(struct check *c, struct rebuilt *r)
 {
 	struct qcow2 *q = c->q;
-	u64 per = refcounts_per_block(q), n_blocks = 1, n_table, all;
-	int err = count_all(c, false);
+	u64 per = refcounts_per_block(q), place = c->n;
+	u8 *block = malloc(q->cluster_size);
+	int err = block ? 0 : ENOMEM;
 
-	if (err)
-		return err;
-	for (;;) {
-		all = 0;
-		u64 end = c->n + n_blocks;
-		u64 entries = end / per + 1;
-		n_table = (entries * 8 + q->cluster_size - 1) / q->cluster_size;
-		end += n_table;
-		entries = (end + per - 1) / per;
-		n_table = MAX(n_table, (entries * 8 + q->cluster_size - 1) / q->cluster_size);
-		for (u64 b = 0; b < entries; b++)
-			all += (b + 1) * per > c->n || any_in_block(c, b);
-		if (all <= n_blocks)
-			break;
-		n_blocks = all;
-	}
-	if (n_table * q->cluster_size > MAX_REFTABLE_BYTES)
-		return EFBIG;
-	u64 new_end = c->n + n_blocks + n_table, place = c->n, table_at = (c->n + n_blocks) << q->cluster_bits;
-	u64 entries = n_table * q->cluster_size / 8;
-	u64 *table = calloc(entries, 8), *raw = calloc(entries, 8);
-	u8 *block = malloc(q->cluster_size), field[12];
-	if (!table || !raw || !block)
-		err = ENOMEM;
-	for (u64 b = 0; b * per < new_end && !err; b++) {
+	for (u64 b = 0; b * per < r->end && !err; b++) {
 		if ((b + 1) * per <= c->n && !any_in_block(c, b))
 			continue;
 		memset(block, 0, q->cluster_size);
-		for (u64 k = 0; k < per && b * per + k < new_end && !err; k++) {
+		for (u64 k = 0; k < per && b * per + k < r->end && !err; k++) {
 			u64 v = b * per + k < c->n ? c->refs[b * per + k] : 1;
 			if (v > refcount_max(q))
 				err = EOVERFLOW;
 			refcount_into(block, k, q->refcount_order, v);
 		}
-		table[b] = place << q->cluster_bits;
-		raw[b] = htobe64(table[b]);
+		r->table[b] = place << q->cluster_bits;
 		if (!err)
 			err = file_write(q->img.file, place++ << q->cluster_bits, block, q->cluster_size);
 	}
-	if (!err)
-		err = file_write(q->img.file, table_at, raw, entries * 8);
+	free(block);
+	return err;
+}
+
+static int write_reft(struct check *c, const struct rebuilt *r)
+{
+	struct qcow2 *q = c->q;
+	u64 bytes = r->n_table << q->cluster_bits, at = (c->n + r->n_blocks) << q->cluster_bits;
+	u64 *raw = malloc(bytes);
+	u8 field[12];
+
+	for (u64 k = 0; raw && k < bytes / 8; k++)
+		raw[k] = htobe64(r->table[k]);
+	int err = raw ? file_write(q->img.file, at, raw, bytes) : ENOMEM;
+	free(raw);
 	if (!err)
 		err = file_sync(q->img.file);
-	st64(field, htobe64(table_at));
-	st32(field + 8, htobe32((u32)n_table));
+	st64(field, htobe64(at));
+	st32(field + 8, htobe32((u32)r->n_table));
 	if (!err)
 		err = header_write(q, H_REFTABLE, field, sizeof(field));
+	return err ? err : file_sync(q->img.file);
+}
+
+/* Writes refcount tables that say what was counted, then the header. */
+static int rebuild(struct check *c)
+{
+	struct qcow2 *q = c->q;
+	struct rebuilt r;
+	int err = count_all(c, false);
+
+	if (err)
+		return err;
+	lay_out(c, &r);
+	if (r.n_table << q->cluster_bits > MAX_REFTABLE_BYTES)
+		return EFBIG;
+	r.table = calloc(r.n_table, q->cluster_size);
+	err = r.table ? write_blocks(c, &r) : ENOMEM;
 	if (!err)
-		err = file_sync(q->img.file);
-	free(block);
-	free(raw);
+		err = write_reft(c, &r);
 	if (err) {
-		free(table);
+		free(r.table);
 		return err;
 	}
 	free(q->reft);
-	q->reft = table;
-	q->reft_offset = table_at;
-	q->reft_clusters = (u32)n_table;
-	q->reft_size = (u32)entries;
+	q->reft = r.table;
+	q->reft_offset = (c->n + r.n_blocks) << q->cluster_bits;
+	q->reft_clusters = (u32)r.n_table;
+	q->reft_size = (u32)(r.n_table << q->cluster_bits >> 3);
+	u32 max = q->blocks.max;
 	tables_destroy(&q->blocks);
-	return tables_init(&q->blocks, false, 8) ? 0 : ENOMEM;
+	return tables_init(&q->blocks, false, max) ? 0 : ENOMEM;
 }
 
+/* Where no block counts nothing is named: else all is built anew. */
 static int set_counts(struct check *c)
 {
+	struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q), v;
+	struct table *t;
 	int err = 0;
-	u64 v;
 
-	for (u64 k = 0; k < c->n && !err; k++) {
-		err = refcount_get(c->q, k, &v);
-		if (!err && v != c->refs[k])
-			err = c->refs[k] > refcount_max(c->q) ? EOVERFLOW : refcount_set(c->q, k, c->refs[k]);
+	for (u64 first = 0; first < c->n && !err; first += per) {
+		err = refcount_block_of(q, first, &t);
+		for (u64 k = first; t && k < MIN(first + per, c->n) && !err; k++) {
+			err = refcount_get(q, k, &v);
+			if (!err && v != c->refs[k])
+				err = c->refs[k] > refcount_max(q) ? EOVERFLOW : refcount_set(q, k, c->refs[k]);
+		}
 	}
 	return err;
 }
 
+/* Is there something that no block counts? */
 static bool needs_rebuild(const struct check *c)
 {
+	const struct qcow2 *q = c->q;
+	u64 per = refcounts_per_block(q);
 	bool needs = c->refcounts_bad;
 
-	for (u64 k = 0; k < c->n && !needs; k++)
-		needs = c->refs[k] && !counted_by_block(c, k);
+	for (u64 b = 0; b * per < c->n && !needs; b++)
+		needs = (b >= q->reft_size || !q->reft[b]) && any_in_block(c, b);
 	return needs;
 }
 
@@ -489,13 +542,14 @@ static int run(struct check *c)
 		err = compare(c, &too_low, &c->r->leaks);
 	if (!err)
 		err = compare_copied(c, &copied);
+	bool explained = !c->r->corruptions;
 	c->r->corruptions += too_low + copied;
-	if (!err && c->repair)
+	if (!err && !c->uncounted && (c->repair == REPAIR_ALL || (c->repair == REPAIR_COUNTS && explained)))
 		err = repair(c, too_low, c->r->leaks, copied);
 	return err;
 }
 
-bool qcow2_check(struct qcow2 *q, bool mend, struct image_check *result, image_message_fn *say, void *arg, struct error *e)
+bool qcow2_check(struct qcow2 *q, enum repair mend, struct image_check *result, image_message_fn *say, void *arg, struct error *e)
 {
 	struct check c = { .q = q, .repair = mend, .r = result, .say = say, .arg = arg };
 	u64 size = 0;
@@ -510,8 +564,10 @@ bool qcow2_check(struct qcow2 *q, bool mend, struct image_check *result, image_m
 	result->clusters = c.n;
 	c.refs = big(c.n * sizeof(u32));
 	c.l2_refs = big(c.n * sizeof(u32));
+	c.touched = calloc(c.n / REGION + 1, 1);
 	if (!err)
-		err = c.refs && c.l2_refs ? run(&c) : ENOMEM;
+		err = c.refs && c.l2_refs && c.touched ? run(&c) : ENOMEM;
+	free(c.touched);
 	if (c.refs)
 		munmap(c.refs, c.n * sizeof(u32) + 1);
 	if (c.l2_refs)

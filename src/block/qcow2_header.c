@@ -21,6 +21,7 @@
 
 /* A repair at opening may read this much of tables: about a second's worth. */
 #define MAX_REPAIR (512ull << 20)
+#define MAX_REPAIR_CLUSTERS (16u << 20)
 
 static u32 be32(const u8 *p) { return be32toh(ld32(p)); }
 static u64 be64(const u8 *p) { return be64toh(ld64(p)); }
@@ -51,17 +52,17 @@ int header_set_dirty(struct qcow2 *q, bool dirty)
 
 int corrupt(struct qcow2 *q, const char *fmt, ...)
 {
-	char why[256];
 	va_list ap;
 
-	if (q->checking)
+	if (q->checking || q->broken)
 		return EIO;
 	va_start(ap, fmt);
-	vsnprintf(why, sizeof(why), fmt, ap);
+	vsnprintf(q->why, sizeof(q->why), fmt, ap);
 	va_end(ap);
-	if (!q->broken)
-		log_error("%s: the image is damaged: %s; ring3 img check says more", q->img.file->path, why);
-	if (!q->broken && !q->img.read_only) {
+	if (q->opening)
+		return EIO;
+	log_error("%s: the image is damaged: %s; ring3 img check says more", q->img.file->path, q->why);
+	if (!q->img.read_only) {
 		q->incompatible |= INCOMPAT_CORRUPT;
 		write_features(q);
 	}
@@ -284,8 +285,14 @@ static int take(struct qcow2 *q, u64 offset, u64 bytes)
 
 int tables_at_fill(struct qcow2 *q)
 {
+	u64 n = 0;
+
+	for (u32 k = 0; k < q->reft_size; k++)
+		n += !!q->reft[k];
+	for (u32 k = 0; k < q->l1_size; k++)
+		n += !!(q->l1[k] & ENTRY_OFFSET);
 	cluster_set_destroy(&q->tables_at);
-	int err = take(q, 0, q->cluster_size);
+	int err = cluster_set_reserve(&q->tables_at, n) ? take(q, 0, q->cluster_size) : ENOMEM;
 	if (!err)
 		err = take(q, q->l1_offset, q->l1_size * 8ull);
 	if (!err)
@@ -333,11 +340,11 @@ static bool mend(struct qcow2 *q, u64 file_size, struct error *e)
 {
 	struct image_check r;
 
-	if (work_to_check(q) > MAX_REPAIR || to_clusters(q, file_size) > MAX_REPAIR / 8)
+	if (work_to_check(q) > MAX_REPAIR || to_clusters(q, file_size) > MAX_REPAIR_CLUSTERS)
 		return refuse(q, e, "it was not closed, and is large: ring3 img check --repair mends it");
 	log_info("%s: it was not closed; its refcounts are mended", q->img.file->path);
 	q->checking = true;
-	bool ok = qcow2_check(q, true, &r, NULL, NULL, e);
+	bool ok = qcow2_check(q, REPAIR_COUNTS, &r, NULL, NULL, e);
 	q->checking = false;
 	return ok && (r.corruptions == r.corruptions_mended || refuse(q, e, "it is damaged; ring3 img check says more"));
 }
@@ -348,12 +355,16 @@ static bool prepare_writing(struct qcow2 *q, u64 file_size, struct error *e)
 		return refuse(q, e, "it is marked as damaged; ring3 img check --repair mends it, read-only it can be looked at");
 	if (q->incompatible & INCOMPAT_DIRTY && !mend(q, file_size, e))
 		return false;
+	q->opening = true;
 	int err = tables_at_fill(q);
+	q->opening = false;
+	if (err && q->why[0])
+		return error_set(e, "%s: it is damaged: %s; ring3 img check says more", q->img.file->path, q->why);
 	if (!err && q->autoclear) {
 		q->autoclear = 0; /* what these bits stand for is not kept up */
 		err = write_features(q);
 	}
-	return !err || error_set(e, "%s: %s", q->img.file->path, err == EIO ? "its tables are damaged; ring3 img check says more" : strerror(err));
+	return !err || error_set(e, "%s: %s", q->img.file->path, strerror(err));
 }
 
 static bool open_backing(struct qcow2 *q, unsigned flags, unsigned depth, struct error *e)
@@ -366,7 +377,9 @@ static bool open_backing(struct qcow2 *q, unsigned flags, unsigned depth, struct
 		return refuse(q, e, "out of memory");
 	q->img.backing = image_open_below(path, q->backing_format, flags, depth + 1, e);
 	free(path);
-	return q->img.backing || error_prefix(e, "%s: the image below", q->img.file->path);
+	if (!q->img.backing && !depth) /* the one that cannot be opened names itself */
+		error_prefix(e, "%s: the image below", q->img.file->path);
+	return q->img.backing;
 }
 
 static u32 cache_size(const struct qcow2 *q, u64 bytes)
@@ -386,7 +399,8 @@ static bool load(struct qcow2 *q, unsigned flags, unsigned depth, struct error *
 	q->img.granularity = (u32)q->cluster_size;
 	/* A disk is of whole sectors; what is above reads as zeros. */
 	q->img.size = (q->img.size + BLOCK_SECTOR - 1) & ~(u64)(BLOCK_SECTOR - 1);
-	if (!tables_init(&q->l2s, true, cache_size(q, L2_CACHE)) || !tables_init(&q->blocks, false, cache_size(q, BLOCK_CACHE)))
+	u32 l2s = cache_size(q, L2_CACHE); /* no more than there are, with some room for snapshots' */
+	if (!tables_init(&q->l2s, true, MIN(l2s, q->l1_size + 64)) || !tables_init(&q->blocks, false, cache_size(q, BLOCK_CACHE)))
 		return refuse(q, e, "out of memory");
 	if (!(q->l1 = load_table(q, q->l1_offset, q->l1_size, "L1 table", e)))
 		return false;

@@ -57,8 +57,7 @@ static void reft_set(struct qcow2 *q, u32 i, u64 offset)
 	q->reft_dirty_hi = MAX(q->reft_dirty_hi, i + 1);
 }
 
-/* The block that counts the cluster; *t NULL: there is none. */
-static int block_of(struct qcow2 *q, u64 cluster, struct table **t)
+int refcount_block_of(struct qcow2 *q, u64 cluster, struct table **t)
 {
 	u64 i = cluster / refcounts_per_block(q);
 
@@ -73,7 +72,7 @@ static int block_of(struct qcow2 *q, u64 cluster, struct table **t)
 int refcount_get(struct qcow2 *q, u64 cluster, u64 *v)
 {
 	struct table *t;
-	int err = block_of(q, cluster, &t);
+	int err = refcount_block_of(q, cluster, &t);
 
 	*v = err || !t ? 0 : refcount_in(t->data, cluster % refcounts_per_block(q), q->refcount_order);
 	return err;
@@ -89,12 +88,12 @@ static void block_set(struct qcow2 *q, struct table *t, u64 i, u64 v)
 int refcount_set(struct qcow2 *q, u64 cluster, u64 v)
 {
 	struct table *t;
-	int err = block_of(q, cluster, &t);
+	int err = refcount_block_of(q, cluster, &t);
 
 	if (!err && !t) {
 		err = refcount_make_block(q, cluster);
 		if (!err)
-			err = block_of(q, cluster, &t);
+			err = refcount_block_of(q, cluster, &t);
 	}
 	if (!err)
 		block_set(q, t, cluster % refcounts_per_block(q), v);

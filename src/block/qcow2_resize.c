@@ -55,8 +55,8 @@ int qcow2_resize(struct image *img, u64 size)
 	if (!err)
 		err = file_read(img->file, H_SIZE, field, sizeof(field));
 	st64(field, htobe64(size));
-	st32(field + H_L1 - H_SIZE, htobe32((u32)MAX(n, q->l1_size)));
-	st64(field + H_L1 - H_SIZE + 4, htobe64(at));
+	st32(field + (H_L1 - H_SIZE), htobe32((u32)MAX(n, q->l1_size)));
+	st64(field + (H_L1 - H_SIZE) + 4, htobe64(at));
 	if (!err)
 		err = header_write(q, H_SIZE, field, sizeof(field));
 	if (!err)

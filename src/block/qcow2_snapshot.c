@@ -80,8 +80,10 @@ static bool l1_is_sound(const struct qcow2 *q, const struct snapshot *s)
 bool snapshots_load(struct qcow2 *q, struct error *e)
 {
 	u64 size = 0, at = q->snapshots_offset;
-	int err = q->n_snapshots > MAX_SNAPSHOTS ? EIO : file_size(q->img.file, &size);
 
+	if (q->n_snapshots > MAX_SNAPSHOTS)
+		return error_set(e, "%s: its snapshots are more than %u", q->img.file->path, MAX_SNAPSHOTS);
+	int err = file_size(q->img.file, &size);
 	q->snapshots = calloc(q->n_snapshots + 1ull, sizeof(*q->snapshots));
 	if (!q->snapshots)
 		err = ENOMEM;
@@ -260,15 +262,22 @@ int qcow2_fix_copied(struct qcow2 *q, u64 *fixed)
 
 /* ---- operations ------------------------------------------------------------------------- */
 
-static struct snapshot *find(struct qcow2 *q, const char *name)
+static struct snapshot *find_name(struct qcow2 *q, const char *name)
 {
 	for (u32 k = 0; k < q->n_snapshots; k++)
 		if (!strcmp(q->snapshots[k].name, name))
 			return &q->snapshots[k];
-	for (u32 k = 0; k < q->n_snapshots; k++)
-		if (!strcmp(q->snapshots[k].id, name))
-			return &q->snapshots[k];
 	return NULL;
+}
+
+static struct snapshot *find(struct qcow2 *q, const char *name)
+{
+	struct snapshot *s = find_name(q, name);
+
+	for (u32 k = 0; k < q->n_snapshots && !s; k++)
+		if (!strcmp(q->snapshots[k].id, name))
+			s = &q->snapshots[k];
+	return s;
 }
 
 static bool none_such(struct qcow2 *q, const char *name, struct error *e)
@@ -377,7 +386,7 @@ bool qcow2_snapshot_make(struct qcow2 *q, const char *name, struct error *e)
 
 	if (!*name || strlen(name) > 255)
 		return error_set(e, "a snapshot's name has 1 to 255 characters");
-	if (find(q, name))
+	if (find_name(q, name))
 		return error_set(e, "%s: there is a snapshot \"%s\" already", q->img.file->path, name);
 	if (q->n_snapshots == MAX_SNAPSHOTS)
 		return error_set(e, "%s: it has as many snapshots as can be, %u", q->img.file->path, MAX_SNAPSHOTS);
@@ -418,8 +427,8 @@ static int switch_l1(struct qcow2 *q, u64 size, u64 at, u32 n)
 	int err = file_read(q->img.file, H_SIZE, field, sizeof(field));
 
 	st64(field, htobe64(size));
-	st32(field + H_L1 - H_SIZE, htobe32(n));
-	st64(field + H_L1 - H_SIZE + 4, htobe64(at));
+	st32(field + (H_L1 - H_SIZE), htobe32(n));
+	st64(field + (H_L1 - H_SIZE) + 4, htobe64(at));
 	if (!err)
 		err = header_write(q, H_SIZE, field, sizeof(field));
 	return err ? err : file_sync(q->img.file);

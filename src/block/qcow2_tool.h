@@ -12,7 +12,12 @@ int qcow2_write_packed(struct image *img, u64 offset, const void *data, u64 len)
 
 /* Counts all that is named, and compares; repairs as it is asked to. An image that is opened for writing with its dirty
  * bit set is repaired by this before anything else. */
-bool qcow2_check(struct qcow2 *q, bool repair, struct image_check *result, image_message_fn *say, void *arg, struct error *e);
+enum repair {
+	REPAIR_NOTHING,
+	REPAIR_COUNTS, /* at opening: only what not being closed explains; anything else is left as it is, and nothing is mended */
+	REPAIR_ALL,
+};
+bool qcow2_check(struct qcow2 *q, enum repair repair, struct image_check *result, image_message_fn *say, void *arg, struct error *e);
 
 /* COPIED where the count is 1, and nowhere else, in the active tables; how many entries were changed. */
 int qcow2_fix_copied(struct qcow2 *q, u64 *fixed);

@@ -136,6 +136,7 @@ static int verb_check(struct args *a, u32 format, struct error *e)
 		printf("%s: no errors\n", a->files[0]);
 	else
 		printf("%s: %llu corruptions, %llu leaked clusters; %s\n", a->files[0], (unsigned long long)corruptions, (unsigned long long)leaks,
+		       a->repair ? "these cannot be mended; ring3 img convert may save what can be read" :
 		       corruptions ? "--repair mends them, a copy first is wise" : "nothing is lost but space; --repair frees them");
 	if (!a->quiet)
 		printf("%llu clusters in the file, %llu with data, %llu of them packed\n", (unsigned long long)r.clusters,

@@ -42,7 +42,7 @@ static const struct kv_key disk_keys[] = {
 };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON };
 struct option_row {
 	const char *name;
 	char letter;
@@ -69,6 +69,7 @@ static const struct option_row rows[] = {
 	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
 	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
+	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware, else none" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
@@ -248,6 +249,9 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return add_cd(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
+	case A_BALLOON:
+		cfg->balloon = true;
+		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
 	default:
 		return add_serial(cfg, value, e);
 	}

@@ -100,6 +100,9 @@ static int run_machine(const struct vm_config *cfg)
 		for (int k = 0; k < cfg->n_serial; k++)
 			if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
 				fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
+		for (int k = 0; k < cfg->n_consoles; k++)
+			if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
+				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
 		struct control *control = NULL;
 		if (cfg->name && !(control = control_open(m, cfg->name, &e)))
 			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);

@@ -28,4 +28,12 @@ unsigned virtio_console_add(struct device *d, const struct char_backend *be, con
 size_t virtio_console_receive(struct device *d, unsigned port, const u8 *buf, size_t len); /* bytes taken */
 void virtio_console_can_write(struct device *d, unsigned port);
 
+extern const struct device_class virtio_balloon_class;
+#define VIRTIO_BALLOON_STATS 10u /* by their tags: VIRTIO 1.2, 5.5.6.3 */
+/* How much the guest is to give back, and how much it says it has; bytes. Lock held. */
+void virtio_balloon_set_target(struct device *d, u64 bytes);
+u64 virtio_balloon_actual(const struct device *d);
+/* The guest's last statistics, and asks for new ones. False: the guest has not answered yet. */
+bool virtio_balloon_stats(struct device *d, u64 stats[VIRTIO_BALLOON_STATS]);
+
 #endif

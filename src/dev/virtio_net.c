@@ -146,8 +146,10 @@ static bool send_frame(struct virtio_net *n, const struct virtq_chain *c, const 
 	return net_send(n->net, &(struct net_offload){ 0 }, iov, n_iov);
 }
 
-/* The next frame of the send queue. False: there is none, or the back end is full. */
-static bool send_one(struct virtio_net *n)
+enum sent { SENT, NOTHING, REFUSED };
+
+/* The next frame of the send queue. */
+static enum sent send_one(struct virtio_net *n)
 {
 	struct virtio *v = &n->v;
 	struct virtq_chain *c = &n->sending;
@@ -156,7 +158,7 @@ static bool send_one(struct virtio_net *n)
 	bool sent = true;
 
 	if (!virtq_pop(v, Q_SEND, c))
-		return false;
+		return NOTHING;
 	bool whole = c->out_len > header_len && c->out_len - header_len <= NET_FRAME_MAX;
 	if (whole && n->net) {
 		chain_read(c, 0, header, header_len);
@@ -168,18 +170,19 @@ static bool send_one(struct virtio_net *n)
 		virtq_push(v, c, 0);
 	else
 		virtq_unpop(v, c);
-	return sent;
+	return sent ? SENT : REFUSED;
 }
 
 static void send_all(struct virtio_net *n)
 {
-	unsigned k = 0;
+	enum sent last = SENT;
 
 	virtq_kicks_off(&n->v, Q_SEND);
-	while (k < QUEUE_SIZE && send_one(n))
-		k++;
+	for (unsigned k = 0; k < QUEUE_SIZE && last == SENT; k++)
+		last = send_one(n);
 	virtq_notify(&n->v, Q_SEND);
-	if (k == QUEUE_SIZE || virtq_kicks_on(&n->v, Q_SEND))
+	/* Refused: writable goes on. */
+	if (last == SENT || (last == NOTHING && virtq_kicks_on(&n->v, Q_SEND)))
 		virtio_kick(&n->v, Q_SEND);
 }
 

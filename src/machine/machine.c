@@ -244,6 +244,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 
 const char *machine_serial_text(const struct machine *m, int k) { return console_describe(m->console[k]); }
 
+const char *machine_console_text(const struct machine *m, int k) { return console_describe(m->virtio_console[k]); }
+
 const char *machine_end_text(const struct machine *m) { return m->end_text; }
 
 void machine_print(const struct machine *m)
@@ -257,6 +259,13 @@ void machine_print(const struct machine *m)
 	printf("boot       %s, entry 0x%llx\n", m->boot_kind ? m->boot_kind : "nothing", (unsigned long long)m->entry);
 	for (int k = 0; k < f->n_serial; k++)
 		printf("serial %d   %s\n", k, console_describe(m->console[k]));
+	for (int k = 0; k < f->n_consoles; k++)
+		printf("console %d  %s%s%s\n", k, console_describe(m->virtio_console[k]), f->console[k].name ? ", channel " : "",
+		       f->console[k].name ? f->console[k].name : "");
+	for (int k = 0; k < f->n_disks; k++)
+		printf("disk %d     virtio, %s\n", k, f->disk[k].image.file ? f->disk[k].image.file : "no file");
+	for (int k = 0; k < f->n_nets; k++)
+		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));
 	printf("memory map\n");
 	for (int k = 0; k < m->mem.n_regions; k++) {
 		const struct region *r = &m->mem.regions[k];

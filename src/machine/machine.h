@@ -66,6 +66,8 @@ struct vm_config {
 	struct net_options net[MAX_NETS];
 	int n_nets;
 	bool rng;          /* virtio-rng */
+	bool balloon;      /* virtio-balloon */
+	u64 balloon_bytes; /* what it asks the guest to give back from the start */
 	char *vga;         /* "std", "none"; NULL: std with firmware, else none */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
@@ -105,6 +107,7 @@ void machine_quit(struct machine *m);
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
+const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
 /* ---- by the loop's thread, while it runs ---- */
 struct loop *machine_loop(struct machine *m);
 void machine_pause(struct machine *m);   /* processors and time stand still */

@@ -34,12 +34,24 @@ static bool add_consoles(struct machine *m, struct error *e)
 	return pc_add_device(m, &virtio_console_class, &d, e) && machine_consoles_open(m, d, e);
 }
 
+static bool add_balloon(struct machine *m, struct error *e)
+{
+	struct device *d;
+
+	if (!pc_add_device(m, &virtio_balloon_class, &d, e))
+		return false;
+	virtio_balloon_set_target(d, m->cfg->balloon_bytes);
+	return true;
+}
+
 bool pc_add_virtio(struct machine *m, struct error *e)
 {
 	for (int k = 0; k < m->cfg->n_nets; k++)
 		if (!add_net(m, k, e))
 			return false;
 	if (m->cfg->n_consoles && !add_consoles(m, e))
+		return false;
+	if (m->cfg->balloon && !add_balloon(m, e))
 		return false;
 	return !m->cfg->rng || pc_add_device(m, &virtio_rng_class, NULL, e);
 }

@@ -48,6 +48,16 @@ void net_unwatch(struct net *n)
 	n->watched = 0;
 }
 
+void net_lost(struct net *n)
+{
+	net_unwatch(n);
+	close(n->fd);
+	n->fd = -1;
+	if (n->blocked && n->card.writable)
+		n->card.writable(n->card.arg);
+	n->blocked = false;
+}
+
 static bool give(struct net *n)
 {
 	n->held = n->card.receive && !n->card.receive(n->card.arg, &n->held_offload, n->frame, n->held_len);
@@ -71,7 +81,7 @@ static void on_event(void *arg, u32 events)
 {
 	struct net *n = arg;
 
-	if ((events & EPOLLOUT) && n->blocked) {
+	if ((events & EPOLLOUT) && n->blocked && (!n->ops->flush || n->ops->flush(n))) {
 		n->blocked = false;
 		if (n->card.writable)
 			n->card.writable(n->card.arg);

@@ -9,6 +9,7 @@ struct net_ops {
 	ssize_t (*read)(struct net *n, struct net_offload *o);
 	/* False: would block. */
 	bool (*send)(struct net *n, const struct net_offload *o, const struct iovec *iov, unsigned n_iov);
+	bool (*flush)(struct net *n);      /* sends what is left of a frame; false: some still is. May be NULL */
 	void (*close)(struct net *n);      /* beside fd; may be NULL */
 };
 
@@ -20,7 +21,7 @@ struct net {
 	int fd;                    /* frames come and go here; -1: not connected */
 	u32 watched;               /* what the loop watches fd for; 0: it does not */
 	bool held;                 /* frame[0..held_len-1] waits for room */
-	bool blocked;              /* the card waits to send */
+	bool blocked;              /* the card waits to send, or part of a frame does */
 	bool offloads, valid;
 	struct net_offload held_offload;
 	size_t held_len;
@@ -39,6 +40,7 @@ bool net_socket_open(struct net *n, const struct net_options *o, struct error *e
 void net_tap_set_offloads(struct net *n, unsigned can);
 void net_watch(struct net *n);     /* after fd has changed */
 void net_unwatch(struct net *n);   /* before it is closed */
+void net_lost(struct net *n);      /* nobody is at fd's other end any more: what is sent is lost */
 
 /* forward.c: one rule of user's forward. */
 struct forward { bool udp; u32 addr; u16 host_port, guest_port; }; /* addr: host order */

@@ -19,10 +19,8 @@
 static void peer_gone(struct net *n)
 {
 	log_info("%s: the other machine has left", n->text);
-	net_unwatch(n);
-	close(n->fd);
-	n->fd = -1;
 	n->in_len = n->out_len = 0;
+	net_lost(n);
 }
 
 static ssize_t socket_read(struct net *n, struct net_offload *o)
@@ -79,7 +77,8 @@ static bool socket_send(struct net *n, const struct net_offload *o, const struct
 	}
 	st32(n->out, __builtin_bswap32((u32)(len - LENGTH_BYTES)));
 	n->out_len = len;
-	flush(n); /* the rest goes first the next time */
+	n->blocked = !flush(n);
+	net_watch(n);
 	return true;
 }
 
@@ -127,7 +126,7 @@ static bool listen_at(struct net *n, const struct sockaddr_un *a, struct error *
 
 bool net_socket_open(struct net *n, const struct net_options *o, struct error *e)
 {
-	static const struct net_ops ops = { .read = socket_read, .send = socket_send, .close = socket_close };
+	static const struct net_ops ops = { .read = socket_read, .send = socket_send, .flush = flush, .close = socket_close };
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 
 	n->ops = &ops;

@@ -258,9 +258,7 @@ static ssize_t user_read(struct net *n, struct net_offload *o)
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	log_error("%s: the helper process has ended; the network is down", n->text);
-	net_unwatch(n);
-	close(n->fd);
-	n->fd = -1;
+	net_lost(n);
 	return -1;
 }
 
