@@ -31,7 +31,7 @@ static void on_signal(int sig)
 	if (sig == SIGALRM)
 		end_at_once(67, "ring3: the machine did not stop in time after the signal; ended as it was\n");
 	if (!m)
-		end_at_once(67, "");
+		end_at_once(67, "ring3: asked to end by a signal, before the machine ran\n");
 	machine_quit(m);
 	alarm(atomic_exchange(&asked, true) ? 1 : PATIENCE);
 }
