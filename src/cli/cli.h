@@ -9,6 +9,8 @@
 
 int cli_run(int argc, char **argv);
 int cli_diff(int argc, char **argv);
+int cli_ctl(int argc, char **argv);
+int cli_list(void);
 int cli_img(int argc, char **argv);
 /* Fills cfg from the options. False: error is set. *done: --help was served, leave with status 0. */
 struct cli_extra { bool done; char *log, *log_file; };

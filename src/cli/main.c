@@ -13,6 +13,8 @@ static int usage_top(FILE *f)
 	fputs("ring3: an x86 virtual machine monitor\n"
 	      "\n"
 	      "  ring3 run [OPTION ...]     run a machine; ring3 run --help lists the options\n"
+	      "  ring3 ctl NAME COMMAND     tell a running machine what to do; ring3 ctl --help\n"
+	      "  ring3 list                 names of the running machines\n"
 	      "  ring3 img VERB ...         disk images; ring3 img --help lists the verbs\n"
 	      "  ring3 diff A B             find the first instruction at which two --hash-file runs differ\n"
 	      "  ring3 --version            version and engines\n"
@@ -39,13 +41,17 @@ static void have_standard_files(void)
 
 int main(int argc, char **argv)
 {
-	static const char *const verbs[] = { "run", "img", "diff", "help", "--help", "--version" };
+	static const char *const verbs[] = { "run", "img", "ctl", "list", "diff", "help", "--help", "--version" };
 	have_standard_files();
 	if (argc < 2)
 		return usage_top(stderr);
 	const char *verb = argv[1];
 	if (!strcmp(verb, "run"))
 		return cli_run(argc - 2, argv + 2);
+	if (!strcmp(verb, "ctl"))
+		return cli_ctl(argc - 2, argv + 2);
+	if (!strcmp(verb, "list"))
+		return cli_list();
 	if (!strcmp(verb, "img"))
 		return cli_img(argc - 2, argv + 2);
 	if (!strcmp(verb, "diff"))

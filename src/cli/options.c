@@ -19,6 +19,16 @@ static const struct kv_key serial_keys[] = {
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
 };
 
+static const struct kv_key firmware_keys[] = {
+	{ "path", KV_STR, offsetof(struct firmware_config, path), "bios (SeaBIOS), uefi (OVMF), or the file of a ROM image" },
+	{ "vars", KV_STR, offsetof(struct firmware_config, vars), "uefi: the file that keeps its variables; made if it is not there" },
+};
+static const struct kv_key boot_keys[] = {
+	{ "order", KV_STR, offsetof(struct boot_config, order), "letters, the first one first: c disks, d CDs, n network; default cdn" },
+	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
+	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
+};
+static const char *const disk_bus_words[] = { "virtio", "ide", NULL }; /* enum disk_bus */
 static const struct kv_key console_keys[] = {
 	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
@@ -26,12 +36,13 @@ static const struct kv_key console_keys[] = {
 };
 static const struct kv_key disk_keys[] = {
 	BLOCK_KEYS(struct vm_config, disk[0].image),
+	{ "bus", KV_WORD, offsetof(struct vm_config, disk[0].bus), "virtio (the default) or ide", .words = disk_bus_words },
 	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
 	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
 };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_CONSOLE, A_DISK, A_NET, A_BALLOON };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON };
 struct option_row {
 	const char *name;
 	char letter;
@@ -46,17 +57,21 @@ static const struct option_row rows[] = {
 	{ "kernel", 'k', A_KERNEL, CFG(kernel), "FILE[,format=F,addr=A,entry=E,mode=M]", "bzImage, PVH or multiboot ELF, flat binary" },
 	{ "initrd", 0, A_STR, CFG(initrd), "FILE", "initial RAM disk; multiboot: the module" },
 	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
-	{ "firmware", 0, A_STR, CFG(firmware), "FILE", "a ROM image, started at the reset vector" },
+	{ "firmware", 0, A_FIRMWARE, CFG(firmware), "bios|uefi|FILE[,vars=F]", "SeaBIOS, OVMF or a ROM image, started at the reset vector" },
+	{ "boot", 0, A_BOOT, CFG(boot), "ORDER[,menu,wait=MS]", "what firmware tries, as in cdn: disk, CD, network; its menu" },
+	{ "name", 0, A_STR, CFG(name), "NAME", "a name for ring3 ctl and ring3 list" },
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
 	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
-	{ "disk", 0, A_DISK, 0, false, "FILE[,format=F,read-only,snapshot,...]", "a virtio disk: an image, raw or qcow2; may be given 16 times" },
+	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
+	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
 	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
+	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware, else none" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
 	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
@@ -96,6 +111,10 @@ static bool help_one(const char *name)
 {
 	if (!strcmp(name, "kernel"))
 		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
+	else if (!strcmp(name, "firmware"))
+		kv_help("--firmware", firmware_keys, ARRAY_LEN(firmware_keys));
+	else if (!strcmp(name, "boot"))
+		kv_help("--boot", boot_keys, ARRAY_LEN(boot_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
 	else if (!strcmp(name, "console"))
@@ -160,6 +179,15 @@ static bool add_disk(struct vm_config *cfg, const char *value, struct error *e)
 	return kv_parse("--disk", value, disk_keys, ARRAY_LEN(disk_keys), (char *)cfg + (size_t)cfg->n_disks++ * sizeof(cfg->disk[0]), e);
 }
 
+static bool add_cd(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (!add_disk(cfg, value, e))
+		return error_prefix(e, "--cdrom");
+	cfg->disk[cfg->n_disks - 1].cd = true;
+	cfg->disk[cfg->n_disks - 1].image.read_only = true;
+	return true;
+}
+
 static bool add_net(struct vm_config *cfg, const char *value, struct error *e)
 {
 	if (cfg->n_nets == MAX_NETS)
@@ -176,6 +204,16 @@ static bool kernel_option(struct vm_config *cfg, const char *value, struct error
 	k->addr_set = k->addr != ~0ull;
 	k->entry_set = k->entry != ~0ull;
 	return true;
+}
+
+static bool boot_option(struct boot_config *b, const char *value, struct error *e)
+{
+	b->wait_ms = 2500;
+	if (!kv_parse("--boot", value, boot_keys, ARRAY_LEN(boot_keys), b, e))
+		return false;
+	size_t n = b->order ? strlen(b->order) : 0;
+	return (n <= 3 && (!b->order || strspn(b->order, "cdn") == n)) ||
+	       error_set(e, "--boot order=%s: up to three of the letters c (disks), d (CDs), n (network), as in cdn", b->order);
 }
 
 static bool apply(const struct option_row *o, const char *value, struct vm_config *cfg, struct cli_extra *x, struct error *e)
@@ -197,12 +235,18 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return parse_size(value, field) || error_set(e, "--%s %s: not a size; use digits and K, M, G or T, as in 512M", o->name, value);
 	case A_UINT:
 		return parse_number(value, field) || error_set(e, "--%s %s: not a number; use digits, as in 42 or 0x2a", o->name, value);
+	case A_FIRMWARE:
+		return kv_parse("--firmware", value, firmware_keys, ARRAY_LEN(firmware_keys), field, e);
+	case A_BOOT:
+		return boot_option(field, value, e);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
 	case A_CONSOLE:
 		return add_console(cfg, value, e);
 	case A_DISK:
 		return add_disk(cfg, value, e);
+	case A_CD:
+		return add_cd(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
 	case A_BALLOON:
@@ -219,8 +263,11 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	*x = (struct cli_extra){ 0 };
 	for (int k = 0; k < argc; k++) {
 		const char *value;
-		if (argv[k][0] != '-' || !argv[k][1])
-			return error_set(e, "%s: a disk is given with --disk %s, a kernel with --kernel FILE", argv[k], argv[k]);
+		if (argv[k][0] != '-' || !argv[k][1]) { /* a disk */
+			if (!add_disk(cfg, argv[k], e))
+				return false;
+			continue;
+		}
 		const struct option_row *o = find_row(argv[k], &value, e);
 		if (!o)
 			return false;
@@ -252,8 +299,12 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	if (cfg->hash_to && cfg->hash_from > cfg->hash_to)
 		return error_set(e, "--hash-from %llu: after the last one to hash; at most %llu, which --hash-to says",
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
-	if (cfg->kernel.path && cfg->firmware)
+	if (cfg->n_disks && !cfg->kernel.path && !cfg->firmware.path)
+		cfg->firmware.path = strdup("bios");
+	if (cfg->kernel.path && cfg->firmware.path)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
+	if (cfg->vga && strcmp(cfg->vga, "std") && strcmp(cfg->vga, "none"))
+		return error_set(e, "--vga %s: no such card; std or none", cfg->vga);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
 	bool taken = false; /* standard input, by a virtio console */
@@ -266,7 +317,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
-	char *owned[] = { cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware, cfg->engine, cfg->cpu,
+	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->engine, cfg->cpu,
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "control/control.h"
 #include "display/display.h"
 
 static struct machine *_Atomic running; /* for the signal handler alone */
@@ -30,7 +31,7 @@ static void on_signal(int sig)
 	if (sig == SIGALRM)
 		end_at_once(67, "ring3: the machine did not stop in time after the signal; ended as it was\n");
 	if (!m)
-		end_at_once(67, "");
+		end_at_once(67, "ring3: asked to end by a signal, before the machine ran\n");
 	machine_quit(m);
 	alarm(atomic_exchange(&asked, true) ? 1 : PATIENCE);
 }
@@ -102,8 +103,12 @@ static int run_machine(const struct vm_config *cfg)
 		for (int k = 0; k < cfg->n_consoles; k++)
 			if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
 				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
+		struct control *control = NULL;
+		if (cfg->name && !(control = control_open(m, cfg->name, &e)))
+			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);
 		atomic_store(&running, m);
 		enum machine_end end = machine_run(m, &status);
+		control_close(control);
 		if (cfg->stats)
 			machine_print_stats(m);
 		if (end != END_POWEROFF && end != END_DEBUG_EXIT) {

@@ -11,6 +11,7 @@
 #define RING3_DEV_H
 
 #include "base/base.h"
+#include "display/display.h"
 #include "mem/mem.h"
 
 /* ---- the common part ---------------------------------------------------------------- */
@@ -37,6 +38,7 @@ struct device_class {
 
 struct machine_hooks;
 struct irq_router;
+struct pci_function;
 struct device {
 	const struct device_class *cls;
 	struct mem *mem;
@@ -44,6 +46,7 @@ struct device {
 	struct irq_router *irqs;
 	struct machine_hooks *hooks;
 	struct loop *loop;           /* what must not hold up a vCPU is done on its thread */
+	const struct pci_function *function; /* on PCI: its own, once pci_plug has been called */
 	struct device *pci;          /* the host bridge that PCI functions are behind, or NULL */
 };
 
@@ -167,6 +170,9 @@ extern const struct device_class fw_cfg_class;   /* 0x510, 0x511, DMA at 0x514 *
 extern const struct device_class isa_debug_exit_class; /* 0xf4, 4 ports */
 extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
+extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
+extern const struct device_class pflash_class;   /* where pflash_attach puts it */
+extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
 
 /* ACPI ports */
@@ -205,6 +211,18 @@ size_t ns16550_receive(struct device *d, const u8 *buf, size_t len); /* lock hel
 void ns16550_can_write(struct device *d);                            /* lock held */
 void ns16550_break(struct device *d);                                /* lock held */
 void debugcon_attach(struct device *d, const struct char_backend *be);
+
+/* The bytes, size of them, stay the caller's and outlive the device; page-aligned, as base. */
+void pflash_attach(struct device *d, u64 base, u8 *bytes, u64 size);
+
+/* unit: 0 and 1 on the first channel, 2 and 3 on the second. blk stays the caller's and outlives the
+ * device; NULL: a CD drive without a medium. Before the machine runs. */
+struct ide_drive_config { struct block *blk; bool cd; const char *serial; };
+void ide_attach(struct device *d, unsigned unit, const struct ide_drive_config *cfg);
+
+/* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
+bool vga_text(const struct device *d, struct screen_text *t);
+bool vga_image(const struct device *d, struct screen_image *s);
 
 /* A key or a movement, as the bytes that a keyboard (scan code set 2) or a mouse (packet of 3)
  * puts on its wire. All or nothing: false if the device does not report now or has no room. */

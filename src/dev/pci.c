@@ -56,6 +56,12 @@ void pci_add_bar(struct pci_function *f, unsigned n, enum pci_bar_kind kind, boo
 	f->wmask[PCI_COMMAND] |= kind == PCI_BAR_IO ? PCI_CMD_IO : PCI_CMD_MEM;
 }
 
+void pci_add_bar_ram(struct pci_function *f, unsigned n, u64 size, u8 *host)
+{
+	pci_add_bar(f, n, PCI_BAR_MEM32, true, size, NULL, NULL);
+	f->bar[n].host = host;
+}
+
 u8 pci_add_cap(struct pci_function *f, u8 id, unsigned len)
 {
 	u8 at = f->next_cap;
@@ -73,6 +79,7 @@ u8 pci_add_cap(struct pci_function *f, u8 id, unsigned len)
 bool pci_plug(struct pci_function *f, struct device *d, struct error *e)
 {
 	memcpy(f->initial, f->config, sizeof(f->initial));
+	d->function = f;
 	if (!d->pci)
 		return true;
 	while (!f->dev || pci_function_at(d->pci, f->dev, f->fn)) {
@@ -129,6 +136,7 @@ static void bar_update(struct pci_function *f, unsigned n)
 	b->base = base;
 	b->mapped = b->kind == PCI_BAR_IO ?
 		mem_add_ports(f->host->mem, b->name, (u16)base, (unsigned)b->size, b->ops, b->dev, &e) :
+		b->host ? mem_add_ram(f->host->mem, b->name, base, b->size, b->host, BAR_PRIORITY, &e) :
 		mem_add_mmio(f->host->mem, b->name, base, b->size, b->ops, b->dev, BAR_PRIORITY, &e);
 	if (!b->mapped)
 		log_guest("%s", e.msg);
@@ -233,12 +241,14 @@ static void assign_bars(struct pci_function *f, u64 *io, u64 *mem)
 void pci_assign(struct device *host, const u8 irq[4])
 {
 	u64 io = ASSIGN_IO, mem = ASSIGN_MEM;
-	struct pci_function *isa = pci_function_at(host, 1, 0);
+	struct pci_function *isa = pci_function_at(host, 1, 0), *pm = pci_function_at(host, 1, 3);
 
 	for (unsigned k = 0; k < 4; k++)
 		isa->config[0x60 + k] = irq[k] ? irq[k] : 0x80;
 	pci_config_written(isa, 0x60, 4);
-	for (unsigned k = FIRST_SLOT * 8; k < SLOTS * 8; k++) {
+	st32(pm->config + 0x40, ACPI_PM1_EVT | 1); /* PMBASE */
+	pm->config[0x80] = 1;                      /* PMREGMISC: decoded there */
+	for (unsigned k = 1 * 8 + 1; k < SLOTS * 8; k++) { /* the ISA bridge has its own ports */
 		struct pci_function *f = pci_function_at(host, (u8)(k >> 3), k & 7);
 
 		if (!f)

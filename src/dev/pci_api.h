@@ -29,6 +29,7 @@ struct pci_bar {
 	u64 size;              /* a power of two: I/O 4 to 256, memory 4 KiB and more */
 	const struct mmio_ops *ops;
 	void *dev;
+	u8 *host;              /* memory of the device's (mem_device_ram) in place of ops */
 	u64 base;              /* where it is on the bus now */
 	bool mapped;
 	char name[24];
@@ -64,6 +65,8 @@ void pci_init(struct pci_function *f, const struct pci_ids *ids);
 /* prefetch: reads have no side effects. MEM64 takes n and n + 1. Offsets given to ops are from the BAR's base. */
 void pci_add_bar(struct pci_function *f, unsigned n, enum pci_bar_kind kind, bool prefetch, u64 size,
 		 const struct mmio_ops *ops, void *dev);
+/* size bytes of the device's own memory, MEM32 and prefetchable; host from mem_device_ram. */
+void pci_add_bar_ram(struct pci_function *f, unsigned n, u64 size, u8 *host);
 /* A capability of len bytes, zeros after its header; its offset in config. Read-only but for wmask. */
 u8 pci_add_cap(struct pci_function *f, u8 id, unsigned len);
 void pci_add_msi(struct pci_function *f);               /* one vector, 64-bit address, with its mask */

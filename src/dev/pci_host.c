@@ -85,7 +85,7 @@ static const struct config_init config_table[] = {
 	{ BOARD_PM, 0x40, 4, 0x00000001, 0x0000ffc0 },
 	/* DEVACTB, APMC_EN: SMM counts as set up, so that firmware does not wait for an SMI. */
 	{ BOARD_PM, 0x58, 4, 0x02000000, 0xffffffff },
-	{ BOARD_PM, 0x80, 1, 0x01, 0x01 },
+	{ BOARD_PM, 0x80, 1, 0x00, 0x01 }, /* 82371AB 7.2.12: off; OVMF gives it an address only then */
 	{ BOARD_PM, 0x90, 4, 0x00000001, 0x0000fff0 },
 	{ BOARD_PM, 0xd2, 1, 0x00, 0x0f },
 };

@@ -1,5 +1,5 @@
 /* display: what a person or a program sees of a machine: terminals, files, ptys, sockets
- * behind a serial port (console.c). */
+ * behind a serial port (console.c); a screen as text or as a picture (screen.c); keys (keys.c). */
 #ifndef RING3_DISPLAY_H
 #define RING3_DISPLAY_H
 
@@ -37,5 +37,28 @@ void console_raw_again(void);
 /* Forks a process that restores it if this one is killed. Before there are threads, and before
  * console_open; nothing if standard input is no terminal. */
 void console_guard_terminal(void);
+
+/* ---- screens (screen.c) ------------------------------------------------------------------ */
+
+/* A text screen: cells row by row, the character in the low byte (code page 437), its attribute
+ * in the high one. Whoever fills it mallocs the cells; the caller frees them. */
+struct screen_text { u32 columns, rows, cursor; u16 *cells; }; /* cursor: a cell's number, or UINT32_MAX */
+/* A picture: 0xRRGGBB, row by row; as above. */
+struct screen_image { u32 width, height; u32 *pixels; };
+
+/* The rows as UTF-8, a newline after each, without the blanks at their ends; malloced, NULL: no memory. */
+char *screen_text_utf8(const struct screen_text *t);
+/* As a PNG file of *len bytes; malloced, NULL: e says why. */
+u8 *screen_image_png(const struct screen_image *s, size_t *len, struct error *e);
+
+/* ---- keys (keys.c) ------------------------------------------------------------------------- */
+
+/* What a PS/2 keyboard (scan code set 2) sends for keys that are pressed together and let go, as in
+ * "a", "A", "ctrl-alt-delete", "f12", "enter". NULL: no such key, and e says which is near. */
+#define KEY_BYTES_MAX 64
+struct key_bytes { u8 make[KEY_BYTES_MAX], release[KEY_BYTES_MAX]; size_t n_make, n_release; };
+bool key_parse(const char *text, struct key_bytes *k, struct error *e);
+/* The name for key_parse of an ASCII character that a key types; NULL: none does. buf: 2 bytes. */
+const char *key_of_char(char c, char *buf);
 
 #endif

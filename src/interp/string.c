@@ -121,12 +121,53 @@ static inline void run_written(struct cpu *c, u64 lin, i64 step, u64 n)
 		mem_code_hit(c, e->code, first & PAGE_MASK, (unsigned)bytes);
 }
 
+/* Source and destination whose pages share a TLB slot, so that each access would throw out the other's
+ * entry: places for up to CLASH_BYTES, looked up together. Returns how many elements; 0: not RAM,
+ * or not so. The source is looked up first, as one element would be; a device is not touched. */
+#define CLASH_BYTES 128u
+static u64 clash_places(struct cpu *c, u64 src, u64 dst, i64 step, u64 n, u8 **from, u8 **to, struct mem_ref *w)
+{
+	unsigned size = (unsigned)(step < 0 ? -step : step);
+	u64 so = src & PAGE_MASK, d_o = dst & PAGE_MASK;
+	struct mem_ref r;
+	if (c->cpl == 3 && (c->rflags & FL_AC)) /* alignment is that of an element */
+		return 0;
+	n = MIN(n, CLASH_BYTES / size);
+	n = MIN(n, step > 0 ? (4096 - MAX(so, d_o)) / size : MIN(so, d_o) / size + 1);
+	if (n < 2 || (step < 0 && MAX(so, d_o) + size > 4096))
+		return 0;
+	u64 back = step < 0 ? (n - 1) * size : 0;
+	*from = mem_begin(c, &r, src - back, (unsigned)(n * size), false, false, false);
+	*to = mem_begin(c, w, dst - back, (unsigned)(n * size), false, true, false);
+	if (r.copied || w->copied)
+		return 0;
+	*from += back;
+	*to += back;
+	return n;
+}
+
 #define X(bits, m, sfx) \
+static u64 run_clash_##bits(struct cpu *c, struct str s, u64 src, u64 dst, u64 n) \
+{ \
+	struct mem_ref w; \
+	u8 *from, *to; \
+	if (!run_plain(c->regs[R_SI] & s.mask, s.step, MIN(n, CLASH_BYTES), s.mask) || \
+	    !run_plain(c->regs[R_DI] & s.mask, s.step, MIN(n, CLASH_BYTES), s.mask) || \
+	    !(n = clash_places(c, src, dst, s.step, n, &from, &to, &w))) \
+		return 0; \
+	HOST_REP(bits, "movs" sfx, to, from, n, s.step < 0, 0); \
+	mem_end(c, &w); \
+	str_add(c, R_SI, s.step * (i64)n, s.mask); \
+	str_add(c, R_DI, s.step * (i64)n, s.mask); \
+	return n; \
+} \
 static u64 run_movs_##bits(struct cpu *c, const struct insn *i, struct str s, u64 n) \
 { \
 	if (!seg_plain(c, i->seg, ACC_READ) || !seg_plain(c, S_ES, ACC_WRITE)) \
 		return 0; \
 	u64 src = str_src(c, i, s.mask, bits / 8), dst = str_dst(c, s.mask, bits / 8, ACC_WRITE); \
+	if (unlikely(tlb_slot(c, src) == tlb_slot(c, dst) && ((src ^ dst) & ~PAGE_MASK))) \
+		return run_clash_##bits(c, s, src, dst, n); \
 	n = run_length(c, src, s.step, n, ACC_READ); \
 	n = n ? run_length(c, dst, s.step, n, ACC_WRITE) : 0; \
 	if (n < 2 || !run_plain(c->regs[R_SI] & s.mask, s.step, n, s.mask) || \

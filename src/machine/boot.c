@@ -256,7 +256,7 @@ static void wire_pci(struct machine *m)
 bool boot_load(struct machine *m, struct error *e)
 {
 	const struct vm_config *f = m->cfg;
-	if (f->firmware)
+	if (f->firmware.path)
 		return boot_firmware(m, e); /* the processor stays at its reset vector */
 	if (!f->kernel.path)
 		return error_set(e, "nothing to boot: give --kernel FILE or --firmware FILE");

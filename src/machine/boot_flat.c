@@ -1,4 +1,4 @@
-/* Programs without a header: a flat binary at a given address and mode, and a firmware ROM. */
+/* Programs without a header: a flat binary at a given address and mode. */
 #define LOG_TOPIC "boot"
 #include <stdlib.h>
 #include <string.h>
@@ -31,31 +31,4 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e)
 	m->enter = mode == 16 ? enter_real : mode == 32 ? enter_protected : enter_long;
 	m->boot_kind = mode == 16 ? "flat binary, real mode" : mode == 32 ? "flat binary, protected mode" : "flat binary, long mode";
 	return true;
-}
-
-/* A ROM ends at 4 GiB; its last 128 KiB (or all) are seen below 1 MiB too (pam.c). The processor starts
- * at its reset vector: nothing to set. The buffer lives as long as the machine. */
-bool boot_firmware(struct machine *m, struct error *e)
-{
-	m->boot_kind = "firmware at the reset vector";
-	m->entry = 0xfffffff0;
-	if (m->firmware.data)
-		return true; /* after a reset: still mapped */
-	struct blob b;
-	if (!blob_read(&b, "--firmware", m->cfg->firmware, 16 << 20, e))
-		return false;
-	if (b.size & PAGE_MASK) {
-		error_set(e, "--firmware %s: %llu bytes; a ROM's size is a multiple of 4 KiB", m->cfg->firmware, (unsigned long long)b.size);
-		blob_free(&b);
-		return false;
-	}
-	m->firmware = b;
-	u8 *aligned = aligned_alloc(4096, b.size);
-	if (!aligned)
-		return error_set(e, "--firmware: out of memory");
-	memcpy(aligned, b.data, b.size);
-	free(b.data);
-	m->firmware.data = aligned;
-	pam_firmware_loaded(m);
-	return mem_add_rom(&m->mem, "firmware", MEM_4G - b.size, b.size, aligned, 10, e);
 }

@@ -19,29 +19,91 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "RING3 ", "RING3PC ", 0x00000001)
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, Cacheable, ReadWrite,
                              0, 0x000a0000, 0x000bffff, 0, 0x00020000)
                 DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
-                             0, 0xe0000000, 0xfebfffff, 0, 0x1ec00000)
+                             0, 0xc0000000, 0xfebfffff, 0, 0x3ec00000)
             })
 
-            /* Slot s, pin p: line (s + p - 1) mod 4, wired to GSI 10, 11, 10, 11 as PIRQ A to D. */
-            Method (_PRT, 0, NotSerialized)
+            /* Slot s, pin p: PIRQ (s + p - 1) mod 4; where that goes is the ISA bridge's to say. */
+            Method (_PRT, 0, Serialized)
             {
                 Local0 = Package (128) {}
                 Local1 = 0
                 While (Local1 < 128)
                 {
-                    Local2 = Package (4) { 0, 0, 0, 0 }
+                    Switch (ToInteger (((Local1 >> 2) + (Local1 & 3) + 3) & 3))
+                    {
+                        Case (0) { Local2 = Package (4) { 0, 0, LNKA, 0 } }
+                        Case (1) { Local2 = Package (4) { 0, 0, LNKB, 0 } }
+                        Case (2) { Local2 = Package (4) { 0, 0, LNKC, 0 } }
+                        Default  { Local2 = Package (4) { 0, 0, LNKD, 0 } }
+                    }
                     Local2 [0] = (((Local1 >> 2) << 16) | 0xffff)
                     Local2 [1] = (Local1 & 3)
-                    Local2 [3] = (10 + (((Local1 >> 2) + (Local1 & 3) + 3) & 1))
                     Local0 [Local1] = Local2
                     Local1++
                 }
                 Return (Local0)
             }
 
+            Method (LSTA, 1)
+            {
+                If (Arg0 & 0x80) { Return (0x09) }
+                Return (0x0b)
+            }
+            Method (LCRS, 1, Serialized)
+            {
+                Name (BUF, ResourceTemplate () { Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) { 0 } })
+                CreateDWordField (BUF, 5, LIRQ)
+                If (!(Arg0 & 0x80)) { LIRQ = Arg0 & 0x0f }
+                Return (BUF)
+            }
+            Device (LNKA)
+            {
+                Name (_HID, EisaId ("PNP0C0F"))
+                Name (_UID, 1)
+                Name (_PRS, ResourceTemplate () { Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) { 10, 11 } })
+                Method (_STA) { Return (LSTA (\_SB.PCI0.ISA.PRQA)) }
+                Method (_CRS) { Return (LCRS (\_SB.PCI0.ISA.PRQA)) }
+                Method (_DIS) { \_SB.PCI0.ISA.PRQA = 0x80 }
+                Method (_SRS, 1) { CreateDWordField (Arg0, 5, LIRQ) \_SB.PCI0.ISA.PRQA = LIRQ }
+            }
+            Device (LNKB)
+            {
+                Name (_HID, EisaId ("PNP0C0F"))
+                Name (_UID, 2)
+                Name (_PRS, ResourceTemplate () { Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) { 10, 11 } })
+                Method (_STA) { Return (LSTA (\_SB.PCI0.ISA.PRQB)) }
+                Method (_CRS) { Return (LCRS (\_SB.PCI0.ISA.PRQB)) }
+                Method (_DIS) { \_SB.PCI0.ISA.PRQB = 0x80 }
+                Method (_SRS, 1) { CreateDWordField (Arg0, 5, LIRQ) \_SB.PCI0.ISA.PRQB = LIRQ }
+            }
+            Device (LNKC)
+            {
+                Name (_HID, EisaId ("PNP0C0F"))
+                Name (_UID, 3)
+                Name (_PRS, ResourceTemplate () { Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) { 10, 11 } })
+                Method (_STA) { Return (LSTA (\_SB.PCI0.ISA.PRQC)) }
+                Method (_CRS) { Return (LCRS (\_SB.PCI0.ISA.PRQC)) }
+                Method (_DIS) { \_SB.PCI0.ISA.PRQC = 0x80 }
+                Method (_SRS, 1) { CreateDWordField (Arg0, 5, LIRQ) \_SB.PCI0.ISA.PRQC = LIRQ }
+            }
+            Device (LNKD)
+            {
+                Name (_HID, EisaId ("PNP0C0F"))
+                Name (_UID, 4)
+                Name (_PRS, ResourceTemplate () { Interrupt (ResourceConsumer, Level, ActiveHigh, Shared) { 10, 11 } })
+                Method (_STA) { Return (LSTA (\_SB.PCI0.ISA.PRQD)) }
+                Method (_CRS) { Return (LCRS (\_SB.PCI0.ISA.PRQD)) }
+                Method (_DIS) { \_SB.PCI0.ISA.PRQD = 0x80 }
+                Method (_SRS, 1) { CreateDWordField (Arg0, 5, LIRQ) \_SB.PCI0.ISA.PRQD = LIRQ }
+            }
+
             Device (ISA)
             {
                 Name (_ADR, 0x00010000)
+
+                /* PIRQ route control: bits 0-3 the interrupt, bit 7 off. 82371SB (PIIX3), 2.3.10. */
+                OperationRegion (ROUT, PCI_Config, 0x60, 4)
+                Field (ROUT, ByteAcc, NoLock, Preserve) { PRQA, 8, PRQB, 8, PRQC, 8, PRQD, 8 }
 
                 Device (RTC)
                 {

@@ -79,6 +79,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	}
 	m->cfg = cfg;
 	m->mem.fd = -1; /* nothing to close until pc_build */
+	m->flash_fd = -1;
 	if (cfg->cpus < 1 || cfg->cpus > MAX_CPUS) {
 		error_set(e, "-c %llu: between 1 and %d processors", (unsigned long long)cfg->cpus, MAX_CPUS);
 		goto fail;
@@ -93,6 +94,10 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	m->clock.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
 		goto fail;
+	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
+	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */
+	if (cfg->firmware.path && !strcmp(cfg->firmware.path, "uefi") && cfg->mem_bytes < 1ull << 39)
+		m->model.phys_bits = MIN(m->model.phys_bits, (u8)40);
 	if (cfg->icount) /* two runs must draw the same numbers: none */
 		m->model.has[FEAT_RDRAND] = m->model.has[FEAT_RDSEED] = false;
 	if (cfg->debugcon) {
@@ -103,7 +108,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 			goto fail;
 		}
 	}
-	if (!pc_open_nets(m, e) || !pc_build(m, e))
+	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e))
 		goto fail;
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
@@ -119,6 +124,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	struct error lost; /* machine_run has told it */
+	seat_free(m);
 	pc_destroy(m);
 	pc_close_nets(m);
 	trace_stop(m, &lost);
@@ -128,6 +134,7 @@ void machine_free(struct machine *m)
 	if (m->loop)
 		loop_free(m->loop);
 	clock_destroy(&m->clock);
+	flash_close(m);
 	blob_free(&m->firmware);
 	engine_options_free(m->engine, m->engine_options);
 	free(m);
@@ -144,14 +151,50 @@ static void do_reset(struct machine *m)
 	if (!atomic_compare_exchange_strong(&m->want, &reset, WANT_NONE))
 		return;
 	struct error e;
+	seat_reset(m);
 	pc_reset(m);
 	if (!boot_load(m, &e)) {
 		log_error("reset: %s", e.msg);
 		machine_want_end(m, END_ERROR, "the kernel could not be loaded again");
 		return;
 	}
+	for (unsigned k = 0; k < m->n_cpus && !m->paused; k++)
+		vcpu_resume(m->cpus[k].vcpu);
+}
+
+struct loop *machine_loop(struct machine *m) { return m->loop; }
+bool machine_is_paused(const struct machine *m) { return m->paused; }
+void machine_reset(struct machine *m) { machine_want_reset(m, "the reset button"); }
+
+void machine_pause(struct machine *m)
+{
+	if (m->paused)
+		return;
+	m->paused = true;
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		vcpu_pause(m->cpus[k].vcpu);
+	mem_lock(&m->mem);
+	clock_pause(&m->clock);
+	mem_unlock(&m->mem);
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	m->paused = false;
+	mem_lock(&m->mem);
+	clock_resume(&m->clock);
+	mem_unlock(&m->mem);
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_resume(m->cpus[k].vcpu);
+}
+
+void machine_power_button(struct machine *m)
+{
+	mem_lock(&m->mem);
+	acpi_pm_power_button(m->acpi_pm);
+	mem_unlock(&m->mem);
 }
 
 static int exit_status(const struct machine *m)
@@ -181,7 +224,7 @@ enum machine_end machine_run(struct machine *m, int *status)
 		if (want == WANT_RESET)
 			do_reset(m);
 		u64 next = UINT64_MAX;
-		if (!m->clock.icount_mode) {
+		if (!m->clock.icount_mode && !m->paused) {
 			mem_lock(&m->mem);
 			next = clock_run_due(&m->clock);
 			mem_unlock(&m->mem);

@@ -24,8 +24,20 @@ struct kernel_config {
 	bool entry_set;
 	u64 mode;          /* flat: 16 (real), 32 (protected, flat segments), 64 (long, first 4 GiB mapped 1:1) */
 };
+struct firmware_config {
+	char *path;        /* "bios" (SeaBIOS), "uefi" (OVMF), or a ROM image that ends at 4 GiB and 1 MiB */
+	char *vars;        /* uefi: the file that keeps the variables; NULL: they are forgotten */
+};
+struct boot_config {
+	char *order;       /* c: disks, d: CDs, n: network; default "cdn" */
+	bool menu;         /* firmware offers its menu */
+	u64 wait_ms;       /* for so long; default 2500 */
+};
+enum disk_bus { BUS_VIRTIO, BUS_IDE };
 struct disk_config {
-	struct block_options image;
+	struct block_options image; /* cd: the file "none" is an empty drive */
+	bool cd;           /* a CD drive: IDE */
+	u32 bus;           /* enum disk_bus */
 	char *serial;      /* what the guest reads as its serial number */
 	u64 queues;        /* 0: one a processor, at most 8 */
 };
@@ -35,10 +47,12 @@ struct disk_config {
 #define MAX_NETS 8
 #define MAX_CPUS 64
 struct vm_config {
+	char *name;        /* by which ring3 ctl finds it; NULL: it does not */
 	struct kernel_config kernel;
 	char *initrd;      /* one file; multiboot: the module */
 	char *append;
-	char *firmware;    /* a ROM image of 64 KiB to 16 MiB, mapped to end at 4 GiB and 1 MiB; reset vector entry */
+	struct firmware_config firmware;
+	struct boot_config boot;
 	u64 mem_bytes;     /* default 512 MiB */
 	u64 cpus;
 	char *engine;      /* "auto", "interp", "bt,cache=8M", ... */
@@ -54,6 +68,7 @@ struct vm_config {
 	bool rng;          /* virtio-rng */
 	bool balloon;      /* virtio-balloon */
 	u64 balloon_bytes; /* what it asks the guest to give back from the start */
+	char *vga;         /* "std", "none"; NULL: std with firmware, else none */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */
@@ -93,6 +108,23 @@ void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
 const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
+/* ---- by the loop's thread, while it runs ---- */
+struct loop *machine_loop(struct machine *m);
+void machine_pause(struct machine *m);   /* processors and time stand still */
+void machine_resume(struct machine *m);
+bool machine_is_paused(const struct machine *m);
+void machine_reset(struct machine *m);   /* as the reset button: soon */
+void machine_power_button(struct machine *m);
+
+/* ---- screen, keyboard, mouse (seat.c); any thread ---- */
+/* What a text screen shows, as UTF-8, a line for each row; malloced. NULL: no text screen. */
+char *machine_screen_text(struct machine *m, struct error *e);
+bool machine_screen_image(struct machine *m, struct screen_image *s, struct error *e); /* pixels: malloced */
+bool machine_press(struct machine *m, const char *keys, struct error *e); /* together: "ctrl-alt-delete"; see key_parse */
+bool machine_type(struct machine *m, const char *text, struct error *e);
+/* Counts to the right and up, at most 255; buttons: 1 left, 2 right, 4 middle. */
+bool machine_mouse(struct machine *m, int dx, int dy, unsigned buttons, struct error *e);
+
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */

@@ -23,10 +23,16 @@ struct machine {
 	struct machine_hooks hooks;
 	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
-	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg;
+	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga, *ide;
+	u8 ide_units;                 /* taken, a bit each */
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
+	struct seat *seat;
 	struct blob firmware;
+	struct blob flash;            /* UEFI's variables, mapped */
+	int flash_fd;                 /* their file, or -1 */
+	struct boot_device { char kind; char path[64]; } boot_devices[16]; /* see boot_config, bootorder */
+	int n_boot_devices;
 	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
@@ -54,6 +60,7 @@ struct machine {
 
 	/* how it ends */
 	_Atomic int want;         /* enum machine_want, by any thread */
+	bool paused;
 	_Atomic bool quit;        /* machine_quit */
 	_Atomic bool stats_asked;
 	enum machine_end end;
@@ -80,11 +87,15 @@ bool pc_build(struct machine *m, struct error *e);
 void pc_reset(struct machine *m);     /* devices and processors to power-on state */
 void pc_destroy(struct machine *m);
 
+/* pc_disks.c */
+bool pc_add_disks(struct machine *m, struct error *e);
+void pc_close_disks(struct machine *m); /* before their devices go */
+/* What firmware may boot: kind as in boot_config's order; the path as Open Firmware writes it. */
+void pc_boot_device(struct machine *m, char kind, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* pc_virtio.c: what the configuration asks for on the PCI bus. */
 bool pc_add_virtio(struct machine *m, struct error *e);
 /* Networks, which may fork: before memory and threads. */
 bool pc_open_nets(struct machine *m, struct error *e);
-void pc_close_disks(struct machine *m); /* before their devices go */
 void pc_close_nets(struct machine *m);  /* after */
 /* NULL *out: not wanted. */
 bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
@@ -100,7 +111,6 @@ bool boot_flat(struct machine *m, const struct blob *k, struct error *e);
 /* boot_bios.c: interrupt vectors, 8259s and 8254 as a BIOS leaves them. */
 #define BOOT_BIOS_STUBS 0xf8000ull /* the vectors' handlers */
 void boot_bios_state(struct machine *m);
-bool boot_firmware(struct machine *m, struct error *e);
 /* Writes len bytes at gpa; false with an error naming what does not fit. */
 bool boot_put(struct machine *m, const char *what, u64 gpa, const void *data, u64 len, struct error *e);
 /* Guest memory that a loader, or the entry into its mode, fills after the kernel's own bytes. */
@@ -123,10 +133,26 @@ void enter_long(struct machine *m, struct cpu *c);      /* entry; RSI = entry_ar
 void enter_protected(struct machine *m, struct cpu *c); /* flat 32-bit; EAX, EBX, ESI by boot_kind */
 void enter_real(struct machine *m, struct cpu *c);
 
+/* firmware.c: maps the image; fills fw_cfg. */
+bool boot_firmware(struct machine *m, struct error *e);
+/* flash.c: OVMF's code on this host, or NULL; the variables that belong to that code, below m->firmware. */
+const char *flash_code_path(void);
+bool flash_open(struct machine *m, const char *code, struct error *e);
+void flash_close(struct machine *m); /* after the devices */
+/* Files of tables for fw_cfg. False: no memory. */
+bool acpi_give(struct machine *m);   /* acpi.c */
+bool smbios_give(struct machine *m); /* smbios.c */
+#define SMBIOS_ENTRY 0x1fu           /* bytes of its entry point */
+
 /* pam.c: RAM or ROM at C0000..FFFFF */
 void pam_init(struct machine *m);            /* from then on as the host bridge's registers say */
 void pam_firmware_loaded(struct machine *m); /* m->firmware is there */
 void pam_all_ram(struct machine *m);         /* as firmware leaves it */
+
+/* seat.c */
+bool seat_new(struct machine *m, struct error *e);
+void seat_reset(struct machine *m);
+void seat_free(struct machine *m);
 
 /* trace.c: checkpoints of --hash-every and --max-insns. */
 bool trace_start(struct machine *m, struct error *e);

@@ -5,6 +5,7 @@
  * Threading: built and destroyed on the loop's thread while no vCPU runs. */
 #define LOG_TOPIC "machine"
 #include <stdio.h>
+#include <string.h>
 
 #include "machine/machine_impl.h"
 
@@ -86,7 +87,7 @@ static void hook_exit_status(void *arg, u32 code)
 static void hook_init_signal(void *arg)
 {
 	struct machine *m = arg;
-	if (!m->cfg->firmware) {
+	if (!m->cfg->firmware.path) {
 		machine_want_reset(m, "the keyboard controller's reset line");
 		return;
 	}
@@ -170,7 +171,7 @@ bool pc_add_device(struct machine *m, const struct device_class *cls, struct dev
 {
 	if (m->n_devices == (int)ARRAY_LEN(m->devices))
 		return error_set(e, "%s: a machine has at most %zu devices", cls->name, ARRAY_LEN(m->devices));
-	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks, m->loop, m->pci };
+	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks, m->loop, NULL, m->pci };
 	struct device *d = device_new(cls, &links, e);
 	if (!d)
 		return false;
@@ -190,6 +191,12 @@ static void add_memory_facts(struct machine *m)
 	fw_cfg_add_key(m->fw_cfg, 0x0f, &cpus, 2);
 	/* kvm-unit-tests reads the most RAM there may be at 0x11 (as QEMU's FW_CFG_MAX_RAM did). */
 	fw_cfg_add_key(m->fw_cfg, 0x11, &m->mem.ram_size, 8);
+}
+
+/* A screen is there where firmware is, which writes to it, or where somebody asks for it. */
+static bool has_vga(const struct vm_config *f)
+{
+	return f->vga ? !strcmp(f->vga, "std") : f->firmware.path != NULL;
 }
 
 static bool add_chips(struct machine *m, struct error *e)
@@ -217,6 +224,8 @@ static bool add_chips(struct machine *m, struct error *e)
 	if (m->debugcon)
 		debugcon_attach(dbg, &(struct char_backend){ m->debugcon, machine_console_write, NULL });
 	if (m->cfg->testdev && !pc_add_device(m, &testdev_class, NULL, e))
+		return false;
+	if (has_vga(m->cfg) && !pc_add_device(m, &vga_class, &m->vga, e))
 		return false;
 	add_memory_facts(m);
 	return true;
@@ -256,7 +265,7 @@ bool pc_build(struct machine *m, struct error *e)
 		return error_prefix(e, "-m");
 	m->mem.map_changed = map_changed;
 	m->mem.map_changed_arg = m;
-	if (!add_chips(m, e) || !add_serial(m, e) || !pc_add_virtio(m, e))
+	if (!add_chips(m, e) || !add_serial(m, e) || !pc_add_disks(m, e) || !pc_add_virtio(m, e))
 		return false;
 	return !m->cfg->post_port ||
 	       mem_add_ports(&m->mem, "post", (u16)m->cfg->post_port, 1, &post_ops, m, e);

@@ -141,7 +141,7 @@ static unsigned write_part(struct mem *m, u64 gpa, unsigned left, u64 val)
 {
 	struct region r;
 
-	if (!map_find(m, gpa, &r) || r.kind == REGION_ROM)
+	if (!map_find(m, gpa, &r) || (r.kind == REGION_ROM && !r.ops))
 		return 1;
 	if (r.kind == REGION_RAM) {
 		ram_write(m, &r, gpa, val & 0xff, 1);

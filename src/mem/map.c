@@ -232,6 +232,24 @@ bool mem_add_rom(struct mem *m, const char *name, u64 base, u64 size, u8 *host, 
 	return map_add(m, &r, e);
 }
 
+bool mem_add_ram(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority,
+		 struct error *e)
+{
+	struct region r = { .base = base, .size = size, .kind = REGION_RAM, .host = host,
+			    .name = name, .priority = priority };
+
+	return map_add(m, &r, e);
+}
+
+bool mem_add_flash(struct mem *m, const char *name, u64 base, u64 size, u8 *host, const struct mmio_ops *ops,
+		   void *dev, int priority, struct error *e)
+{
+	struct region r = { .base = base, .size = size, .kind = REGION_ROM, .host = host, .ops = ops, .dev = dev,
+			    .name = name, .priority = priority };
+
+	return map_add(m, &r, e);
+}
+
 bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const struct mmio_ops *ops,
 		  void *dev, int priority, struct error *e)
 {
@@ -245,7 +263,8 @@ void mem_remove(struct mem *m, const char *name, u64 base)
 {
 	for (int i = m->n_declared - 1; i >= 0; i--) {
 		struct region *r = &m->declared[i];
-		if (r->kind == REGION_RAM || r->base != base || strcmp(r->name, name))
+		bool machines = r->kind == REGION_RAM && r->host < m->ram + m->ram_size;
+		if (machines || r->base != base || strcmp(r->name, name))
 			continue;
 		u64 *points = malloc(2 * (size_t)m->n_declared * sizeof(*points));
 		if (!points)

@@ -64,7 +64,7 @@ static void free_aliases(const struct mem *m)
 {
 	for (u64 at = (u64)m->ram % MEM_ALIAS_STEP; at < USER_END; at += MEM_ALIAS_STEP)
 		if (at != (u64)m->ram && at >= 65536)
-			munmap((void *)at, m->ram_size);
+			munmap((void *)at, m->map_size);
 }
 
 /* A place for RAM with nothing at its aliases, and those kept free. NULL: there is none. */
@@ -73,15 +73,15 @@ static void *place_ram(struct mem *m)
 	enum { TRIES = 24 };
 	void *tried[TRIES];
 	int n = 0;
-	for (; n < TRIES && !m->apart && m->ram_size <= MEM_ALIAS_STEP / 2; n++) {
-		tried[n] = mmap(NULL, m->ram_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	for (; n < TRIES && !m->apart && m->map_size <= MEM_ALIAS_STEP / 2; n++) {
+		tried[n] = mmap(NULL, m->map_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (tried[n] == MAP_FAILED)
 			break;
-		m->apart = take_aliases(tried[n], m->ram_size);
+		m->apart = take_aliases(tried[n], m->map_size);
 	}
 	void *found = m->apart ? tried[n - 1] : NULL;
 	for (int k = 0; k < n - m->apart; k++)
-		munmap(tried[k], m->ram_size);
+		munmap(tried[k], m->map_size);
 	return found;
 }
 
@@ -92,17 +92,17 @@ static bool map_ram(struct mem *m, struct error *e)
 	m->fd = memfd_create("ring3-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (m->fd < 0)
 		return error_set(e, "memory: memfd_create: %s", strerror(errno));
-	if (ftruncate(m->fd, (off_t)m->ram_size) < 0)
+	if (ftruncate(m->fd, (off_t)m->map_size) < 0)
 		return error_set(e, "memory of %lluM: the host refuses the size: %s", mib, strerror(errno));
 	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		return error_set(e, "memory: sealing the size: %s", strerror(errno));
 	void *place = place_ram(m);
-	void *p = mmap(place, m->ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (place ? MAP_FIXED : 0), m->fd, 0);
+	void *p = mmap(place, m->map_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | (place ? MAP_FIXED : 0), m->fd, 0);
 	if (p == MAP_FAILED)
 		return error_set(e, "memory of %lluM: the host refuses to map it: %s (is an address-space limit set? ulimit -v)",
 				 mib, strerror(errno));
 	m->ram = p;
-	p = mmap(NULL, m->ram_size / PAGE_SIZE * sizeof(struct page_code), PROT_READ | PROT_WRITE,
+	p = mmap(NULL, m->map_size / PAGE_SIZE * sizeof(struct page_code), PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		return error_set(e, "memory of %lluM: no room for its bookkeeping: %s", mib, strerror(errno));
@@ -125,6 +125,7 @@ bool mem_init(struct mem *m, u64 ram_size, struct error *e)
 	pthread_mutex_init(&m->lock, NULL);
 	code_init();
 	m->ram_size = ram_size;
+	m->map_size = ram_size + MEM_DEVICE_RAM;
 	m->low_size = MIN(ram_size, MEM_HOLE_START);
 	if (!check_size(ram_size, e) || !map_ram(m, e) ||
 	    !add_ram(m, 0, VGA_HOLE, 0, e) ||
@@ -141,14 +142,23 @@ bool mem_init(struct mem *m, u64 ram_size, struct error *e)
 	return true;
 }
 
+u8 *mem_device_ram(struct mem *m, u64 size)
+{
+	if (size > MEM_DEVICE_RAM - m->device_used)
+		return NULL;
+	u8 *host = m->ram + m->ram_size + m->device_used;
+	m->device_used += size;
+	return host;
+}
+
 void mem_destroy(struct mem *m)
 {
 	if (m->code)
-		munmap(m->code, m->ram_size / PAGE_SIZE * sizeof(struct page_code));
+		munmap(m->code, m->map_size / PAGE_SIZE * sizeof(struct page_code));
 	if (m->ram && m->apart)
 		free_aliases(m);
 	if (m->ram)
-		munmap(m->ram, m->ram_size);
+		munmap(m->ram, m->map_size);
 	if (m->fd >= 0)
 		close(m->fd);
 	map_free(m);

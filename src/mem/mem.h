@@ -4,6 +4,8 @@
  * RAM is seen at 0..9ffff, c0000..low_size-1 and from 4 GiB on. a0000..bffff holds no RAM:
  * the VGA card's, or nothing. Where nothing is, reads give all ones and writes are ignored.
  *
+ * A device's own memory (mem_device_ram) is RAM wherever the device shows it.
+ *
  * Invariants
  *  1. RAM is mapped once, MAP_SHARED of a memfd; a page costs the host nothing until touched.
  *  2. The map (regions) changes only with the machine lock held and all vCPUs stopped or
@@ -81,7 +83,9 @@ struct mem {
 	u64 ram_size;             /* bytes */
 	bool apart;               /* nothing else is mapped at any multiple of MEM_ALIAS_STEP from RAM */
 	u64 low_size;             /* bytes of RAM below the 32-bit hole */
-	struct page_code *code;   /* one a RAM page, indexed by offset in ram >> 12 */
+	u64 map_size;             /* bytes mapped at ram: ram_size, then MEM_DEVICE_RAM */
+	u64 device_used;          /* of the latter, given out */
+	struct page_code *code;   /* one a page of the mapping, indexed by offset in ram >> 12 */
 	struct region *regions;   /* flattened, sorted, without overlap */
 	int n_regions;
 	struct region *declared;  /* as added */
@@ -107,6 +111,7 @@ struct mem {
 #define MEM_4G 0x100000000ull
 #define MEM_ALIAS_STEP (1ull << 40)  /* see bt/space.c, which needs it */
 #define MEM_MAX_RAM (1ull << 40)     /* bytes; what mem_init takes at most */
+#define MEM_DEVICE_RAM (32ull << 20) /* bytes; for the memory of devices: a display's */
 
 /* ram_size: bytes, multiple of 4 KiB, at least 1 MiB. Reserves, does not touch. */
 bool mem_init(struct mem *m, u64 ram_size, struct error *e);
@@ -115,9 +120,17 @@ void mem_destroy(struct mem *m);
 /* The map. Names are kept by pointer. host: page-aligned, stays the caller's. Machine lock held,
  * or before there are vCPUs; so for ports. The message of *e names the region and what is wrong. */
 bool mem_add_rom(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority, struct error *e);
+/* As ROM, but writes go to ops. */
+bool mem_add_flash(struct mem *m, const char *name, u64 base, u64 size, u8 *host, const struct mmio_ops *ops,
+		   void *dev, int priority, struct error *e);
 bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const struct mmio_ops *ops,
 		  void *dev, int priority, struct error *e);
-void mem_remove(struct mem *m, const char *name, u64 base); /* nothing if there is none; never RAM */
+/* Memory of a device, which vCPUs use as RAM: in the same memfd and mapping, zeros at first, not in
+ * ram_size. Until mem_destroy; costs nothing until touched. size: a multiple of 4 KiB. NULL: no room. */
+u8 *mem_device_ram(struct mem *m, u64 size);
+/* host: within what mem_device_ram gave. */
+bool mem_add_ram(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority, struct error *e);
+void mem_remove(struct mem *m, const char *name, u64 base); /* nothing if there is none; never the machine's RAM */
 /* Ports base..base+count-1; off passed to handlers is relative to base. A later call wins. */
 bool mem_add_ports(struct mem *m, const char *name, u16 base, unsigned count, const struct mmio_ops *ops,
 		   void *dev, struct error *e);

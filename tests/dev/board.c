@@ -214,7 +214,7 @@ void board_advance(struct board *b, u64 ns)
 
 void round_trip(struct device *d)
 {
-	static u8 a[65536], b[65536];
+	static u8 a[1 << 20], b[1 << 20];
 	struct error e;
 	size_t n = device_save(d, a, sizeof(a));
 

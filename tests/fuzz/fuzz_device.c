@@ -3,6 +3,7 @@
  *
  * Input: u8 class, then operations: u8 what, and what it needs. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -47,7 +48,7 @@ static bool is_base(const struct device_class *cls)
 	return cls == &i8259_class || cls == &lapic_bus_class || cls == &ioapic_class;
 }
 
-/* ---- virtio --------------------------------------------------------------------------- */
+/* ---- what devices are connected to --------------------------------------------------------------------------- */
 
 /* One disk for the whole process; its requests are begun and ended within one input. */
 static struct block *disk(void)
@@ -69,12 +70,24 @@ static struct block *disk(void)
 	return d;
 }
 
-static void connect_virtio(struct board *b, const struct device_class *cls)
+static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class; }
+
+#define FLASH (64u << 10)
+
+static void connect_device(struct board *b, const struct device_class *cls)
 {
+	static _Alignas(PAGE_SIZE) u8 flash[FLASH];
 	struct char_backend be = { b, no_host, no_room };
 	struct error e;
 
-	if (cls == &virtio_blk_class) {
+	if (cls == &ide_class) {
+		ide_attach(b->dev, 0, &(struct ide_drive_config){ disk(), false, "serial" });
+		ide_attach(b->dev, 2, &(struct ide_drive_config){ disk(), true, NULL });
+		ide_attach(b->dev, 3, &(struct ide_drive_config){ NULL, true, NULL });
+	} else if (cls == &pflash_class) {
+		memset(flash, 0xff, FLASH);
+		pflash_attach(b->dev, 0xffc00000, flash, FLASH);
+	} else if (cls == &virtio_blk_class) {
 		virtio_blk_attach(b->dev, disk(), 2, "serial");
 	} else if (cls == &virtio_console_class) {
 		virtio_console_add(b->dev, &be, NULL);
@@ -89,7 +102,7 @@ static void connect_virtio(struct board *b, const struct device_class *cls)
 static void turn(struct board *b)
 {
 	loop_turn(b->loop, 0);
-	if (b->dev->cls == &virtio_blk_class)
+	if (has_disk(b))
 		while (block_poll(disk(), true))
 			;
 }
@@ -209,7 +222,7 @@ static void build(struct board *b, const struct device_class *cls)
 	b->dev = cls == &i8259_class ? b->pic : cls == &lapic_bus_class ? b->bus : cls == &ioapic_class ? b->io : make(b, cls);
 	if (b->pci)
 		pci_assign(b->pci, (const u8[4]){ 10, 11, 10, 11 });
-	connect_virtio(b, cls);
+	connect_device(b, cls);
 	if (cls == &ns16550_class) {
 		ns16550_configure(b->dev, 0x3f8, 4);
 		ns16550_attach(b->dev, &(struct char_backend){ b, no_host, no_room });
@@ -260,6 +273,20 @@ static void let_time_pass(struct board *b, u64 ns)
 	mem_unlock(&b->mem);
 }
 
+/* Whatever the registers say: a picture of a few mebibytes at most, now and then. */
+static void look_at_screen(const struct device *vga)
+{
+	struct screen_text t;
+	struct screen_image s;
+
+	if (vga_text(vga, &t)) {
+		free(screen_text_utf8(&t));
+		free(t.cells);
+	}
+	if (vga_image(vga, &s))
+		free(s.pixels);
+}
+
 /* From the outside of single devices. */
 static void poke(struct board *b, struct input *in)
 {
@@ -278,6 +305,8 @@ static void poke(struct board *b, struct input *in)
 		acpi_pm_power_button(b->dev);
 		acpi_pm_gpe(b->dev, bytes[0] & 15);
 		acpi_pm_wake(b->dev);
+	} else if (b->dev->cls == &vga_class) {
+		look_at_screen(b->dev);
 	} else {
 		irq_set(&b->irqs, bytes[0] % 24, bytes[1] & 1);
 	}

@@ -450,6 +450,50 @@ static void beside_ram(void)
 	map_page(VB, page[2], P | W | U);
 }
 
+/* REP MOVS between pages a power of two apart, which caches of translations put into one place. */
+static void far_copies(void)
+{
+	u8 *from = (u8 *)0x2000000;
+	unsigned bad = 0;
+	for (uptr apart = 0x100000; apart <= 0x4000000; apart *= 2) {
+		u8 *to = from + apart;
+		for (unsigned size = 1; size <= 8; size *= 2) {
+			for (unsigned k = 0; k < 9000; k++) {
+				from[k] = (u8)(k * 7 + size);
+				to[k] = 0;
+			}
+			uptr n = 8192 / size, left;
+			u8 *s = from + 5, *d = to + 100;
+			if (size == 1)
+				__asm__ volatile("rep movsb" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+			else if (size == 2)
+				__asm__ volatile("rep movsw" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+			else if (size == 4)
+				__asm__ volatile("rep movsl" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+			else
+				__asm__ volatile("rep movsq" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+			bad += n != 0 || s != from + 5 + 8192 || d != to + 100 + 8192;
+			bad += memcmp(from + 5, to + 100, 8192) != 0 || to[99] || to[100 + 8192];
+			/* And backwards. */
+			for (unsigned k = 0; k < 9000; k++)
+				to[k] = 0;
+			left = 8192 / size;
+			s = from + 8192 + 5 - size;
+			d = to + 8192 + 9 - size;
+			if (size == 8)
+				__asm__ volatile("std; rep movsq; cld" : "+S"(s), "+D"(d), "+c"(left) : : "memory");
+			else if (size == 4)
+				__asm__ volatile("std; rep movsl; cld" : "+S"(s), "+D"(d), "+c"(left) : : "memory");
+			else if (size == 2)
+				__asm__ volatile("std; rep movsw; cld" : "+S"(s), "+D"(d), "+c"(left) : : "memory");
+			else
+				__asm__ volatile("std; rep movsb; cld" : "+S"(s), "+D"(d), "+c"(left) : : "memory");
+			bad += left != 0 || memcmp(from + 5, to + 9, 8192) != 0 || to[8] || to[9 + 8192];
+		}
+	}
+	check_eq("REP MOVS between pages far apart", bad, 0);
+}
+
 int main(void)
 {
 	map_init();
@@ -467,5 +511,6 @@ int main(void)
 	fetches();
 	strings();
 	beside_ram();
+	far_copies();
 	return 0;
 }

@@ -75,7 +75,7 @@ static void firmware(void **state)
 	memset(rom, 0xff, sizeof(rom));
 	memcpy(rom + 0xfff0, code, sizeof(code));
 	struct vm_config cfg = rig_config();
-	cfg.firmware = rig_file(FILE_OTHER, rom, sizeof(rom));
+	cfg.firmware.path = rig_file(FILE_OTHER, rom, sizeof(rom));
 	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x17));
 	rig_file(FILE_OTHER, rom, 65535);
 	rig_refuses(&cfg, "multiple of 4 KiB");
@@ -98,7 +98,7 @@ static void pam(void **state)
 	for (size_t k = 0; k < sizeof(rom); k++)
 		rom[k] = (u8)(k >> 8 ^ k);
 	struct vm_config cfg = rig_config();
-	cfg.firmware = rig_file(FILE_OTHER, rom, sizeof(rom));
+	cfg.firmware.path = rig_file(FILE_OTHER, rom, sizeof(rom));
 	struct machine *m = rig_build(&cfg);
 	struct mem *mem = &m->mem;
 	for (size_t k = 0; k < ARRAY_LEN(t); k++) {
@@ -149,7 +149,7 @@ static void firmware_in_shadow_ram(void **state)
 	memcpy(rom + 0xfff0, reset, sizeof(reset));
 	assert_int_equal(rom[43], 0x11);
 	struct vm_config cfg = rig_config();
-	cfg.firmware = rig_file(FILE_OTHER, rom, sizeof(rom));
+	cfg.firmware.path = rig_file(FILE_OTHER, rom, sizeof(rom));
 	assert_int_equal(rig_run(&cfg), EXIT_STATUS(0x22));
 }
 

@@ -1,0 +1,80 @@
+/* `ring3 ctl NAME COMMAND`, `ring3 list`: a running machine by its name. */
+#define LOG_TOPIC "cli"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "control/control.h"
+
+static int help(FILE *f)
+{
+	fputs("ring3 ctl NAME COMMAND\n\n"
+	      "  status              running or paused\n"
+	      "  pause, resume       processors and time stand still, go on\n"
+	      "  reset               the reset button\n"
+	      "  powerdown           the power button: the guest shuts down, if it wants to\n"
+	      "  stop                ends the machine at once\n"
+	      "  screen              what a text screen shows\n"
+	      "  screenshot FILE     the screen as a PNG picture; - is standard output\n"
+	      "  press KEYS ...      one after the other, as in: press down enter; together: ctrl-alt-delete\n"
+	      "  type TEXT           as typed on a US keyboard\n"
+	      "  mouse X Y [BUTTONS] moves right and up; buttons: 1 left, 2 right, 4 middle\n", f);
+	return f == stdout ? 0 : EXIT_USAGE;
+}
+
+static int fail(const char *what)
+{
+	fprintf(stderr, "ring3: %s\n", what);
+	return 1;
+}
+
+static int write_file(const char *path, const char *data, size_t len)
+{
+	FILE *f = strcmp(path, "-") ? fopen(path, "wb") : stdout;
+	bool ok = f && fwrite(data, 1, len, f) == len;
+
+	if (f)
+		ok = (f == stdout ? fflush(f) : fclose(f)) == 0 && ok;
+	if (!ok)
+		fprintf(stderr, "ring3: %s: %s\n", path, strerror(errno));
+	return !ok;
+}
+
+int cli_ctl(int argc, char **argv)
+{
+	char line[4096] = "";
+	struct error e;
+	size_t len;
+
+	if (argc < 2)
+		return help(argc == 1 && !strcmp(argv[0], "--help") ? stdout : stderr);
+	bool shot = !strcmp(argv[1], "screenshot");
+	if (shot && argc != 3)
+		return fail("screenshot: into which file? - is standard output"), EXIT_USAGE;
+	for (int k = 1; k < (shot ? 2 : argc); k++) {
+		size_t n = strlen(line);
+		if ((size_t)snprintf(line + n, sizeof(line) - n, "%s%s", n ? " " : "", argv[k]) >= sizeof(line) - n)
+			return fail("ctl: the command is too long"), EXIT_USAGE;
+	}
+	char *answer = control_ask(argv[0], line, &len, &e);
+	if (!answer)
+		return fail(e.msg);
+	int status = write_file(shot ? argv[2] : "-", answer, len);
+	free(answer);
+	return status;
+}
+
+int cli_list(void)
+{
+	char **names = control_names();
+
+	for (char **p = names; p && *p; p++) {
+		puts(*p);
+		free(*p);
+	}
+	free(names);
+	return 0;
+}

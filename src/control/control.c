@@ -1,0 +1,313 @@
+/* The control socket: a Unix socket by the machine's name, in a folder that is the user's alone.
+ * A client sends a line, and gets "ok LENGTH\n" and so many bytes, or "error TEXT\n"; again and
+ * again, as it likes. Commands are below, in one table.
+ *
+ * Invariants
+ *  1. Nothing here waits for a client: an answer is sent as it can be taken, and no command is
+ *     read before the last answer is gone.
+ *  2. The client does what touches files: an answer may be a picture, but the machine writes none.
+ * Threading: the loop's thread. */
+#define LOG_TOPIC "control"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "control/control.h"
+
+#define CLIENTS 8
+#define LINE_MAX_LEN 4096u
+
+struct client {
+	struct control *c;
+	int fd;                  /* -1: nobody */
+	char line[LINE_MAX_LEN];
+	size_t n_line;
+	char *out;               /* the answer, from at on */
+	size_t n_out, at;
+};
+struct control {
+	struct machine *m;
+	int listener;
+	char path[108];
+	struct client clients[CLIENTS];
+};
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+struct answer { char *data; size_t len; };
+
+static bool say(struct answer *a, const char *text)
+{
+	a->data = strdup(text);
+	a->len = a->data ? strlen(text) : 0;
+	return true;
+}
+
+static bool do_status(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	return say(a, machine_is_paused(m) ? "paused\n" : "running\n");
+}
+
+static bool do_pause(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	machine_pause(m);
+	return true;
+}
+
+static bool do_resume(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	machine_resume(m);
+	return true;
+}
+
+static bool do_reset(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	machine_reset(m);
+	return true;
+}
+
+static bool do_powerdown(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	machine_power_button(m);
+	return true;
+}
+
+static bool do_stop(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	machine_quit(m);
+	return true;
+}
+
+static bool do_screen(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	a->data = machine_screen_text(m, e);
+	a->len = a->data ? strlen(a->data) : 0;
+	return a->data != NULL;
+}
+
+static bool do_screenshot(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	struct screen_image s;
+
+	if (!machine_screen_image(m, &s, e))
+		return false;
+	a->data = (char *)screen_image_png(&s, &a->len, e);
+	free(s.pixels);
+	return a->data != NULL;
+}
+
+static bool do_press(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	char keys[LINE_MAX_LEN], *rest = keys, *word;
+
+	for (strcpy(keys, arg); (word = strsep(&rest, " "));)
+		if (*word && !machine_press(m, word, e))
+			return false;
+	return *arg || error_set(e, "press: which key? as in press ctrl-alt-delete, or press down down enter");
+}
+
+static bool do_type(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	return machine_type(m, arg, e);
+}
+
+static bool do_mouse(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	int dx, dy;
+	unsigned buttons = 0;
+
+	if (sscanf(arg, "%d %d %u", &dx, &dy, &buttons) < 2)
+		return error_set(e, "mouse: counts to the right and up, then buttons, as in mouse 10 -5 1");
+	return machine_mouse(m, dx, dy, buttons, e);
+}
+
+static const struct command {
+	const char *name;
+	bool (*fn)(struct machine *m, const char *arg, struct answer *a, struct error *e);
+} commands[] = {
+	{ "status", do_status }, { "pause", do_pause }, { "resume", do_resume }, { "reset", do_reset },
+	{ "powerdown", do_powerdown }, { "stop", do_stop }, { "screen", do_screen }, { "screenshot", do_screenshot },
+	{ "press", do_press }, { "type", do_type }, { "mouse", do_mouse },
+};
+
+static bool carry_out(struct machine *m, char *line, struct answer *a, struct error *e)
+{
+	const char *names[ARRAY_LEN(commands)];
+	char *arg = line + strcspn(line, " ");
+
+	if (*arg)
+		*arg++ = 0;
+	for (size_t k = 0; k < ARRAY_LEN(commands); k++) {
+		names[k] = commands[k].name;
+		if (!strcmp(line, commands[k].name))
+			return commands[k].fn(m, arg, a, e);
+	}
+	const char *near = nearest_word(line, names, ARRAY_LEN(names));
+	return error_set(e, "%s: no such command; %s%s%s", line, near ? "did you mean " : "see ring3 ctl --help", near ? near : "", near ? "?" : "");
+}
+
+/* ---- clients ------------------------------------------------------------------------------------- */
+
+static void drop(struct client *k)
+{
+	loop_del_fd(machine_loop(k->c->m), k->fd);
+	close(k->fd);
+	free(k->out);
+	*k = (struct client){ .c = k->c, .fd = -1 };
+}
+
+static void answer(struct client *k, char *line)
+{
+	struct answer a = { 0 };
+	struct error e;
+	char head[sizeof(e.msg) + 16];
+	bool ok = carry_out(k->c->m, line, &a, &e);
+
+	if (ok)
+		snprintf(head, sizeof(head), "ok %zu\n", a.len);
+	else
+		snprintf(head, sizeof(head), "error %s\n", e.msg);
+	k->n_out = strlen(head) + (ok ? a.len : 0);
+	k->at = 0;
+	k->out = malloc(k->n_out);
+	if (k->out) {
+		memcpy(k->out, head, strlen(head));
+		if (ok && a.len)
+			memcpy(k->out + strlen(head), a.data, a.len);
+	}
+	free(a.data);
+}
+
+/* False: it is gone. */
+static bool send_out(struct client *k)
+{
+	while (k->out && k->at < k->n_out) {
+		ssize_t n = send(k->fd, k->out + k->at, k->n_out - k->at, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return true;
+		if (n <= 0)
+			return false;
+		k->at += (size_t)n;
+	}
+	free(k->out);
+	k->out = NULL;
+	return true;
+}
+
+/* False: it is gone, or sends no lines. */
+static bool read_in(struct client *k)
+{
+	ssize_t n = recv(k->fd, k->line + k->n_line, sizeof(k->line) - 1 - k->n_line, MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR;
+	k->n_line += (size_t)n;
+	return n > 0;
+}
+
+static void on_client(void *arg, u32 events)
+{
+	struct client *k = arg;
+	bool here = !(events & EPOLLERR);
+
+	if (here && (events & EPOLLOUT))
+		here = send_out(k);
+	if (here && (events & (EPOLLIN | EPOLLHUP)) && !k->out)
+		here = read_in(k);
+	for (char *end; here && !k->out && (end = memchr(k->line, '\n', k->n_line));) {
+		size_t len = (size_t)(end - k->line) + 1;
+		*end = 0;
+		answer(k, k->line);
+		k->n_line -= len;
+		memmove(k->line, k->line + len, k->n_line);
+		here = k->out && send_out(k);
+	}
+	if (!here || k->n_line == sizeof(k->line) - 1)
+		drop(k);
+	else
+		loop_mod_fd(machine_loop(k->c->m), k->fd, k->out ? EPOLLOUT : EPOLLIN);
+}
+
+static void on_connect(void *arg, u32 events)
+{
+	struct control *c = arg;
+	struct error e;
+	int fd = accept4(c->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), n = 0;
+
+	while (n < CLIENTS && c->clients[n].fd >= 0)
+		n++;
+	if (fd < 0)
+		return;
+	if (n == CLIENTS || !loop_add_fd(machine_loop(c->m), fd, EPOLLIN, on_client, &c->clients[n], &e)) {
+		close(fd);
+		return;
+	}
+	c->clients[n].fd = fd;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------- */
+
+/* A socket that nobody listens on was left by a run that was killed. */
+static bool take_name(int fd, const char *path, const char *name, struct error *e)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	strcpy(a.sun_path, path);
+	int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool taken = probe >= 0 && connect(probe, (struct sockaddr *)&a, sizeof(a)) == 0;
+
+	if (probe >= 0)
+		close(probe);
+	if (taken)
+		return error_set(e, "--name %s: a machine of that name is running", name);
+	unlink(path);
+	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 4))
+		return error_set(e, "--name %s: %s: %s", name, path, strerror(errno));
+	return true;
+}
+
+struct control *control_open(struct machine *m, const char *name, struct error *e)
+{
+	struct control *c = calloc(1, sizeof(*c));
+
+	if (!c) {
+		error_set(e, "out of memory");
+		return NULL;
+	}
+	c->m = m;
+	for (int k = 0; k < CLIENTS; k++)
+		c->clients[k] = (struct client){ .c = c, .fd = -1 };
+	char path[sizeof(c->path)];
+	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listener < 0)
+		error_set(e, "--name %s: %s", name, strerror(errno));
+	if (c->listener >= 0 && control_path(name, path, sizeof(path), e) && take_name(c->listener, path, name, e)) {
+		strcpy(c->path, path); /* from here on ours to remove */
+		if (loop_add_fd(machine_loop(m), c->listener, EPOLLIN, on_connect, c, e))
+			return c;
+	}
+	if (c->listener >= 0)
+		close(c->listener);
+	if (c->path[0])
+		unlink(c->path);
+	free(c);
+	return NULL;
+}
+
+void control_close(struct control *c)
+{
+	if (!c)
+		return;
+	for (int k = 0; k < CLIENTS; k++)
+		if (c->clients[k].fd >= 0)
+			drop(&c->clients[k]);
+	loop_del_fd(machine_loop(c->m), c->listener);
+	close(c->listener);
+	unlink(c->path);
+	free(c);
+}

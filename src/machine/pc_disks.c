@@ -1,0 +1,93 @@
+/* Disks and CDs: images opened, drives put where the configuration wants them, and their names for
+ * firmware's boot order. */
+#define LOG_TOPIC "machine"
+#include <string.h>
+
+#include "machine/machine_impl.h"
+
+/* The image's name, without its folders: what a guest reads as serial number unless told otherwise. */
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static const char *option(const struct disk_config *c) { return c->cd ? "--cdrom" : "--disk"; }
+
+void pc_boot_device(struct machine *m, char kind, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (m->n_boot_devices == ARRAY_LEN(m->boot_devices))
+		return; /* firmware tries the others last */
+	struct boot_device *b = &m->boot_devices[m->n_boot_devices++];
+	b->kind = kind;
+	va_start(ap, fmt);
+	vsnprintf(b->path, sizeof(b->path), fmt, ap);
+	va_end(ap);
+}
+
+/* ---- drives --------------------------------------------------------------------------------- */
+
+static bool add_virtio(struct machine *m, const struct disk_config *c, struct block *b, struct error *e)
+{
+	struct device *d;
+
+	if (!pc_add_device(m, &virtio_blk_class, &d, e))
+		return false;
+	if (b)
+		virtio_blk_attach(d, b, (unsigned)(c->queues ? c->queues : m->cfg->cpus), c->serial ? c->serial : base_name(c->image.file));
+	pc_boot_device(m, 'c', "/pci@i0cf8/scsi@%x/disk@0,0", d->function->dev);
+	return true;
+}
+
+/* Disks from the first channel on, CDs from the second. */
+static bool add_ide(struct machine *m, const struct disk_config *c, struct block *b, struct error *e)
+{
+	static const u8 order[2][4] = { { 0, 1, 2, 3 }, { 2, 3, 1, 0 } };
+	unsigned k = 0, unit;
+
+	if (!m->ide && !pc_add_device(m, &ide_class, &m->ide, e))
+		return false;
+	while (k < 4 && (m->ide_units >> order[c->cd][k] & 1))
+		k++;
+	if (k == 4)
+		return error_set(e, "%s %s: the four places of the IDE controller are taken; virtio disks have more", option(c),
+				 c->image.file ? c->image.file : "none");
+	unit = order[c->cd][k];
+	m->ide_units |= (u8)(1u << unit);
+	if (b || c->cd)
+		ide_attach(m->ide, unit, &(struct ide_drive_config){ b, c->cd, c->serial });
+	pc_boot_device(m, c->cd ? 'd' : 'c', "/pci@i0cf8/ide@1,1/drive@%x/disk@%x", unit >> 1, unit & 1);
+	return true;
+}
+
+static bool add_disk(struct machine *m, int k, struct error *e)
+{
+	const struct disk_config *c = &m->cfg->disk[k];
+	bool empty = c->cd && c->image.file && !strcmp(c->image.file, "none");
+
+	if (!c->image.file)
+		return error_set(e, "%s: needs a file", option(c));
+	if (!m->cfg->dry_run && !empty && !(m->disk[k] = block_open(&c->image, m->loop, e)))
+		return error_prefix(e, "%s", option(c));
+	return (c->cd || c->bus == BUS_IDE ? add_ide : add_virtio)(m, c, m->disk[k], e);
+}
+
+bool pc_add_disks(struct machine *m, struct error *e)
+{
+	for (int k = 0; k < m->cfg->n_disks; k++)
+		if (!add_disk(m, k, e))
+			return false;
+	return true;
+}
+
+void pc_close_disks(struct machine *m)
+{
+	struct error e;
+
+	for (int k = 0; k < MAX_DISKS; k++)
+		if (m->disk[k] && !block_close(m->disk[k], &e))
+			log_error("%s: %s", option(&m->cfg->disk[k]), e.msg);
+}
