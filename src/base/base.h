@@ -162,20 +162,26 @@ void loop_del_fd(struct loop *l, int fd);
 void loop_wake(struct loop *l);                 /* any thread; async-signal-safe */
 /* Any thread: runs fn(arg) on the loop's thread. */
 void loop_post(struct loop *l, void (*fn)(void *), void *arg);
+/* Something that is to be done on the loop's thread, once however often it was asked for since it
+ * was last begun. The struct is the caller's and outlives the loop, or is taken out by loop_cancel. */
+struct loop_task { void (*fn)(void *arg); void *arg; struct loop_task *next; u32 turn; bool queued; };
+void loop_schedule(struct loop *l, struct loop_task *t); /* any thread */
+void loop_cancel(struct loop *l, struct loop_task *t);   /* the loop's thread, or while it is not turned */
 /* One turn: waits at most timeout_ns (UINT64_MAX: no limit) and dispatches. */
 void loop_turn(struct loop *l, u64 timeout_ns);
 
 /* ---- key=value options (kv.c) ---------------------------------------------------------
  * "disk.qcow2,snapshot,size=4G": the first item without '=' takes the name of the list's
  * first key; a later bare item is a boolean set to true; ",," is a literal comma. A key given
- * twice: the last counts. String fields are NULL or malloced before, and the caller's to free
+ * twice: the last counts, but for lists. String fields are NULL or malloced before, and the caller's to free
  * after, also after an error. */
 
-enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */, KV_WORD /* one of `words` */ };
+enum kv_type { KV_STR, KV_BOOL, KV_UINT, KV_SIZE /* K, M, G, T suffix, bytes */, KV_WORD /* one of `words` */,
+	       KV_LIST /* text; given again, the lines of all */ };
 struct kv_key {
 	const char *name;
 	enum kv_type type;
-	size_t offset;       /* of the field: char * (malloced), bool, u64, u64, u32 (which of the words) */
+	size_t offset;       /* of the field: char * (malloced), bool, u64, u64, u32 (which of the words), char * */
 	const char *help;
 	u64 min, max;        /* numbers and sizes; max 0: no limits */
 	const char *const *words; /* NULL at the end */

@@ -183,6 +183,17 @@ static bool set_word(const char *what, const struct kv_key *k, const char *value
 	return error_set(e, "%s: %s=%s: no such value; there are: %s", what, k->name, value, all);
 }
 
+static bool add_line(const char *what, const char *value, char **field, struct error *e)
+{
+	char *all;
+
+	if (asprintf(&all, "%s%s%s", *field ? *field : "", *field ? "\n" : "", value) < 0)
+		return error_set(e, "%s: out of memory", what);
+	free(*field);
+	*field = all;
+	return true;
+}
+
 static bool set_value(const char *what, const struct kv_key *k, const char *value, void *out,
 		      struct error *e)
 {
@@ -213,6 +224,8 @@ static bool set_value(const char *what, const struct kv_key *k, const char *valu
 				 what, k->name, value);
 	case KV_WORD:
 		return set_word(what, k, value, field, e);
+	case KV_LIST:
+		return add_line(what, value, field, e);
 	}
 	bug("%s: key %s has type %d", what, k->name, k->type);
 }
@@ -318,7 +331,7 @@ bool kv_parse(const char *what, const char *text, const struct kv_key *keys, siz
 
 static void help_key(const struct kv_key *k, const char *more)
 {
-	static const char *const shape[] = { "TEXT", "on|off", "NUMBER", "SIZE" };
+	static const char *const shape[] = { [KV_STR] = "TEXT", [KV_BOOL] = "on|off", [KV_UINT] = "NUMBER", [KV_SIZE] = "SIZE", [KV_LIST] = "TEXT" };
 	char left[128], words[64];
 
 	if (k->type == KV_WORD)

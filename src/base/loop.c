@@ -5,8 +5,10 @@
  *     in the batch being dispatched; its memory is freed after the batch.
  *  2. What loop_post was given runs once, in the order of posting, on the loop's thread; what
  *     is posted meanwhile waits for the next turn.
- *  3. Descriptors that epoll refuses (regular files, /dev/null) are always ready.
- * Threading: loop_wake and loop_post from any thread; loop_wake also from signal handlers. The
+ *  3. A scheduled task is in the list once, and out of it before it runs: asked for meanwhile, it
+ *     runs again in the next turn.
+ *  4. Descriptors that epoll refuses (regular files, /dev/null) are always ready.
+ * Threading: loop_wake, loop_post and loop_schedule from any thread; loop_wake also from signal handlers. The
  * others on the loop's thread, or before that thread turns it. */
 #include "base/base.h"
 
@@ -27,7 +29,7 @@ struct source {
 	struct source *next;
 	int fd;
 	bool dead;
-	bool always; /* invariant 3 */
+	bool always; /* invariant 4 */
 	u32 events;
 	loop_fd_fn *fn;
 	void *arg;
@@ -48,6 +50,8 @@ struct loop {
 	struct source *sources;
 	pthread_mutex_t post_lock;
 	struct post *posts, **posts_end; /* under post_lock */
+	struct loop_task *tasks, **tasks_end; /* as well */
+	u32 turn;                             /* as well: counts run_tasks */
 };
 
 struct loop *loop_new(struct error *e)
@@ -60,6 +64,7 @@ struct loop *loop_new(struct error *e)
 	}
 	pthread_mutex_init(&l->post_lock, NULL);
 	l->posts_end = &l->posts;
+	l->tasks_end = &l->tasks;
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
 	l->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = NULL };
@@ -213,6 +218,63 @@ static void run_posts(struct loop *l)
 	}
 }
 
+void loop_schedule(struct loop *l, struct loop_task *t)
+{
+	pthread_mutex_lock(&l->post_lock);
+	bool wake = !t->queued;
+	if (wake) {
+		t->queued = true;
+		t->turn = l->turn;
+		t->next = NULL;
+		*l->tasks_end = t;
+		l->tasks_end = &t->next;
+	}
+	pthread_mutex_unlock(&l->post_lock);
+	if (wake)
+		loop_wake(l);
+}
+
+void loop_cancel(struct loop *l, struct loop_task *t)
+{
+	pthread_mutex_lock(&l->post_lock);
+	for (struct loop_task **p = &l->tasks; *p; p = &(*p)->next)
+		if (*p == t) {
+			*p = t->next;
+			if (l->tasks_end == &t->next)
+				l->tasks_end = p;
+			break;
+		}
+	t->queued = false;
+	pthread_mutex_unlock(&l->post_lock);
+}
+
+/* The first that was scheduled before this turn's began. */
+static struct loop_task *take_task(struct loop *l)
+{
+	pthread_mutex_lock(&l->post_lock);
+	struct loop_task *t = l->tasks && l->tasks->turn != l->turn ? l->tasks : NULL;
+	if (t) {
+		l->tasks = t->next;
+		if (!l->tasks)
+			l->tasks_end = &l->tasks;
+		t->queued = false;
+	}
+	pthread_mutex_unlock(&l->post_lock);
+	return t;
+}
+
+/* Those that there are now: one that schedules itself again leaves the descriptors their turn. */
+static void run_tasks(struct loop *l)
+{
+	struct loop_task *t;
+
+	pthread_mutex_lock(&l->post_lock);
+	l->turn++;
+	pthread_mutex_unlock(&l->post_lock);
+	while ((t = take_task(l)))
+		t->fn(t->arg);
+}
+
 /* ---- a turn -------------------------------------------------------------------------- */
 
 /* epoll_wait with a timeout in ns. */
@@ -285,6 +347,7 @@ void loop_turn(struct loop *l, u64 timeout_ns)
 	if (always)
 		dispatch_always(l);
 	run_posts(l);
+	run_tasks(l);
 	l->dispatching = false;
 	free_dead(l);
 }

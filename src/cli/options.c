@@ -19,7 +19,19 @@ static const struct kv_key serial_keys[] = {
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
 };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL };
+static const struct kv_key console_keys[] = {
+	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
+	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
+	{ "name", KV_STR, offsetof(struct serial_config, name), "a channel (/dev/virtio-ports/NAME) instead of a console (hvc0)" },
+};
+static const struct kv_key disk_keys[] = {
+	BLOCK_KEYS(struct vm_config, disk[0].image),
+	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
+	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
+};
+static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
+
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_SERIAL, A_CONSOLE, A_DISK, A_NET, A_BALLOON };
 struct option_row {
 	const char *name;
 	char letter;
@@ -40,6 +52,11 @@ static const struct option_row rows[] = {
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
+	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
+	{ "disk", 0, A_DISK, 0, false, "FILE[,format=F,read-only,snapshot,...]", "a virtio disk: an image, raw or qcow2; may be given 16 times" },
+	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
+	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
+	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
 	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
@@ -81,6 +98,12 @@ static bool help_one(const char *name)
 		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
 	else if (!strcmp(name, "serial"))
 		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
+	else if (!strcmp(name, "console"))
+		kv_help("--console", console_keys, ARRAY_LEN(console_keys));
+	else if (!strcmp(name, "disk"))
+		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
+	else if (!strcmp(name, "net"))
+		kv_help("--net", net_keys, ARRAY_LEN(net_keys));
 	else if (!strcmp(name, "cpu"))
 		cpu_model_help();
 	else if (!strcmp(name, "engine"))
@@ -118,6 +141,32 @@ static bool add_serial(struct vm_config *cfg, const char *value, struct error *e
 	return kv_parse("--serial", value, serial_keys, ARRAY_LEN(serial_keys), &cfg->serial[cfg->n_serial++], e);
 }
 
+static bool add_console(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_consoles == MAX_CONSOLES)
+		return error_set(e, "--console: at most %d virtio consoles", MAX_CONSOLES);
+	struct serial_config *c = &cfg->console[cfg->n_consoles++];
+	if (!kv_parse("--console", value, console_keys, ARRAY_LEN(console_keys), c, e))
+		return false;
+	return !c->name || strlen(c->name) < VIRTIO_CONSOLE_NAME ||
+	       error_set(e, "--console: name=%s: at most %u characters", c->name, VIRTIO_CONSOLE_NAME - 1);
+}
+
+/* The keys' offsets are those of the first disk, or card. */
+static bool add_disk(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_disks == MAX_DISKS)
+		return error_set(e, "--disk: at most %d disks", MAX_DISKS);
+	return kv_parse("--disk", value, disk_keys, ARRAY_LEN(disk_keys), (char *)cfg + (size_t)cfg->n_disks++ * sizeof(cfg->disk[0]), e);
+}
+
+static bool add_net(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_nets == MAX_NETS)
+		return error_set(e, "--net: at most %d network cards", MAX_NETS);
+	return kv_parse("--net", value, net_keys, ARRAY_LEN(net_keys), (char *)cfg + (size_t)cfg->n_nets++ * sizeof(cfg->net[0]), e);
+}
+
 static bool kernel_option(struct vm_config *cfg, const char *value, struct error *e)
 {
 	struct kernel_config *k = &cfg->kernel;
@@ -150,6 +199,15 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return parse_number(value, field) || error_set(e, "--%s %s: not a number; use digits, as in 42 or 0x2a", o->name, value);
 	case A_KERNEL:
 		return kernel_option(cfg, value, e);
+	case A_CONSOLE:
+		return add_console(cfg, value, e);
+	case A_DISK:
+		return add_disk(cfg, value, e);
+	case A_NET:
+		return add_net(cfg, value, e);
+	case A_BALLOON:
+		cfg->balloon = true;
+		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
 	default:
 		return add_serial(cfg, value, e);
 	}
@@ -162,7 +220,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	for (int k = 0; k < argc; k++) {
 		const char *value;
 		if (argv[k][0] != '-' || !argv[k][1])
-			return error_set(e, "%s: disk images come later; a kernel is given with --kernel FILE", argv[k]);
+			return error_set(e, "%s: a disk is given with --disk %s, a kernel with --kernel FILE", argv[k], argv[k]);
 		const struct option_row *o = find_row(argv[k], &value, e);
 		if (!o)
 			return false;
@@ -198,8 +256,11 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
+	bool taken = false; /* standard input, by a virtio console */
+	for (int k = 0; k < cfg->n_consoles; k++)
+		taken |= !cfg->console[k].kind || !strcmp(cfg->console[k].kind, "stdio");
 	if (!cfg->n_serial)
-		cfg->serial[cfg->n_serial++].kind = strdup("stdio");
+		cfg->serial[cfg->n_serial++].kind = strdup(taken ? "none" : "stdio");
 	return true;
 }
 
@@ -209,6 +270,21 @@ void options_free(struct vm_config *cfg, struct cli_extra *x)
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);
+	for (int k = 0; k < cfg->n_consoles; k++) {
+		free(cfg->console[k].kind);
+		free(cfg->console[k].path);
+		free(cfg->console[k].name);
+	}
+	for (int k = 0; k < cfg->n_disks; k++) {
+		free(cfg->disk[k].image.file);
+		free(cfg->disk[k].serial);
+	}
+	for (int k = 0; k < cfg->n_nets; k++) {
+		struct net_options *o = &cfg->net[k];
+		char *texts[] = { o->forward, o->ifname, o->path, o->mac };
+		for (size_t j = 0; j < ARRAY_LEN(texts); j++)
+			free(texts[j]);
+	}
 	for (int k = 0; k < cfg->n_serial; k++) {
 		free(cfg->serial[k].kind);
 		free(cfg->serial[k].path);

@@ -99,6 +99,9 @@ static int run_machine(const struct vm_config *cfg)
 		for (int k = 0; k < cfg->n_serial; k++)
 			if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
 				fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
+		for (int k = 0; k < cfg->n_consoles; k++)
+			if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
+				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
 		atomic_store(&running, m);
 		enum machine_end end = machine_run(m, &status);
 		if (cfg->stats)

@@ -29,6 +29,9 @@ struct device_class {
 	void (*reset)(struct device *d);                 /* may be NULL */
 	void (*destroy)(struct device *d);               /* may be NULL */
 	void (*loaded)(struct device *d);                /* after state was loaded; may be NULL */
+	/* Brings to its end what it has under way on the host: on the loop's thread, without the machine
+	 * lock, vCPUs stopped. Before a reset and a save; may be NULL. */
+	void (*drain)(struct device *d);
 	const struct state_field *state;
 };
 
@@ -40,6 +43,8 @@ struct device {
 	struct clock *clock;
 	struct irq_router *irqs;
 	struct machine_hooks *hooks;
+	struct loop *loop;           /* what must not hold up a vCPU is done on its thread */
+	struct device *pci;          /* the host bridge that PCI functions are behind, or NULL */
 };
 
 /* Allocates, zeroes, fills the links, calls init and reset. */
@@ -206,21 +211,10 @@ void debugcon_attach(struct device *d, const struct char_backend *be);
 bool i8042_key(struct device *d, const u8 *bytes, size_t n);   /* lock held */
 bool i8042_mouse(struct device *d, const u8 *bytes, size_t n); /* lock held */
 
-/* PCI: functions register a 256-byte configuration space and handlers. The struct stays the
- * caller's and outlives the host bridge's use of it. A BAR is sized through wmask: the bits
- * below its size are not writable. */
-struct pci_function {
-	u8 bus, dev, fn;
-	u8 config[256];
-	u8 wmask[256];         /* bits that the guest may write */
-	u8 w1c[256];           /* bits cleared by writing ones */
-	void (*written)(struct pci_function *f, unsigned off, unsigned size); /* after; may be NULL */
-	void *dev_arg;
-	bool intx;             /* the level of its INTx pin (config[0x3d]); set by pci_set_intx */
-};
-bool pci_add(struct device *host, struct pci_function *f); /* false: not on bus 0, or the place is taken */
-void pci_set_intx(struct device *host, struct pci_function *f, bool level); /* through the PIRQ routes */
 /* Called after the guest wrote a PAM register: pam[0..6] are registers 0x59..0x5f. */
 void pci_host_on_pam(struct device *host, void (*fn)(void *arg, const u8 *pam), void *arg);
+
+#include "dev/pci_api.h"
+#include "dev/virtio_api.h"
 
 #endif

@@ -95,7 +95,7 @@ static const struct config_init config_table[] = {
 /* INTA..INTD of a slot go to PIRQA..PIRQD one further with each slot, slot 1 starting at A. */
 static unsigned pirq_of(const struct pci_function *f)
 {
-	return (f->dev + f->config[0x3d] - 2u) % PIRQS;
+	return (f->dev + f->config[PCI_INT_PIN] - 2u) % PIRQS;
 }
 
 static void pirq_update(struct pci_host *h, unsigned pirq)
@@ -105,7 +105,7 @@ static void pirq_update(struct pci_host *h, unsigned pirq)
 	bool level = false;
 
 	for (unsigned i = 0; i < FN_PER_BUS && !level; i++)
-		level = h->fn[i] && h->fn[i]->intx && pirq_of(h->fn[i]) == pirq;
+		level = h->fn[i] && h->fn[i]->pin && pirq_of(h->fn[i]) == pirq;
 	if (h->pirq_irq[pirq] != to && h->pirq_irq[pirq] != PIRQ_OFF)
 		irq_set_source(h->d.irqs, h->pirq_irq[pirq], IRQ_SOURCE_PCI + pirq, false);
 	h->pirq_irq[pirq] = to;
@@ -117,9 +117,9 @@ void pci_set_intx(struct device *host, struct pci_function *f, bool level)
 {
 	struct pci_host *h = container_of(host, struct pci_host, d);
 
-	if (f->intx == level || !f->config[0x3d])
+	if (f->pin == level || !f->config[PCI_INT_PIN])
 		return;
-	f->intx = level;
+	f->pin = level;
 	pirq_update(h, pirq_of(f));
 }
 
@@ -155,7 +155,23 @@ bool pci_add(struct device *host, struct pci_function *f)
 	if (f->bus || f->dev > 31 || f->fn > 7 || h->fn[f->dev << 3 | f->fn])
 		return false;
 	h->fn[f->dev << 3 | f->fn] = f;
+	f->host = host;
 	return true;
+}
+
+void pci_remove(struct device *host, struct pci_function *f)
+{
+	struct pci_host *h = container_of(host, struct pci_host, d);
+
+	h->fn[f->dev << 3 | f->fn] = NULL;
+	f->host = NULL;
+}
+
+struct pci_function *pci_function_at(struct device *host, u8 dev, u8 fn)
+{
+	struct pci_host *h = container_of(host, struct pci_host, d);
+
+	return dev > 31 || fn > 7 ? NULL : h->fn[dev << 3 | fn];
 }
 
 /* The function that CONFIG_ADDRESS names, or NULL. */
@@ -169,12 +185,14 @@ static struct pci_function *addressed(const struct pci_host *h)
 static u64 data_read(void *dev, u64 lane, unsigned size)
 {
 	struct pci_host *h = dev;
-	const struct pci_function *f = addressed(h);
+	struct pci_function *f = addressed(h);
 	unsigned off = (h->address & 0xfc) + (unsigned)lane;
 	u64 val = 0;
 
 	if (!f)
 		return UINT64_MAX;
+	if (f->reading)
+		f->reading(f, off, size);
 	for (unsigned i = 0; i < size && off + i < 256; i++)
 		val |= (u64)f->config[off + i] << i * 8;
 	return val;
@@ -193,8 +211,7 @@ static void data_write(void *dev, u64 lane, u64 val, unsigned size)
 
 		f->config[off + i] = ((f->config[off + i] & ~w) | (v & w)) & (u8)~(v & f->w1c[off + i]);
 	}
-	if (f->written)
-		f->written(f, off, size);
+	pci_config_written(f, off, size);
 }
 
 static void reset_write(struct pci_host *h, u8 val)

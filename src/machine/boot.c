@@ -243,6 +243,16 @@ static void wire_interrupts(struct machine *m)
 	mem_unlock(&m->mem);
 }
 
+/* And of PCI: addresses, and the four lines as the DSDT's _PRT has them, level-triggered in the 8259s (ELCR). */
+static void wire_pci(struct machine *m)
+{
+	static const u8 pirq[4] = { 10, 11, 10, 11 };
+	mem_lock(&m->mem);
+	pci_assign(m->pci, pirq);
+	mem_unlock(&m->mem);
+	mem_port_write(&m->mem, 0x4d1, 1 << 2 | 1 << 3, 1);
+}
+
 bool boot_load(struct machine *m, struct error *e)
 {
 	const struct vm_config *f = m->cfg;
@@ -263,6 +273,7 @@ bool boot_load(struct machine *m, struct error *e)
 	if (!ok)
 		return false;
 	wire_interrupts(m);
+	wire_pci(m);
 	m->enter(m, m->cpus[0].cpu);
 	return true;
 }

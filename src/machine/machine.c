@@ -66,66 +66,6 @@ void machine_ask_stats(struct machine *m)
 	loop_wake(m->loop);
 }
 
-/* ---- consoles ------------------------------------------------------------------------------ */
-
-struct serial_link { struct machine *m; int index; };
-
-size_t machine_console_write(void *arg, const u8 *buf, size_t len) { return console_write(arg, buf, len); }
-
-static size_t from_host(void *arg, const u8 *buf, size_t len)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	size_t n = ns16550_receive(s->m->uart[s->index], buf, len);
-	mem_unlock(&s->m->mem);
-	return n;
-}
-static void host_writable(void *arg)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	ns16550_can_write(s->m->uart[s->index]);
-	mem_unlock(&s->m->mem);
-}
-static void host_quit(void *arg)
-{
-	struct serial_link *s = arg;
-	machine_want_end(s->m, END_USER, "Ctrl-A x");
-}
-static void host_break(void *arg)
-{
-	struct serial_link *s = arg;
-	mem_lock(&s->m->mem);
-	ns16550_break(s->m->uart[s->index]);
-	mem_unlock(&s->m->mem);
-}
-static void guest_has_room(void *arg, size_t room)
-{
-	if (room)
-		console_ready(arg);
-}
-
-static bool is_stdio(const struct serial_config *s) { return !s->kind || !strcmp(s->kind, "stdio"); }
-
-bool machine_console_open(struct machine *m, int k, struct error *e)
-{
-	const struct serial_config *s = &m->cfg->serial[k];
-	struct serial_link *link = calloc(1, sizeof(*link));
-	if (!link)
-		return error_set(e, "out of memory");
-	*link = (struct serial_link){ m, k };
-	m->serial_link[k] = link;
-	struct console_ops ops = { from_host, host_writable, host_quit, host_break, link };
-	for (int j = 0; j < k; j++)
-		if (is_stdio(s) && is_stdio(&m->cfg->serial[j]))
-			return error_set(e, "--serial stdio: given twice; a second port may be a file, pty or socket");
-	m->console[k] = console_open(s->kind ? s->kind : "stdio", s->path, m->cfg->dry_run, m->loop, &ops, e);
-	if (!m->console[k])
-		return error_prefix(e, "--serial");
-	ns16550_attach(m->uart[k], &(struct char_backend){ m->console[k], machine_console_write, guest_has_room });
-	return true;
-}
-
 /* ---- building ------------------------------------------------------------------------------- */
 
 static void clock_moved(void *arg) { machine_wake(arg); }
@@ -163,7 +103,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 			goto fail;
 		}
 	}
-	if (!pc_build(m, e))
+	if (!pc_open_nets(m, e) || !pc_build(m, e))
 		goto fail;
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
@@ -180,12 +120,9 @@ void machine_free(struct machine *m)
 		return;
 	struct error lost; /* machine_run has told it */
 	pc_destroy(m);
+	pc_close_nets(m);
 	trace_stop(m, &lost);
-	for (int k = 0; k < MAX_SERIAL; k++) {
-		if (m->console[k])
-			console_close(m->console[k]);
-		free(m->serial_link[k]);
-	}
+	machine_consoles_close(m);
 	if (m->debugcon)
 		console_close(m->debugcon);
 	if (m->loop)
@@ -264,6 +201,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 
 const char *machine_serial_text(const struct machine *m, int k) { return console_describe(m->console[k]); }
 
+const char *machine_console_text(const struct machine *m, int k) { return console_describe(m->virtio_console[k]); }
+
 const char *machine_end_text(const struct machine *m) { return m->end_text; }
 
 void machine_print(const struct machine *m)
@@ -277,6 +216,13 @@ void machine_print(const struct machine *m)
 	printf("boot       %s, entry 0x%llx\n", m->boot_kind ? m->boot_kind : "nothing", (unsigned long long)m->entry);
 	for (int k = 0; k < f->n_serial; k++)
 		printf("serial %d   %s\n", k, console_describe(m->console[k]));
+	for (int k = 0; k < f->n_consoles; k++)
+		printf("console %d  %s%s%s\n", k, console_describe(m->virtio_console[k]), f->console[k].name ? ", channel " : "",
+		       f->console[k].name ? f->console[k].name : "");
+	for (int k = 0; k < f->n_disks; k++)
+		printf("disk %d     virtio, %s\n", k, f->disk[k].image.file ? f->disk[k].image.file : "no file");
+	for (int k = 0; k < f->n_nets; k++)
+		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));
 	printf("memory map\n");
 	for (int k = 0; k < m->mem.n_regions; k++) {
 		const struct region *r = &m->mem.regions[k];

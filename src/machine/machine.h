@@ -5,6 +5,7 @@
 #ifndef RING3_MACHINE_H
 #define RING3_MACHINE_H
 
+#include "block/block.h"
 #include "dev/dev.h"
 #include "engine/engine.h"
 
@@ -12,6 +13,7 @@
 struct serial_config {
 	char *kind;        /* "stdio", "file", "pty", "socket", "none" */
 	char *path;        /* file, socket (created and listened on); pty: a link to make */
+	char *name;        /* virtio-console: a channel of that name, not a console */
 };
 struct kernel_config {
 	char *path;
@@ -22,7 +24,15 @@ struct kernel_config {
 	bool entry_set;
 	u64 mode;          /* flat: 16 (real), 32 (protected, flat segments), 64 (long, first 4 GiB mapped 1:1) */
 };
+struct disk_config {
+	struct block_options image;
+	char *serial;      /* what the guest reads as its serial number */
+	u64 queues;        /* 0: one a processor, at most 8 */
+};
 #define MAX_SERIAL 4
+#define MAX_CONSOLES 7
+#define MAX_DISKS 16
+#define MAX_NETS 8
 #define MAX_CPUS 64
 struct vm_config {
 	struct kernel_config kernel;
@@ -35,6 +45,15 @@ struct vm_config {
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
+	struct serial_config console[MAX_CONSOLES]; /* of virtio-console */
+	int n_consoles;
+	struct disk_config disk[MAX_DISKS];
+	int n_disks;
+	struct net_options net[MAX_NETS];
+	int n_nets;
+	bool rng;          /* virtio-rng */
+	bool balloon;      /* virtio-balloon */
+	u64 balloon_bytes; /* what it asks the guest to give back from the start */
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */
@@ -73,6 +92,7 @@ void machine_quit(struct machine *m);
 void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
+const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */

@@ -21,7 +21,7 @@ struct machine {
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
-	struct device *devices[32];   /* in devices.def's order of creation */
+	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
 	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg;
 	struct device *uart[MAX_SERIAL];
@@ -30,8 +30,12 @@ struct machine {
 	struct pam_area { struct machine *m; u8 state; } pam[PAM_AREAS];
 	FILE *hash_out;
 	int hash_errno;               /* of the first write to it that failed */
-	struct serial_link *serial_link[MAX_SERIAL];
+	struct console *virtio_console[MAX_CONSOLES];
+	struct console_link *console_link[MAX_SERIAL + MAX_CONSOLES]; /* consoles.c's */
+	int n_links;
 	struct console *debugcon;
+	struct block *disk[MAX_DISKS];
+	struct net *net[MAX_NETS];
 
 	struct machine_cpu {
 		struct machine *m;
@@ -65,13 +69,25 @@ void machine_want_reset(struct machine *m, const char *why);
 void machine_want_end(struct machine *m, enum machine_end end, const char *why);
 void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
-bool machine_console_open(struct machine *m, int k, struct error *e);
+/* consoles.c */
+bool machine_serial_open(struct machine *m, int k, struct error *e);
+bool machine_consoles_open(struct machine *m, struct device *virtio_console, struct error *e);
+void machine_consoles_close(struct machine *m);
 size_t machine_console_write(void *console, const u8 *buf, size_t len);
 
 /* pc.c */
 bool pc_build(struct machine *m, struct error *e);
 void pc_reset(struct machine *m);     /* devices and processors to power-on state */
 void pc_destroy(struct machine *m);
+
+/* pc_virtio.c: what the configuration asks for on the PCI bus. */
+bool pc_add_virtio(struct machine *m, struct error *e);
+/* Networks, which may fork: before memory and threads. */
+bool pc_open_nets(struct machine *m, struct error *e);
+void pc_close_disks(struct machine *m); /* before their devices go */
+void pc_close_nets(struct machine *m);  /* after */
+/* NULL *out: not wanted. */
+bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
 
 /* boot.c and boot_*.c: load into RAM, set enter/entry. */
 bool boot_load(struct machine *m, struct error *e);

@@ -166,9 +166,11 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 
 /* ---- chips ------------------------------------------------------------------------------- */
 
-static bool add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e)
+bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e)
 {
-	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks };
+	if (m->n_devices == (int)ARRAY_LEN(m->devices))
+		return error_set(e, "%s: a machine has at most %zu devices", cls->name, ARRAY_LEN(m->devices));
+	struct device links = { cls, &m->mem, &m->clock, &m->irqs, &m->hooks, m->loop, m->pci };
 	struct device *d = device_new(cls, &links, e);
 	if (!d)
 		return false;
@@ -192,8 +194,8 @@ static void add_memory_facts(struct machine *m)
 
 static bool add_chips(struct machine *m, struct error *e)
 {
-	if (!add_device(m, &i8259_class, &m->pic, e) || !add_device(m, &lapic_bus_class, &m->lapic_bus, e) ||
-	    !add_device(m, &ioapic_class, &m->ioapic, e))
+	if (!pc_add_device(m, &i8259_class, &m->pic, e) || !pc_add_device(m, &lapic_bus_class, &m->lapic_bus, e) ||
+	    !pc_add_device(m, &ioapic_class, &m->ioapic, e))
 		return false;
 	m->irqs.pic = (struct i8259 *)m->pic;
 	m->irqs.ioapic = (struct ioapic *)m->ioapic;
@@ -203,18 +205,18 @@ static bool add_chips(struct machine *m, struct error *e)
 	for (unsigned k = 0; k < m->cfg->cpus; k++)
 		if (!add_cpu(m, k, e))
 			return false;
-	if (!add_device(m, &i8254_class, &m->pit, e) || !add_device(m, &mc146818_class, &m->rtc, e) ||
-	    !add_device(m, &i8042_class, &m->ps2, e) || !add_device(m, &hpet_class, &m->hpet, e) ||
-	    !add_device(m, &pci_host_class, &m->pci, e) || !add_device(m, &acpi_pm_class, &m->acpi_pm, e) ||
-	    !add_device(m, &fw_cfg_class, &m->fw_cfg, e) || !add_device(m, &isa_debug_exit_class, NULL, e))
+	if (!pc_add_device(m, &i8254_class, &m->pit, e) || !pc_add_device(m, &mc146818_class, &m->rtc, e) ||
+	    !pc_add_device(m, &i8042_class, &m->ps2, e) || !pc_add_device(m, &hpet_class, &m->hpet, e) ||
+	    !pc_add_device(m, &pci_host_class, &m->pci, e) || !pc_add_device(m, &acpi_pm_class, &m->acpi_pm, e) ||
+	    !pc_add_device(m, &fw_cfg_class, &m->fw_cfg, e) || !pc_add_device(m, &isa_debug_exit_class, NULL, e))
 		return false;
 	pam_init(m);
 	struct device *dbg;
-	if (!add_device(m, &debugcon_class, &dbg, e))
+	if (!pc_add_device(m, &debugcon_class, &dbg, e))
 		return false;
 	if (m->debugcon)
 		debugcon_attach(dbg, &(struct char_backend){ m->debugcon, machine_console_write, NULL });
-	if (m->cfg->testdev && !add_device(m, &testdev_class, NULL, e))
+	if (m->cfg->testdev && !pc_add_device(m, &testdev_class, NULL, e))
 		return false;
 	add_memory_facts(m);
 	return true;
@@ -224,10 +226,10 @@ static bool add_serial(struct machine *m, struct error *e)
 {
 	static const struct { u16 base; u8 irq; } ports[MAX_SERIAL] = { { 0x3f8, 4 }, { 0x2f8, 3 }, { 0x3e8, 4 }, { 0x2e8, 3 } };
 	for (int k = 0; k < m->cfg->n_serial; k++) {
-		if (!add_device(m, &ns16550_class, &m->uart[k], e))
+		if (!pc_add_device(m, &ns16550_class, &m->uart[k], e))
 			return false;
 		ns16550_configure(m->uart[k], ports[k].base, ports[k].irq);
-		if (!machine_console_open(m, k, e))
+		if (!machine_serial_open(m, k, e))
 			return false;
 	}
 	return true;
@@ -254,7 +256,7 @@ bool pc_build(struct machine *m, struct error *e)
 		return error_prefix(e, "-m");
 	m->mem.map_changed = map_changed;
 	m->mem.map_changed_arg = m;
-	if (!add_chips(m, e) || !add_serial(m, e))
+	if (!add_chips(m, e) || !add_serial(m, e) || !pc_add_virtio(m, e))
 		return false;
 	return !m->cfg->post_port ||
 	       mem_add_ports(&m->mem, "post", (u16)m->cfg->post_port, 1, &post_ops, m, e);
@@ -263,6 +265,9 @@ bool pc_build(struct machine *m, struct error *e)
 /* Machine lock not held; all vCPUs paused (or not started). RAM is kept. */
 void pc_reset(struct machine *m)
 {
+	for (int k = 0; k < m->n_devices; k++)
+		if (m->devices[k]->cls->drain)
+			m->devices[k]->cls->drain(m->devices[k]);
 	mem_lock(&m->mem);
 	for (int k = 0; k < m->n_devices; k++)
 		if (m->devices[k]->cls->reset)
@@ -285,6 +290,7 @@ void pc_destroy(struct machine *m)
 	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
+	pc_close_disks(m);
 	for (int k = m->n_devices; k-- > 0;)
 		device_free(m->devices[k]);
 	for (unsigned k = 0; k < m->n_cpus; k++)

@@ -54,14 +54,36 @@ bool mem_read(struct mem *m, u64 gpa, void *buf, u64 len)
 	return all;
 }
 
+u8 *mem_dma(struct mem *m, u64 gpa, u64 *len)
+{
+	struct region r;
+
+	if (!map_find(m, gpa, &r) || r.kind != REGION_RAM)
+		return NULL;
+	*len = piece_len(&r, gpa, *len);
+	return r.host + (gpa - r.base);
+}
+
+void mem_dma_written(struct mem *m, u8 *host, u64 len)
+{
+	while (len) {
+		unsigned off = (unsigned)((size_t)(host - m->ram) & PAGE_MASK);
+		unsigned n = (unsigned)MIN(len, PAGE_SIZE - off);
+
+		if (mem_code_written(code_of(m, host), off, n) && m->code_hit)
+			m->code_hit(m, code_of(m, host), off, n);
+		host += n;
+		len -= n;
+	}
+}
+
 static void write_ram(struct mem *m, u8 *host, const u8 *from, u64 len)
 {
 	while (len) {
 		unsigned off = (unsigned)((size_t)(host - m->ram) & PAGE_MASK);
 		unsigned n = (unsigned)MIN(len, PAGE_SIZE - off);
 		copy(host, from, n);
-		if (mem_code_written(code_of(m, host), off, n) && m->code_hit)
-			m->code_hit(m, code_of(m, host), off, n);
+		mem_dma_written(m, host, n);
 		host += n;
 		from += n;
 		len -= n;

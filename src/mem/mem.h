@@ -154,6 +154,11 @@ void mem_port_write(struct mem *m, u16 port, u32 val, unsigned size);
  * give zeros; ROM can be read). Any thread. */
 bool mem_read(struct mem *m, u64 gpa, void *buf, u64 len);
 bool mem_write(struct mem *m, u64 gpa, const void *buf, u64 len);
+/* DMA in place. The host's address of the RAM at gpa, and in *len (in: bytes wanted) how many bytes of
+ * them are there in one piece; NULL: not RAM. RAM does not move while the machine is there.
+ * mem_dma_written after bytes were stored, with such an address. Any thread. */
+u8 *mem_dma(struct mem *m, u64 gpa, u64 *len);
+void mem_dma_written(struct mem *m, u8 *host, u64 len);
 
 /* After a store of len >= 1 bytes (within one page) at page offset off of page p. True if code was hit. */
 static inline bool mem_code_written(struct page_code *p, unsigned off, unsigned len)

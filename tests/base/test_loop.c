@@ -131,7 +131,7 @@ static void wake_and_timeout(void **state)
 
 /* ---- descriptors --------------------------------------------------------------------- */
 
-static int calls[2];
+static int calls[3];
 
 static void drain(void *arg, u32 events)
 {
@@ -225,6 +225,42 @@ static void dev_null(void **state)
 	close(fd);
 }
 
+/* ---- tasks ------------------------------------------------------------------------------- */
+
+static struct loop_task tasks[3];
+
+static void run_task(void *arg)
+{
+	struct loop_task *t = arg;
+
+	calls[t - tasks]++;
+	if (t == &tasks[0] && calls[0] < 3)
+		loop_schedule(l, t); /* the next turn's */
+	if (t == &tasks[1])
+		loop_cancel(l, &tasks[2]);
+}
+
+static void tasks_run_once(void **state)
+{
+	memset(calls, 0, sizeof(calls));
+	for (int k = 0; k < 3; k++) {
+		tasks[k] = (struct loop_task){ .fn = run_task, .arg = &tasks[k] };
+		loop_schedule(l, &tasks[k]);
+		loop_schedule(l, &tasks[k]);
+	}
+	loop_turn(l, 0);
+	assert_int_equal(calls[0], 1);
+	assert_int_equal(calls[1], 1);
+	assert_int_equal(calls[2], 0); /* taken out by the one before it */
+	loop_turn(l, 0);
+	loop_turn(l, 0);
+	loop_turn(l, 0);
+	assert_int_equal(calls[0], 3);
+	loop_schedule(l, &tasks[2]);
+	loop_turn(l, 0);
+	assert_int_equal(calls[2], 1);
+}
+
 /* ---- a host that forbids epoll_pwait2 -------------------------------------------------- */
 
 /* The filter is this thread's alone. EPERM is what old container runtimes answer. */
@@ -274,6 +310,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(readable, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(delete_in_batch, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(dev_null, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(tasks_run_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(no_pwait2, set_up, tear_down),
 	};
 

@@ -62,7 +62,9 @@ struct board *board_bare(void)
 	};
 	b->be = (struct char_backend){ .arg = b, .write = be_write, .can_receive = be_invite };
 	b->be_room = SIZE_MAX;
-	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks };
+	b->loop = loop_new(&e);
+	assert_non_null(b->loop);
+	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks, .loop = b->loop };
 	return b;
 }
 
@@ -84,15 +86,22 @@ struct board *board_new(const struct device_class *cls)
 	b->irqs.pic = (struct i8259 *)b->pic;
 	i8259_set_output(b->irqs.pic, on_output, b);
 	board_pic_init(b, 0x01);
+	if (cls != &pci_host_class)
+		b->links.pci = b->pci = board_device(b, &pci_host_class);
+	b->own_ports = b->mem.n_ports;
 	if (cls)
 		b->dev = board_device(b, cls);
+	if (b->pci)
+		pci_assign(b->pci, (const u8[4]){ 10, 11, 10, 11 });
 	return b;
 }
 
 void board_free(struct board *b)
 {
 	device_free(b->dev);
+	device_free(b->pci);
 	device_free(b->pic);
+	loop_free(b->loop);
 	clock_destroy(&b->clock);
 	mem_destroy(&b->mem);
 	free(b);
@@ -142,12 +151,18 @@ static bool step(struct board *b, u64 end)
 	return true;
 }
 
+void board_turn(struct board *b)
+{
+	loop_turn(b->loop, 0);
+}
+
 void board_run(struct board *b, u64 ns)
 {
 	u64 end = b->clock.icount + ns;
 
 	while (step(b, end))
 		;
+	board_turn(b);
 }
 
 void board_stall(struct board *b, u64 ns)

@@ -14,7 +14,10 @@ struct board {
 	struct machine_hooks hooks;
 	struct device links;      /* for device_new */
 	struct device *pic;       /* NULL: bare */
+	struct device *pci;       /* the host bridge for those that need one; NULL: bare, or it is the one under test */
 	struct device *dev;       /* the one under test, or NULL */
+	int own_ports;            /* ranges of ports of the board itself; those of dev come behind */
+	struct loop *loop;        /* turned by board_run and board_turn */
 	int resets, inits, exits, drops, power_offs, sleeps;
 	unsigned sleep_typ;
 	u32 exit_code;
@@ -27,7 +30,7 @@ struct board {
 	size_t invited;           /* room of the last can_receive */
 };
 
-/* With the class under test (NULL: none); the pair is initialized to vectors 0x20 and 0x28,
+/* With the class under test (NULL: none), behind a host bridge with its BARs assigned if it is on PCI; the pair is initialized to vectors 0x20 and 0x28,
  * nothing masked. board_free ends it. */
 struct board *board_new(const struct device_class *cls);
 struct board *board_bare(void);
@@ -38,6 +41,8 @@ u8 in8(struct board *b, u16 port);
 void out8(struct board *b, u16 port, u8 val);
 
 void board_pic_init(struct board *b, u8 icw4);
+/* What was left to the loop is done. */
+void board_turn(struct board *b);
 /* Lets ns pass; timers run at their deadlines. */
 void board_run(struct board *b, u64 ns);
 /* Lets ns pass as if the process had been stopped: timers run only at the end. */

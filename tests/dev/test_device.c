@@ -19,9 +19,10 @@ static struct board *board_of(const struct device_class *cls)
 	return b;
 }
 
-/* One access to a register of the device; the pair's ranges come first and are left out. */
-static void access_any(struct board *b, int own_ports, u64 *seed)
+/* One access to a register of the device; the board's ranges come first and are left out. */
+static void access_any(struct board *b, u64 *seed)
 {
+	int own_ports = b->own_ports;
 	u64 pick = next_random(seed), val = next_random(seed);
 	bool write = pick >> 20 & 1;
 	unsigned size = 1u << (pick >> 21 & 3);
@@ -53,14 +54,14 @@ static void access_any(struct board *b, int own_ports, u64 *seed)
 		mem_port_read(&b->mem, port, size);
 }
 
-static void program_any(struct board *b, int own_ports, u64 *seed, int accesses)
+static void program_any(struct board *b, u64 *seed, int accesses)
 {
 	static const u8 text[] = "input";
 
 	for (int i = 0; i < accesses; i++) {
 		u64 pick = next_random(seed);
 
-		access_any(b, own_ports, seed);
+		access_any(b, seed);
 		if (pick % 16 == 0)
 			board_run(b, pick >> 32 & 0xffff);
 		else if (pick % 4096 == 1)
@@ -85,8 +86,6 @@ static void program_any(struct board *b, int own_ports, u64 *seed, int accesses)
 	}
 }
 
-#define PIC_PORTS 3 /* the board's own pair is there before the device */
-
 /* ---- each class ---------------------------------------------------------------------------- */
 
 static bool load(struct device *d, const u8 *buf, size_t len, struct error *e)
@@ -109,7 +108,7 @@ static void test_round_trip(void **state)
 		u64 seed = 0x9e3779b97f4a7c15, seeds[2];
 		size_t n;
 
-		program_any(from, PIC_PORTS, &seed, WARM_UP);
+		program_any(from, &seed, WARM_UP);
 		from->be_room = 0;
 		if (*cls == &ns16550_class) { /* with bytes that the backend did not take */
 			out8(from, 0x3fb, 3);
@@ -135,8 +134,8 @@ static void test_round_trip(void **state)
 		}
 		assert_int_equal(from->n_sent, to->n_sent);
 		assert_memory_equal(from->sent, to->sent, from->n_sent);
-		program_any(from, PIC_PORTS, &seeds[0], 200);
-		program_any(to, PIC_PORTS, &seeds[1], 200);
+		program_any(from, &seeds[0], 200);
+		program_any(to, &seeds[1], 200);
 		n = device_save(from->dev, first, STATE_CAP);
 		assert_int_equal(device_save(to->dev, second, STATE_CAP), n);
 		if (memcmp(first, second, n))
@@ -217,7 +216,7 @@ static void test_damaged_values_are_survived(void **state)
 				at += head + bytes;
 			}
 			loaded += load(b->dev, buf, n, &e);
-			program_any(b, PIC_PORTS, &seed, 100);
+			program_any(b, &seed, 100);
 			board_free(b);
 		}
 	}
@@ -231,7 +230,7 @@ static void test_fuzz(void **state)
 		struct board *b = board_of(*cls);
 		u64 seed = 0xdeadbeefcafef00d;
 
-		program_any(b, PIC_PORTS, &seed, FUZZ_ACCESSES);
+		program_any(b, &seed, FUZZ_ACCESSES);
 		(*cls)->reset ? (*cls)->reset(b->dev) : (void)0;
 		board_free(b);
 	}

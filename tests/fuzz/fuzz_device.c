@@ -3,9 +3,12 @@
  *
  * Input: u8 class, then operations: u8 what, and what it needs. */
 #include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "fuzz.h"
 #include "dev/dev.h"
+#include "net/net_impl.h"
 
 #define RAM (1ull << 20)
 struct board {
@@ -13,7 +16,9 @@ struct board {
 	struct clock clock;
 	struct irq_router irqs;
 	struct machine_hooks hooks;
-	struct device links, *pic, *bus, *io, *dev;
+	struct device links, *pic, *bus, *io, *pci, *dev;
+	struct loop *loop;
+	struct net *net;
 	struct lapic *lapic;
 };
 
@@ -42,6 +47,141 @@ static bool is_base(const struct device_class *cls)
 	return cls == &i8259_class || cls == &lapic_bus_class || cls == &ioapic_class;
 }
 
+/* ---- virtio --------------------------------------------------------------------------- */
+
+/* One disk for the whole process; its requests are begun and ended within one input. */
+static struct block *disk(void)
+{
+	static struct block *d;
+	char path[64];
+	struct error e;
+	int fd;
+
+	if (d)
+		return d;
+	fd = memfd_create("disk", 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (ftruncate(fd, 1 << 20))
+		bug("no disk");
+	d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .aio = BLOCK_AIO_THREADS }, NULL, &e);
+	if (!d)
+		bug("%s", e.msg);
+	return d;
+}
+
+static void connect_virtio(struct board *b, const struct device_class *cls)
+{
+	struct char_backend be = { b, no_host, no_room };
+	struct error e;
+
+	if (cls == &virtio_blk_class) {
+		virtio_blk_attach(b->dev, disk(), 2, "serial");
+	} else if (cls == &virtio_console_class) {
+		virtio_console_add(b->dev, &be, NULL);
+		virtio_console_add(b->dev, &be, "channel");
+	} else if (cls == &virtio_net_class) {
+		b->net = net_open(&(struct net_options){ .kind = NET_NONE }, true, b->loop, &e);
+		virtio_net_attach(b->dev, b->net, (const u8[6]){ 2 });
+	}
+}
+
+/* What is left to the loop, and to the disk. */
+static void turn(struct board *b)
+{
+	loop_turn(b->loop, 0);
+	if (b->dev->cls == &virtio_blk_class)
+		while (block_poll(disk(), true))
+			;
+}
+
+/* The second memory BAR of the function under test: the modern registers. */
+static const struct region *registers(const struct board *b)
+{
+	for (int k = 0; k < b->mem.n_declared; k++)
+		if (b->mem.declared[k].size == 0x4000)
+			return &b->mem.declared[k];
+	return NULL;
+}
+
+/* As a driver does it, so that fuzz bytes reach the queues: which features, how large, packed or
+ * not is from the input; the rings lie in memory full of it. */
+static void bring_up(struct board *b, struct input *in)
+{
+	const struct region *r = registers(b);
+	u64 features = take(in, 4) | (take(in, 1) & 7) << 32;
+
+	if (!r)
+		return;
+	u64 at = r->base;
+	mem_phys_write(&b->mem, at + 0x14, 0, 1);
+	mem_phys_write(&b->mem, at + 0x14, 3, 1);
+	for (unsigned k = 0; k < 2; k++) {
+		mem_phys_write(&b->mem, at, k, 4);
+		mem_phys_write(&b->mem, at + 8, k, 4);
+		u64 offered = mem_phys_read(&b->mem, at + 4, 4);
+		mem_phys_write(&b->mem, at + 12, offered & ((features | 1ull << 32) >> 32 * k), 4);
+	}
+	mem_phys_write(&b->mem, at + 0x14, 11, 1);
+	for (unsigned q = 0; q < mem_phys_read(&b->mem, at + 0x12, 2); q++) {
+		u64 place = 0x1000 * (1 + take(in, 1) % 12);
+
+		mem_phys_write(&b->mem, at + 0x16, q, 2);
+		mem_phys_write(&b->mem, at + 0x18, 1u << take(in, 1) % 9, 2);
+		mem_phys_write(&b->mem, at + 0x20, place, 4);
+		mem_phys_write(&b->mem, at + 0x28, place + 0x1000, 4);
+		mem_phys_write(&b->mem, at + 0x30, place + 0x1800, 4);
+		mem_phys_write(&b->mem, at + 0x1c, 1, 2);
+	}
+	/* Bus master, and go. */
+	mem_port_write(&b->mem, 0xcf8, 0x80001004, 4);
+	mem_port_write(&b->mem, 0xcfc, 7, 2);
+	mem_phys_write(&b->mem, at + 0x14, 15, 1);
+}
+
+/* Entries of a ring, as a driver would make one available: an index that moves on, few descriptors. */
+static void offer(struct board *b, struct input *in)
+{
+	u64 place = 0x1000 * (1 + take(in, 1) % 12), data = 0x10000 + take(in, 2);
+	u8 n = 1 + (u8)take(in, 1) % 4, desc[16];
+	u16 idx;
+
+	for (u8 k = 0; k < n; k++) {
+		u8 kind = (u8)take(in, 1);
+
+		st64(desc, data + k * 0x1000);
+		st32(desc + 8, kind & 0x40 ? (u32)take(in, 4) : (u32)take(in, 1) + 16);
+		st16(desc + 12, (u16)((k + 1 < n ? 1 : 0) | (kind & 2) | (kind & 0x3c ? 0 : 4)));
+		st16(desc + 14, kind & 0x80 ? kind : k + 1);
+		mem_write(&b->mem, place + 16u * k, desc, sizeof(desc));
+	}
+	mem_read(&b->mem, place + 0x1002, &idx, 2);
+	idx++;
+	mem_write(&b->mem, place + 0x1002, &idx, 2);
+	u8 header[16];
+	st64(header, take(in, 1));
+	st64(header + 8, take(in, 2));
+	mem_write(&b->mem, data, header, sizeof(header));
+	const struct region *r = registers(b);
+	for (unsigned q = 0; r && q < 4; q++)
+		mem_phys_write(&b->mem, r->base + 0x3000 + 4 * q, q, 2);
+}
+
+static void virtio_from_outside(struct board *b, struct input *in)
+{
+	static u8 frame[4096];
+	size_t len = take_length(in, 2) % sizeof(frame);
+
+	memcpy(frame, in->p, MIN(len, in->left));
+	if (b->net && len)
+		b->net->card.receive(b->net->card.arg, &(struct net_offload){ .flags = 1 }, frame, len);
+	if (b->dev->cls == &virtio_console_class) {
+		mem_lock(&b->mem);
+		virtio_console_receive(b->dev, len & 1, frame, len);
+		virtio_console_can_write(b->dev, len & 1);
+		mem_unlock(&b->mem);
+	}
+}
+
 static void build(struct board *b, const struct device_class *cls)
 {
 	struct error e;
@@ -50,7 +190,9 @@ static void build(struct board *b, const struct device_class *cls)
 	if (!mem_init(&b->mem, RAM, &e) || !clock_init(&b->clock, true, &e))
 		bug("%s", e.msg);
 	b->hooks = (struct machine_hooks){ b, ignore, ignore, ignore_u32, ignore, ignore_u64, ignore_unsigned };
-	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks };
+	if (!(b->loop = loop_new(&e)))
+		bug("%s", e.msg);
+	b->links = (struct device){ .mem = &b->mem, .clock = &b->clock, .irqs = &b->irqs, .hooks = &b->hooks, .loop = b->loop };
 	b->pic = make(b, &i8259_class);
 	b->bus = make(b, &lapic_bus_class);
 	b->io = make(b, &ioapic_class);
@@ -62,7 +204,12 @@ static void build(struct board *b, const struct device_class *cls)
 	b->lapic = lapic_add(b->irqs.lapic_bus, 0, true, &sink);
 	lapic_set_current(b->lapic);
 	i8259_set_output(b->irqs.pic, lint0, b->lapic);
+	if (cls != &pci_host_class)
+		b->links.pci = b->pci = make(b, &pci_host_class);
 	b->dev = cls == &i8259_class ? b->pic : cls == &lapic_bus_class ? b->bus : cls == &ioapic_class ? b->io : make(b, cls);
+	if (b->pci)
+		pci_assign(b->pci, (const u8[4]){ 10, 11, 10, 11 });
+	connect_virtio(b, cls);
 	if (cls == &ns16550_class) {
 		ns16550_configure(b->dev, 0x3f8, 4);
 		ns16550_attach(b->dev, &(struct char_backend){ b, no_host, no_room });
@@ -71,11 +218,16 @@ static void build(struct board *b, const struct device_class *cls)
 
 static void destroy(struct board *b)
 {
+	turn(b);
 	if (!is_base(b->dev->cls))
 		device_free(b->dev);
+	if (b->net)
+		net_close(b->net);
+	device_free(b->pci);
 	device_free(b->io);
 	device_free(b->bus);
 	device_free(b->pic);
+	loop_free(b->loop);
 	clock_destroy(&b->clock);
 	mem_destroy(&b->mem);
 }
@@ -84,6 +236,7 @@ static void round_trip(struct board *b, struct input *in)
 {
 	static u8 a[1 << 20], c[1 << 20];
 	struct error e;
+	turn(b);
 	size_t n = device_save(b->dev, a, sizeof(a));
 
 	mem_lock(&b->mem);
@@ -203,8 +356,12 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 				lapic_msr_read(b.lapic, msr, &v);
 			break;
 		}
+		case 6: bring_up(&b, &in); break;
+		case 7: offer(&b, &in); break;
+		case 8: virtio_from_outside(&b, &in); break;
 		default: access_register(&b, &in, what);
 		}
+		turn(&b);
 	}
 	destroy(&b);
 	return 0;
