@@ -64,12 +64,12 @@ static void count(struct check *c, u64 offset, u64 len, u32 times)
 	}
 }
 
-/* The first cluster from k on that may be named. */
-static u64 next_touched(const struct check *c, u64 k)
+/* The first cluster from k on that may be named, or end. */
+static u64 next_touched(const struct check *c, u64 k, u64 end)
 {
-	while (k < c->n && !c->touched[k / REGION])
+	while (k < end && !c->touched[k / REGION])
 		k = (k / REGION + 1) * REGION;
-	return MIN(k, c->n);
+	return MIN(k, end);
 }
 
 /* Writes an entry that is wrong anew. */
@@ -135,7 +135,7 @@ static int count_l2s(struct check *c)
 	u64 *l2 = malloc(q->cluster_size);
 	int err = l2 ? 0 : ENOMEM;
 
-	for (u64 k = next_touched(c, 0); k < c->n && !err; k = next_touched(c, k + 1)) {
+	for (u64 k = next_touched(c, 0, c->n); k < c->n && !err; k = next_touched(c, k + 1, c->n)) {
 		if (!c->l2_refs[k])
 			continue;
 		err = file_read(q->img.file, k << q->cluster_bits, l2, q->cluster_size);
@@ -299,7 +299,7 @@ static int compare(struct check *c, u64 *too_low, u64 *too_high)
 	for (u64 first = 0; first < c->n && !err; first += per) {
 		err = refcount_block_of(q, first, &t);
 		u64 end = MIN(first + per, c->n);
-		for (u64 k = t ? first : next_touched(c, first); k < end && !err; k = t ? k + 1 : next_touched(c, k + 1))
+		for (u64 k = t ? first : next_touched(c, first, end); k < end; k = t ? k + 1 : next_touched(c, k + 1, end))
 			compare_one(c, k, t ? refcount_in(t->data, k - first, q->refcount_order) : 0, too_low, too_high);
 	}
 	return err;
@@ -344,7 +344,7 @@ static bool any_in_block(const struct check *c, u64 block)
 
 	u64 end = MIN((block + 1) * per, c->n);
 
-	for (u64 k = next_touched(c, block * per); k < end; k = next_touched(c, k + 1))
+	for (u64 k = next_touched(c, block * per, end); k < end; k = next_touched(c, k + 1, end))
 		if (c->refs[k])
 			return true;
 	return false;

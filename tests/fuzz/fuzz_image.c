@@ -14,7 +14,7 @@
 
 static int fd;
 static char path[64];
-static u8 buf[256 << 10];
+static u8 buf[24 << 10];
 
 static void make_file(struct input *in)
 {
@@ -43,16 +43,16 @@ static void use(struct block *b, u8 what)
 {
 	u64 size = block_size(b);
 
-	for (u64 k = 0; k < 8 && size >= sizeof(buf); k++) {
-		u64 at = (size - sizeof(buf)) / 7 * k / BLOCK_SECTOR * BLOCK_SECTOR;
+	for (u64 k = 0; k < 5 && size >= sizeof(buf); k++) {
+		u64 at = (size - sizeof(buf)) / 4 * k / BLOCK_SECTOR * BLOCK_SECTOR;
 		block_read(b, at, buf, sizeof(buf));
 		if (what & 4)
 			block_write(b, at + 1024, buf, 8192 + 512 * k);
 		if (what & 8)
-			block_zero(b, at + 512 * k, 70000 / 512 * 512, k & 1);
+			block_zero(b, at + 512 * k, 20480 - 512 * k, k & 1);
 		if (what & 16)
 			block_discard(b, at, sizeof(buf));
-		if (k == 3)
+		if (k == 2)
 			block_flush(b);
 	}
 	if (size < sizeof(buf))
