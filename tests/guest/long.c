@@ -299,6 +299,28 @@ static void often(void)
 	wrmsr(LSTAR, (uptr)sys_entry);
 }
 
+/* LSTAR may hold an address that is canonical with 57 bits only: #GP there, after one SYSCALL. */
+static void to_no_address(void)
+{
+	const u64 at = 0x800000000000;
+	if (read_cr4() & 1ul << 12)
+		return;
+	TRY(wrmsr(LSTAR, at));
+	if (trap.vec != NONE)
+		return;
+	u64 mask = rdmsr(FMASK);
+	wrmsr(FMASK, FL_CF);
+	for (unsigned k = 0; k < 3; k++) {
+		struct regs r = user_regs(do_syscall);
+		r.flags = 2 | FL_CF;
+		go(&r);
+		check_trap("SYSCALL to an address that is not canonical: #GP", GP, 0);
+		check("... at it, with the flags of before in R11", trap.f.ip == at && (trap.f.r11 & FL_CF) && !(trap.f.flags & FL_CF));
+	}
+	wrmsr(FMASK, mask);
+	wrmsr(LSTAR, (uptr)sys_entry);
+}
+
 static void syscalls(void)
 {
 	wrmsr(STAR, (u64)(UCODE32 & ~3u) << 48 | (u64)CODE << 32);
@@ -575,6 +597,7 @@ int main(void)
 	call_gates();
 	syscalls();
 	often();
+	to_no_address();
 	bases();
 	control();
 	compat();

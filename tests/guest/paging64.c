@@ -509,6 +509,99 @@ __asm__(".text\n.globl switch57\nswitch57: push %rbx; sub $16,%rsp; movl $1f,(%r
 	".code32\n1: mov %cr0,%eax; and $0x7fffffff,%eax; mov %eax,%cr0; mov %esi,%eax; mov %eax,%cr4; mov %edi,%eax; mov %eax,%cr3\n"
 	"mov %cr0,%eax; or $0x80000000,%eax; mov %eax,%cr0; ljmp $8,$1f\n.code64\n1: add $16,%rsp; pop %rbx; ret\n");
 
+/* ---- what is kept from one instruction to the next --------------------------------------------------- */
+
+#define FIRST (VA - 4096) /* of page table pt */
+
+/* A translation that outlives its entry says nothing of the pages beside it. */
+static void stale_entry(void)
+{
+	map(0);
+	pt[15] = pt[16] = (uptr)page[0] | P | W | U | A | D;
+	pt[17] = (uptr)page[1] | P | U | A | D;
+	write_cr0(read_cr0() | 0x10000);
+	write_cr3(read_cr3());
+	void *d = (void *)(FIRST + 16 * 4096 - 8);
+	uptr n = 16;
+	__asm__ volatile("rep stosb" : "+D"(d), "+c"(n) : "a"(1) : "memory");
+	pt[16] &= ~(u64)W; /* and no INVLPG */
+	TRY(*(volatile u8 *)(FIRST + 16 * 4096) = 2);
+	page[1][0] = 0x55;
+	TRY(*(volatile u8 *)(FIRST + 17 * 4096) = 1);
+	check_trap("beside a page whose entry has changed, read-only: #PF", PF, EC_P | EC_W);
+	check_eq("... not written", page[1][0], 0x55);
+	fill();
+	map(0);
+	write_cr3(read_cr3());
+}
+
+u8 with_ac(u64 va);
+u8 by_iret(u64 va);
+__asm__(".text\nwith_ac: stac; movb (%rdi),%al; clac; ret\n"
+	"by_iret: mov %rsp,%r9; pushq $0x10; pushq %r9; pushq $0x10002; pushq $8; pushq $1f; stac; iretq\n"
+	"1: nop; nop; jmp 2f\n2: movb (%rdi),%al; ret\n");
+
+static void iret_out_of_ac(void)
+{
+	static u8 mine[64];
+	if (!smap) {
+		skip("IRETQ with RF out of EFLAGS.AC", "no SMAP");
+		return;
+	}
+	own_pages();
+	map(0);
+	write_cr4(cr4_base | 1ul << 21);
+	for (unsigned k = 0; k < 40; k++) {
+		with_ac(VA);
+		by_iret((uptr)mine);
+	}
+	TRY(by_iret(VA));
+	check_trap("IRETQ with RF out of EFLAGS.AC: SMAP", PF, EC_P);
+	__asm__ volatile("clac");
+	write_cr4(cr4_base);
+}
+
+u64 bases(void);
+__asm__(".text\nbases: push %rbx; mov %fs:0x10,%rax; rdfsbase %rcx; mov %fs:0x18,%rbx; add %rbx,%rax; pop %rbx; ret\n");
+
+static void segment_base_between(void)
+{
+	static u64 words[16] = { 0, 0, 5, 7 };
+	u64 sum = 0;
+	if (!has(7, 1, 0)) {
+		skip("accesses around RDFSBASE", "no FSGSBASE");
+		return;
+	}
+	write_cr4(read_cr4() | 1ul << 16);
+	wrmsr(FS_BASE, (uptr)words);
+	for (unsigned k = 0; k < 40; k++)
+		sum += bases();
+	check_eq("accesses around RDFSBASE", sum, 480);
+	write_cr4(cr4_base);
+}
+
+void x87_then_two(u64 va);
+__asm__(".text\nx87_then_two: fld1; mov (%rdi),%rax; mov 8(%rdi),%rcx; fstp %st(0); ret\n");
+
+/* The second of two accesses faults; FIP is that of the x87 instruction before them. */
+static void x87_pointer(void)
+{
+	u32 env[7];
+	own_pages();
+	map(0);
+	pt[16] = (uptr)page[0] | P | W | U | A | D;
+	pt[17] = 0;
+	write_cr3(read_cr3());
+	uptr cr0 = read_cr0();
+	write_cr0(cr0 & ~0xcul);
+	__asm__ volatile("fninit; fldz; fstp %st(0)");
+	TRY(x87_then_two(FIRST + 17 * 4096 - 8));
+	check_trap("x87 and two accesses, the second not present: #PF", PF, 0);
+	__asm__ volatile("fnstenv %0; fninit" : "=m"(env));
+	check_eq("... FIP", env[3], (uptr)x87_then_two);
+	write_cr0(cr0);
+}
+
 int main(void)
 {
 	u32 r[4];
@@ -532,6 +625,10 @@ int main(void)
 	beside();
 	caching();
 	keys();
+	stale_entry();
+	iret_out_of_ac();
+	segment_base_between();
+	x87_pointer();
 	five();
 	return 0;
 }
