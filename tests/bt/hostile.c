@@ -65,7 +65,8 @@ static void after_ram(void)
 {
 	munmap(rest, REST);
 	below = canary_at(r.mem.ram - CANARY_BYTES);
-	above = canary_at(r.mem.ram + RAM_SIZE);
+	above = (u64 *)(void *)(r.mem.ram + RAM_SIZE); /* the memory of devices, of which there are none */
+	fill(above, CANARY_BYTES);
 }
 
 u64 hostile_canary(unsigned n) { return (u64)(n == 0 ? below : n == 1 ? above : heap); }
@@ -99,7 +100,6 @@ void hostile_down(void)
 	watch_ends = true;
 	pthread_join(watch, NULL);
 	munmap(below, CANARY_BYTES);
-	munmap(above, CANARY_BYTES);
 	free(heap);
 	rig_down(NULL);
 }
