@@ -21,9 +21,10 @@ struct check {
 	u64 n;            /* clusters of the file */
 	u32 *refs;        /* of each: how many entries name it */
 	u32 *l2_refs;     /* and of these, L1 entries */
+	u32 *tables;      /* and how many name a table other than an L2 that is there; see overlaps() */
 	u8 *touched;      /* of each REGION clusters: whether any is named; files may be holes for the most part */
 	bool refcounts_bad; /* the refcount tables themselves */
-	bool uncounted;     /* a table cannot be read: what it names would be taken for leaks, so nothing is mended */
+	bool uncounted;     /* a table cannot be read, or lies in another's place: nothing is mended */
 };
 
 static void PRINTF_LIKE(3, 4) found(struct check *c, u64 *what, const char *fmt, ...)
@@ -64,6 +65,16 @@ static void count(struct check *c, u64 offset, u64 len, u32 times)
 	}
 }
 
+/* The same of a table, or of other bytes that say where things are. */
+static void count_table(struct check *c, u64 offset, u64 len, u32 times)
+{
+	u64 first = offset >> c->q->cluster_bits, last = (offset + len - 1) >> c->q->cluster_bits;
+
+	count(c, offset, len, times);
+	for (u64 k = first; len && k <= last; k++)
+		c->tables[k] = c->tables[k] ? UINT32_MAX : times;
+}
+
 /* The first cluster from k on that may be named, or end. */
 static u64 next_touched(const struct check *c, u64 k, u64 end)
 {
@@ -84,7 +95,7 @@ static int count_l1(struct check *c, u64 at, u64 *l1, u32 n, u32 times, const ch
 	struct qcow2 *q = c->q;
 	int err = 0;
 
-	count(c, at, n * 8ull, times);
+	count_table(c, at, n * 8ull, times);
 	for (u32 k = 0; k < n && !err; k++) {
 		u64 l2 = l1[k] & ENTRY_OFFSET;
 		if (!l2)
@@ -202,7 +213,7 @@ static int count_bitmaps(struct check *c)
 		c->uncounted = true;
 		return 0;
 	}
-	count(c, q->bitmaps_offset, q->bitmaps_size, 1);
+	count_table(c, q->bitmaps_offset, q->bitmaps_size, 1);
 	for (u64 at = 0; at + 24 <= q->bitmaps_size;) {
 		u8 row[24];
 		int err = file_read(q->img.file, q->bitmaps_offset + at, row, sizeof(row));
@@ -253,6 +264,18 @@ static void count_refcounts(struct check *c)
 	}
 }
 
+/* A table that is written in place, in a cluster that something else has as well: to write one would change the
+ * other, and which is right cannot be told. (An L2 table that is named twice is copied when it is written.) */
+static void overlaps(struct check *c)
+{
+	for (u64 k = next_touched(c, 0, c->n); k < c->n; k = next_touched(c, k + 1, c->n)) {
+		if (!c->tables[k] || c->refs[k] == c->tables[k])
+			continue;
+		found(c, &c->r->corruptions, "cluster %llu has a table, and something else has it as well", (unsigned long long)k);
+		c->uncounted = true;
+	}
+}
+
 /* refcounts: those of the refcount tables as well. */
 static int count_all(struct check *c, bool refcounts)
 {
@@ -261,10 +284,11 @@ static int count_all(struct check *c, bool refcounts)
 	c->r->compressed = c->r->data_clusters = 0;
 	madvise(c->refs, c->n * sizeof(u32) + 1, MADV_DONTNEED); /* zeros again */
 	madvise(c->l2_refs, c->n * sizeof(u32) + 1, MADV_DONTNEED);
+	madvise(c->tables, c->n * sizeof(u32) + 1, MADV_DONTNEED);
 	memset(c->touched, 0, c->n / REGION + 1);
-	count(c, 0, q->cluster_size, 1);
+	count_table(c, 0, q->cluster_size, 1);
 	if (q->n_snapshots)
-		count(c, q->snapshots_offset, q->snapshots_bytes, 1);
+		count_table(c, q->snapshots_offset, q->snapshots_bytes, 1);
 	int err = count_l1(c, q->l1_offset, q->l1, q->l1_size, 1, "the");
 	if (!err)
 		err = count_snapshots(c);
@@ -272,8 +296,10 @@ static int count_all(struct check *c, bool refcounts)
 		err = count_l2s(c);
 	if (!err)
 		err = count_bitmaps(c);
-	if (!err && refcounts)
+	if (!err && refcounts) {
+		overlaps(c); /* refcounts can be made anew, wherever they are */
 		count_refcounts(c);
+	}
 	return err;
 }
 
@@ -531,11 +557,29 @@ static int load_reft(struct check *c)
 	return err;
 }
 
+/* Before any entry is mended: is there what forbids it? */
+static int look_first(struct check *c)
+{
+	image_message_fn *say = c->say;
+
+	c->repair = REPAIR_NOTHING;
+	c->say = NULL;
+	int err = count_all(c, false);
+	if (!err)
+		overlaps(c);
+	c->say = say;
+	c->repair = c->uncounted ? REPAIR_NOTHING : REPAIR_ALL;
+	c->r->corruptions = 0;
+	return err;
+}
+
 static int run(struct check *c)
 {
 	u64 too_low = 0, copied = 0;
 	int err = load_reft(c);
 
+	if (!err && c->repair == REPAIR_ALL)
+		err = look_first(c);
 	if (!err)
 		err = count_all(c, true);
 	if (!err)
@@ -564,14 +608,17 @@ bool qcow2_check(struct qcow2 *q, enum repair mend, struct image_check *result, 
 	result->clusters = c.n;
 	c.refs = big(c.n * sizeof(u32));
 	c.l2_refs = big(c.n * sizeof(u32));
+	c.tables = big(c.n * sizeof(u32));
 	c.touched = calloc(c.n / REGION + 1, 1);
 	if (!err)
-		err = c.refs && c.l2_refs && c.touched ? run(&c) : ENOMEM;
+		err = c.refs && c.l2_refs && c.tables && c.touched ? run(&c) : ENOMEM;
 	free(c.touched);
 	if (c.refs)
 		munmap(c.refs, c.n * sizeof(u32) + 1);
 	if (c.l2_refs)
 		munmap(c.l2_refs, c.n * sizeof(u32) + 1);
+	if (c.tables)
+		munmap(c.tables, c.n * sizeof(u32) + 1);
 	return !err || error_set(e, "%s: it cannot be %s: %s", q->img.file->path, mend ? "mended" : "checked",
 				 err == EOVERFLOW ? "a cluster is named more often than its refcount has bits for" : strerror(err));
 }
