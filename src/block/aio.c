@@ -6,7 +6,7 @@
  *
  * Invariants
  *  1. done is called from aio_turn only, on the owner's thread.
- *  2. The pool's threads touch an op only between its being taken from `todo` and put on `finished`,
+ *  2. The pool's threads touch an op only between its being taken from `waiting` and put on `finished`,
  *     both under the lock.
  * Threading: aio.h. */
 #define LOG_TOPIC "block"
@@ -40,7 +40,7 @@ struct aio {
 	pthread_t threads[MAX_THREADS];
 	int n_threads, idle;
 	bool quit, woken;
-	struct aio_op *todo, **todo_end, *finished;
+	struct aio_op *waiting, **waiting_end, *finished;
 };
 
 /* ---- both --------------------------------------------------------------------------- */
@@ -239,7 +239,7 @@ static void *pool_thread(void *arg)
 
 	pthread_mutex_lock(&a->lock);
 	for (;;) {
-		struct aio_op *op = a->todo;
+		struct aio_op *op = a->waiting;
 		if (!op) {
 			if (a->quit)
 				break;
@@ -248,8 +248,8 @@ static void *pool_thread(void *arg)
 			a->idle--;
 			continue;
 		}
-		if (!(a->todo = op->next))
-			a->todo_end = &a->todo;
+		if (!(a->waiting = op->next))
+			a->waiting_end = &a->waiting;
 		pthread_mutex_unlock(&a->lock);
 		while (!took(op, blocking(op), &op->error))
 			;
@@ -268,8 +268,8 @@ static void pool_submit(struct aio *a, struct aio_op *op)
 
 	op->next = NULL;
 	pthread_mutex_lock(&a->lock);
-	*a->todo_end = op;
-	a->todo_end = &op->next;
+	*a->waiting_end = op;
+	a->waiting_end = &op->next;
 	if (!a->idle && a->n_threads < MAX_THREADS) {
 		sigfillset(&all); /* signals are for the program's own threads */
 		pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -308,7 +308,7 @@ struct aio *aio_new(enum block_aio kind, struct error *e)
 		error_set(e, "out of memory");
 		return NULL;
 	}
-	a->todo_end = &a->todo;
+	a->waiting_end = &a->waiting;
 	a->wakefd = -1;
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->work, NULL);

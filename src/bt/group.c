@@ -46,7 +46,7 @@ static int gpr(const ZydisDecodedOperand *o)
 	int id = ZydisRegisterGetId(o->reg.value);
 	return c == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id;
 }
-static bool is_high8(const ZydisDecodedOperand *o)
+static bool high8_operand(const ZydisDecodedOperand *o)
 {
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_AH && o->reg.value <= ZYDIS_REGISTER_BH;
 }
@@ -185,7 +185,7 @@ static bool same_registers(const struct reach *a, const struct reach *b)
 static bool names_homeless(const struct tins *i)
 {
 	for (unsigned k = 0; k < i->zi.operand_count; k++)
-		if (is_high8(&i->zo[k]) /* needs T as well */ || (gpr(&i->zo[k]) >= 0 && is_homeless((unsigned)gpr(&i->zo[k]))))
+		if (high8_operand(&i->zo[k]) /* needs T as well */ || (gpr(&i->zo[k]) >= 0 && is_homeless((unsigned)gpr(&i->zo[k]))))
 			return true;
 	return false;
 }

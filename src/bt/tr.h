@@ -118,7 +118,6 @@ void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind
 
 /* group.c */
 void groups_plan(struct translation *t);
-const ZydisDecodedOperand *memory_of(const struct tins *i);
 
 /* system.c */
 bool system_possible(const struct translation *t, const struct tins *i);
@@ -173,22 +172,38 @@ bool is_x87(const struct tins *i);
 u16 x87_fop(const struct tins *i);    /* of insn_map */
 bool x87_after(struct translation *t, unsigned k);
 
-/* translate.c */
+/* flags.c: which status flags are live before each instruction, and what it does with them */
+void liveness(struct translation *t);
+bool is_pushf(const ZydisDecodedInstruction *zi);
+
+/* copy.c */
+/* Moves status flags to where instruction k wants them; then the instruction itself. False: it has no translation
+ * after all, and is left to the interpreter. */
+void prelude(struct translation *t, unsigned k);
+bool emit_insn(struct translation *t, unsigned k);
 void push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
-const ZydisDecodedOperand *memory_of(const struct tins *i);
-bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
-unsigned unused_register(const struct tins *i);
-const ZydisDecodedOperand *memory_of(const struct tins *i);
-bool one_operand_of_memory(const struct tins *i);
-bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size);
-bool is_hint(const ZydisDecodedInstruction *zi);
-bool is_state(const ZydisDecodedInstruction *zi);
-int unit_of(const struct tins *i);
 /* Before the instruction's own host instruction, where the way to it has overwritten the flags. */
 void flags_for_insn(struct translation *t, unsigned k);
 bool has_high8(const struct tins *i);
 /* AH..BH beside the memory of x. */
 bool with_high8(struct translation *t, unsigned k, struct enc *x);
+
+/* classify.c */
+enum kind classify(struct translation *t, struct tins *i);
+/* General registers as operands, by the guest's numbers; those that the instruction names, addresses included. */
+bool gpr_operand(const ZydisDecodedOperand *o);
+unsigned gpr_of(ZydisRegister r);
+bool is_high8(ZydisRegister r);
+bool is_explicit(const ZydisDecodedOperand *o);
+u32 registers_used(const struct tins *i);
+const ZydisDecodedOperand *memory_of(const struct tins *i);
+bool operand_ea(const struct translation *t, const struct tins *i, const ZydisDecodedOperand *o, struct ea *a);
+unsigned unused_register(const struct tins *i);
+bool one_operand_of_memory(const struct tins *i);
+bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size);
+bool is_hint(const ZydisDecodedInstruction *zi);
+bool is_state(const ZydisDecodedInstruction *zi);
+int unit_of(const struct tins *i);
 void use_unit(struct translation *t, int unit);
 enum kind interp_kind(const struct tins *i);
 static inline u64 insn_lin_of(const struct translation *t, unsigned k) { return t->lin + t->ins[k].off; }
