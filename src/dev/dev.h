@@ -223,6 +223,13 @@ void ide_attach(struct device *d, unsigned unit, const struct ide_drive_config *
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);
 bool vga_image(const struct device *d, struct screen_image *s);
+/* The same, followed: each look brings the picture up to date and says which of its lines may have
+ * changed (a byte each). The card outlives the view. Takes the machine lock itself, for the registers
+ * alone. NULL: no memory; the picture is the view's, until the next look. */
+struct vga_view;
+struct vga_view *vga_view_new(const struct device *d);
+const struct screen_image *vga_view_look(struct vga_view *v, const u8 **changed);
+void vga_view_free(struct vga_view *v);
 
 /* A key or a movement, as the bytes that a keyboard (scan code set 2) or a mouse (packet of 3)
  * puts on its wire. All or nothing: false if the device does not report now or has no room. */

@@ -1,12 +1,12 @@
 /* The VGA card, private to vga*.c: vga.c is the device, vga_regs.c its registers, vga_mem.c the
- * window onto its planes, vga_vbe.c the linear modes, vga_show.c what it shows.
+ * window onto its planes, vga_vbe.c the linear modes, vga_show.c what it shows, vga_view.c that over time.
  *
  * Memory. 16 MiB, of which the VGA itself uses 256 KiB as four planes of 64 KiB. The byte of plane p
  * at offset o is vram[4 * o + p], so that a latch is one 32-bit word, and so that chained addresses
  * (chain 4: address a is plane a & 3 at offset a >> 2) are linear. On the original chip chain 4
  * uses offset a & ~3, of which a program sees nothing unless it unchains what it wrote chained.
  *
- * Machine lock held everywhere. */
+ * Machine lock held everywhere, but where vga_view.c says otherwise. */
 #ifndef RING3_VGA_IMPL_H
 #define RING3_VGA_IMPL_H
 
@@ -70,6 +70,11 @@ void vga_dispi_write(struct vga *v, u16 index, u16 val);
 void vga_dispi_sane(struct vga *v);  /* after a load: no register says more than there is */
 u32 vga_dispi_pitch(const struct vga *v); /* bytes from line to line */
 static inline bool vga_dispi_on(const struct vga *v) { return v->dispi[DISPI_ENABLE] & DISPI_ON; }
+/* vga_show.c: any struct vga whose vram is VRAM_SIZE bytes; all of s->pixels is written. */
+void vga_image_size(const struct vga *v, u32 *width, u32 *height);
+void vga_draw(const struct vga *v, struct screen_image *s);
+void vga_draw_linear(const struct vga *v, u32 y, u32 width, u32 *out); /* one line; a linear mode is on */
+u32 vga_linear_at(const struct vga *v, u32 y);                        /* and where in vram it begins */
 /* vga.c: after what decides on the window has changed. */
 void vga_map_window(struct vga *v);
 

@@ -234,53 +234,58 @@ static u32 linear_pixel(const struct vga *v, const u8 *line, u32 x)
 	}
 }
 
-static void draw_linear(const struct vga *v, struct screen_image *s)
-{
-	u32 pitch = vga_dispi_pitch(v), x0 = v->dispi[DISPI_X_OFFSET];
+u32 vga_linear_at(const struct vga *v, u32 y) { return (v->dispi[DISPI_Y_OFFSET] + y) * vga_dispi_pitch(v); }
 
-	for (u32 y = 0; y < s->height; y++) {
-		u32 *out = s->pixels + (size_t)y * s->width, at = (v->dispi[DISPI_Y_OFFSET] + y) * pitch;
-		if (v->dispi[DISPI_BPP] == 4) { /* planes; at counts pixels of half a byte */
-			for (u32 x = 0; x + 8 <= s->width; x += 8)
-				planar_pixels(v, v->vram + 4 * ((at / 4 + (x0 + x) / 8) & PLANE_MASK), out + x);
-			continue;
-		}
-		for (u32 x = 0; x < s->width; x++)
-			out[x] = linear_pixel(v, v->vram + at, x0 + x);
+void vga_draw_linear(const struct vga *v, u32 y, u32 width, u32 *out)
+{
+	u32 at = vga_linear_at(v, y), x0 = v->dispi[DISPI_X_OFFSET];
+
+	if (v->dispi[DISPI_BPP] == 4) { /* planes; at counts pixels of half a byte */
+		for (u32 x = 0; x + 8 <= width; x += 8)
+			planar_pixels(v, v->vram + 4 * ((at / 4 + (x0 + x) / 8) & PLANE_MASK), out + x);
+		memset(out + (width & ~7u), 0, (width & 7) * sizeof(*out));
+		return;
 	}
+	for (u32 x = 0; x < width; x++)
+		out[x] = linear_pixel(v, v->vram + at, x0 + x);
 }
 
 /* ---- all of it --------------------------------------------------------------------------------------------- */
 
-static void image_size(const struct vga *v, struct screen_image *s)
+void vga_image_size(const struct vga *v, u32 *width, u32 *height)
 {
 	if (vga_dispi_on(v)) {
-		s->width = v->dispi[DISPI_XRES];
-		s->height = v->dispi[DISPI_YRES];
+		*width = v->dispi[DISPI_XRES];
+		*height = v->dispi[DISPI_YRES];
 	} else if (is_text(v)) {
-		s->width = text_columns(v) * (v->seq[SEQ_CLOCKING] & CLOCKING_8_DOTS ? 8 : 9);
-		s->height = text_rows(v) * row_lines(v);
+		*width = text_columns(v) * (v->seq[SEQ_CLOCKING] & CLOCKING_8_DOTS ? 8 : 9);
+		*height = text_rows(v) * row_lines(v);
 	} else {
-		s->width = graphics_width(v);
-		s->height = MAX(lines_shown(v) / line_repeat(v), 1u);
+		*width = graphics_width(v);
+		*height = MAX(lines_shown(v) / line_repeat(v), 1u);
 	}
+}
+
+void vga_draw(const struct vga *v, struct screen_image *s)
+{
+	if (vga_dispi_on(v))
+		for (u32 y = 0; y < s->height; y++)
+			vga_draw_linear(v, y, s->width, s->pixels + (size_t)y * s->width);
+	else if (is_blank(v))
+		memset(s->pixels, 0, (size_t)s->width * s->height * sizeof(*s->pixels));
+	else if (is_text(v))
+		draw_text(v, s);
+	else
+		draw_graphics(v, s);
 }
 
 bool vga_image(const struct device *d, struct screen_image *s)
 {
 	const struct vga *v = (const struct vga *)d;
 
-	image_size(v, s);
+	vga_image_size(v, &s->width, &s->height);
 	s->pixels = calloc((size_t)s->width * s->height, sizeof(*s->pixels));
-	if (!s->pixels)
-		return false;
-	if (vga_dispi_on(v))
-		draw_linear(v, s);
-	else if (is_blank(v))
-		; /* black */
-	else if (is_text(v))
-		draw_text(v, s);
-	else
-		draw_graphics(v, s);
-	return true;
+	if (s->pixels)
+		vga_draw(v, s);
+	return s->pixels != NULL;
 }

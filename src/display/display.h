@@ -1,5 +1,6 @@
 /* display: what a person or a program sees of a machine: terminals, files, ptys, sockets
- * behind a serial port (console.c); a screen as text or as a picture (screen.c); keys (keys.c). */
+ * behind a serial port (console.c); a screen as text or as a picture (screen.c); keys (keys.c);
+ * a screen, keyboard and mouse for VNC viewers (vnc*.c). */
 #ifndef RING3_DISPLAY_H
 #define RING3_DISPLAY_H
 
@@ -60,5 +61,41 @@ struct key_bytes { u8 make[KEY_BYTES_MAX], release[KEY_BYTES_MAX]; size_t n_make
 bool key_parse(const char *text, struct key_bytes *k, struct error *e);
 /* The name for key_parse of an ASCII character that a key types; NULL: none does. buf: 2 bytes. */
 const char *key_of_char(char c, char *buf);
+
+/* One key is known by its code in set 2, e0xx with the prefix; two have codes here that they send more for. */
+enum { KEY_PRINT = 0xe07c, KEY_PAUSE = 0xe114, KEY_LEFT_SHIFT = 0x12, KEY_RIGHT_SHIFT = 0x59 };
+#define KEY_CODE_BYTES 8
+size_t key_bytes(u16 code, bool down, u8 *to); /* what it sends, at most KEY_CODE_BYTES; how many */
+/* By its code in set 1, with bit 7 for the prefix e0, as VNC's extended key events have it. 0: no such key. */
+u16 key_of_set1(u8 code);
+/* By an X11 keysym; *shift: how shift must be for it to type that character. 0: no key of a US keyboard. */
+enum key_shift { KEY_SHIFT_ANY, KEY_SHIFT_UP, KEY_SHIFT_DOWN };
+u16 key_of_keysym(u32 keysym, enum key_shift *shift);
+
+/* ---- VNC (vnc*.c) ---------------------------------------------------------------------------- */
+
+struct vnc_options {
+	char *at;            /* [ADDRESS:]PORT, or the path of a Unix socket; NULL: no server */
+	char *password_file; /* its first line; NULL: none is asked for */
+};
+#define VNC_KEYS(type, member) \
+	{ "at", KV_STR, offsetof(type, member.at), "[ADDRESS:]PORT, 127.0.0.1 unless said otherwise, port 0: any that is free; or a Unix socket's path" }, \
+	{ "password-file", KV_STR, offsetof(type, member.password_file), "its first line is the password; 8 characters count" }
+/* What viewers look at and touch; called on the loop's thread. */
+struct vnc_seat {
+	void *arg;
+	/* The picture as it is now, and a byte for each line: whether it may have changed since the last call.
+	 * Valid until the next call; NULL: there is none now. */
+	const struct screen_image *(*look)(void *arg, const u8 **changed);
+	void (*key)(void *arg, u16 code, bool down);
+	/* Counts to the right and down, turns of the wheel towards the user; buttons: 1 left, 2 right, 4 middle, 8, 16. */
+	void (*pointer)(void *arg, int dx, int dy, int wheel, unsigned buttons);
+};
+struct vnc;
+/* name: what viewers show as title. dry_run: only looks whether the options make sense. Loop's thread, as vnc_close. */
+struct vnc *vnc_open(const struct vnc_options *o, const char *name, bool dry_run, struct loop *loop, const struct vnc_seat *seat,
+		     struct error *e);
+const char *vnc_describe(const struct vnc *v); /* "127.0.0.1:5900" */
+void vnc_close(struct vnc *v);
 
 #endif
