@@ -21,7 +21,9 @@ static int help(FILE *f)
 	      "  screenshot FILE     the screen as a PNG picture; - is standard output\n"
 	      "  press KEYS ...      one after the other, as in: press down enter; together: ctrl-alt-delete\n"
 	      "  type TEXT           as typed on a US keyboard\n"
-	      "  mouse X Y [BUTTONS] moves right and up; buttons: 1 left, 2 right, 4 middle\n", f);
+	      "  mouse X Y [BUTTONS [WHEEL]]\n"
+	      "                      moves right and up; buttons: 1 left, 2 right, 4 middle; the wheel turns\n"
+	      "                      towards you\n", f);
 	return f == stdout ? 0 : EXIT_USAGE;
 }
 

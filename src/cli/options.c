@@ -40,9 +40,10 @@ static const struct kv_key disk_keys[] = {
 	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
 	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
 };
+static const struct kv_key vnc_keys[] = { VNC_KEYS(struct vm_config, vnc) };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON, A_VNC };
 struct option_row {
 	const char *name;
 	char letter;
@@ -71,7 +72,8 @@ static const struct option_row rows[] = {
 	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
 	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
-	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware, else none" },
+	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware or --vnc, else none" },
+	{ "vnc", 0, A_VNC, 0, false, "[ADDR:]PORT|SOCKET[,password-file=F]", "the screen, keyboard and mouse for VNC viewers; 127.0.0.1 unless ADDR says otherwise" },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
 	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
@@ -123,6 +125,8 @@ static bool help_one(const char *name)
 		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
 	else if (!strcmp(name, "net"))
 		kv_help("--net", net_keys, ARRAY_LEN(net_keys));
+	else if (!strcmp(name, "vnc"))
+		kv_help("--vnc", vnc_keys, ARRAY_LEN(vnc_keys));
 	else if (!strcmp(name, "cpu"))
 		cpu_model_help();
 	else if (!strcmp(name, "engine"))
@@ -249,6 +253,9 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return add_cd(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
+	case A_VNC:
+		return kv_parse("--vnc", value, vnc_keys, ARRAY_LEN(vnc_keys), cfg, e) &&
+		       (cfg->vnc.at || error_set(e, "--vnc: needs a port or the path of a socket"));
 	case A_BALLOON:
 		cfg->balloon = true;
 		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
@@ -317,7 +324,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
-	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->engine, cfg->cpu,
+	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->vnc.at, cfg->vnc.password_file, cfg->engine, cfg->cpu,
 			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);

@@ -103,6 +103,8 @@ static int run_machine(const struct vm_config *cfg)
 		for (int k = 0; k < cfg->n_consoles; k++)
 			if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
 				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
+		if (cfg->vnc.at && machine_vnc_text(m) && strcmp(cfg->vnc.at, machine_vnc_text(m)))
+			fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
 		struct control *control = NULL;
 		if (cfg->name && !(control = control_open(m, cfg->name, &e)))
 			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);

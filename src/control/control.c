@@ -119,12 +119,12 @@ static bool do_type(struct machine *m, const char *arg, struct answer *a, struct
 
 static bool do_mouse(struct machine *m, const char *arg, struct answer *a, struct error *e)
 {
-	int dx, dy;
+	int dx, dy, wheel = 0;
 	unsigned buttons = 0;
 
-	if (sscanf(arg, "%d %d %u", &dx, &dy, &buttons) < 2)
-		return error_set(e, "mouse: counts to the right and up, then buttons, as in mouse 10 -5 1");
-	return machine_mouse(m, dx, dy, buttons, e);
+	if (sscanf(arg, "%d %d %u %d", &dx, &dy, &buttons, &wheel) < 2)
+		return error_set(e, "mouse: counts to the right and up, then buttons, then turns of the wheel, as in mouse 10 -5 1");
+	return machine_mouse(m, dx, dy, wheel, buttons, e);
 }
 
 static const struct command {

@@ -231,10 +231,12 @@ struct vga_view *vga_view_new(const struct device *d);
 const struct screen_image *vga_view_look(struct vga_view *v, const u8 **changed);
 void vga_view_free(struct vga_view *v);
 
-/* A key or a movement, as the bytes that a keyboard (scan code set 2) or a mouse (packet of 3)
- * puts on its wire. All or nothing: false if the device does not report now or has no room. */
+/* A key, as the bytes that a keyboard (scan code set 2) puts on its wire. All or nothing: false if the
+ * device does not report now or has no room. */
 bool i8042_key(struct device *d, const u8 *bytes, size_t n);   /* lock held */
-bool i8042_mouse(struct device *d, const u8 *bytes, size_t n); /* lock held */
+/* A movement: counts to the right and up, turns of the wheel towards the user; buttons: 1 left, 2 right,
+ * 4 middle, 8 and 16 more. What the guest does not read yet adds up. False: it does not listen. Lock held. */
+bool i8042_mouse(struct device *d, int dx, int dy, int dz, unsigned buttons);
 
 /* Called after the guest wrote a PAM register: pam[0..6] are registers 0x59..0x5f. */
 void pci_host_on_pam(struct device *host, void (*fn)(void *arg, const u8 *pam), void *arg);

@@ -21,6 +21,10 @@
  * The pulse of the output port's bit 0 (command 0xfe) and port 0x92 reset the processor alone,
  * as on the board: a 286 program comes back from protected mode so. The machine decides what
  * comes at the reset vector. A20 is kept and read back; it masks nothing.
+ * The mouse is a PS/2 one until a driver knocks: sample rates 200, 100 and 80 one after the other make it an
+ * IntelliMouse (a wheel), 200, 200 and 80 one with five buttons (Microsoft, "Communicating with the
+ * IntelliMouse"). What it moves while its queue is full adds up until there is room.
+ *
  * Left out: passwords, the controller's RAM beyond its command byte.
  * Threading: machine lock held. */
 #define LOG_TOPIC "i8042"
@@ -29,6 +33,7 @@
 #include <string.h>
 
 #define QUEUE 32u
+#define AUX_FAR 10000 /* the most that adds up while nobody reads */
 
 enum { ST_OBF = 0x01, ST_SYS = 0x04, ST_COMMAND = 0x08, ST_UNLOCKED = 0x10, ST_AUX = 0x20 };
 enum { CB_KBD_INT = 0x01, CB_AUX_INT = 0x02, CB_SYS = 0x04, CB_KBD_OFF = 0x10, CB_AUX_OFF = 0x20, CB_TRANSLATE = 0x40 };
@@ -57,6 +62,10 @@ struct i8042 {
 	struct queue aux;
 	u8 aux_pending;
 	u8 aux_reporting, aux_remote, aux_wrap, aux_scale, aux_resolution, aux_rate, aux_last;
+	u8 aux_id;           /* 0: packets of three bytes; 3: and the wheel's; 4: and two more buttons */
+	u32 aux_rates;       /* the last three sample rates, the newest in the low byte */
+	i32 aux_dx, aux_dy, aux_dz; /* moved since the last packet */
+	u8 aux_buttons, aux_told; /* as they are; as the last packet said */
 };
 
 /* Scan code set 2 to set 1, as the controller's ROM does it. */
@@ -231,6 +240,12 @@ static void kbd_write(struct i8042 *k, u8 val)
 
 /* ---- the mouse ------------------------------------------------------------------------------ */
 
+static void aux_forget(struct i8042 *k)
+{
+	k->aux_dx = k->aux_dy = k->aux_dz = 0;
+	k->aux_told = k->aux_buttons;
+}
+
 static void aux_defaults(struct i8042 *k)
 {
 	k->aux_reporting = k->aux_remote = k->aux_wrap = 0;
@@ -238,6 +253,55 @@ static void aux_defaults(struct i8042 *k)
 	k->aux_resolution = 2; /* 4 counts a millimetre */
 	k->aux_rate = 100;
 	k->aux_pending = 0;
+	aux_forget(k);
+}
+
+/* What a packet can say of it; the rest stays for the next. */
+static int take_moved(i32 *moved, int most)
+{
+	int n = MAX(-most, MIN(*moved, most));
+
+	*moved -= n;
+	return n;
+}
+
+/* Buttons and signs, then the movement, right and up positive, 9 bits each; of a wheel, towards the user. */
+static size_t aux_packet(struct i8042 *k, u8 *p)
+{
+	int dx = take_moved(&k->aux_dx, 255), dy = take_moved(&k->aux_dy, 255);
+
+	p[0] = (u8)(8 | (k->aux_buttons & 7) | (dx < 0 ? 0x10 : 0) | (dy < 0 ? 0x20 : 0));
+	p[1] = (u8)dx;
+	p[2] = (u8)dy;
+	k->aux_told = k->aux_buttons;
+	if (k->aux_id == 0)
+		return 3;
+	int dz = take_moved(&k->aux_dz, 7);
+	p[3] = k->aux_id == 3 ? (u8)dz : (u8)((dz & 15) | (k->aux_buttons & 0x18) << 1);
+	return 4;
+}
+
+static bool aux_listened_to(const struct i8042 *k) { return k->aux_reporting && !k->aux_remote && !k->aux_wrap; }
+
+/* Packets of what there is to say, while there is room for a whole one. */
+static void aux_report(struct i8042 *k)
+{
+	u8 p[4];
+
+	if (!k->aux_id) /* without a wheel nothing of it is told later */
+		k->aux_dz = 0;
+	while (aux_listened_to(k) && QUEUE - k->aux.len >= sizeof(p) && (k->aux_dx || k->aux_dy || k->aux_dz || k->aux_buttons != k->aux_told))
+		put(&k->aux, p, aux_packet(k, p));
+}
+
+static void aux_set_rate(struct i8042 *k, u8 rate)
+{
+	k->aux_rate = rate;
+	k->aux_rates = (k->aux_rates << 8 | rate) & 0xffffff;
+	if (k->aux_rates == (200 << 16 | 100 << 8 | 80))
+		k->aux_id = 3;
+	else if (k->aux_rates == (200 << 16 | 200 << 8 | 80))
+		k->aux_id = 4;
 }
 
 static void aux_status(struct i8042 *k)
@@ -249,12 +313,17 @@ static void aux_status(struct i8042 *k)
 
 static void aux_write(struct i8042 *k, u8 val)
 {
+	u8 packet[5];
+
 	if (k->aux_wrap && val != 0xff && val != 0xec) {
 		PUT(&k->aux, val);
 		return;
 	}
 	if (k->aux_pending) {
-		*(k->aux_pending == 0xf3 ? &k->aux_rate : &k->aux_resolution) = val;
+		if (k->aux_pending == 0xf3)
+			aux_set_rate(k, val);
+		else
+			k->aux_resolution = val;
 		k->aux_pending = 0;
 		PUT(&k->aux, ACK);
 		return;
@@ -264,16 +333,22 @@ static void aux_write(struct i8042 *k, u8 val)
 	case 0xe8: case 0xf3: k->aux_pending = val; break;
 	case 0xe9: aux_status(k); return;
 	case 0xea: k->aux_remote = 0; break;
-	case 0xeb: PUT(&k->aux, ACK, 0x08, 0, 0); return; /* a packet: it has not moved */
+	case 0xeb: /* a packet, moved or not */
+		packet[0] = ACK;
+		put(&k->aux, packet, 1 + aux_packet(k, packet + 1));
+		return;
 	case 0xec: k->aux_wrap = 0; break;
 	case 0xee: k->aux_wrap = 1; break;
 	case 0xf0: k->aux_remote = 1; break;
-	case 0xf2: PUT(&k->aux, ACK, 0x00); return; /* a mouse with three-byte packets */
-	case 0xf4: case 0xf5: k->aux_reporting = val == 0xf4; break;
+	case 0xf2: PUT(&k->aux, ACK, k->aux_id); return;
+	case 0xf4: case 0xf5:
+		k->aux_reporting = val == 0xf4;
+		aux_forget(k); /* what it did before nobody was to hear */
+		break;
 	case 0xf6: aux_defaults(k); break;
 	case 0xfe: PUT(&k->aux, k->aux_last); return;
 	case 0xff:
-		k->aux.len = 0;
+		k->aux.len = k->aux_id = 0;
 		aux_defaults(k);
 		PUT(&k->aux, ACK, BAT_OK, 0x00);
 		return;
@@ -371,6 +446,7 @@ static u64 data_read(void *dev, u64 off, unsigned size)
 	if (k->obf) {
 		k->obf = 0;
 		irq_set(k->d.irqs, k->obf_aux ? AUX_IRQ : KBD_IRQ, false); /* the falling edge */
+		aux_report(k);
 		feed(k);
 	}
 	return val;
@@ -432,13 +508,19 @@ bool i8042_key(struct device *d, const u8 *bytes, size_t n)
 	return ok;
 }
 
-bool i8042_mouse(struct device *d, const u8 *bytes, size_t n)
+bool i8042_mouse(struct device *d, int dx, int dy, int dz, unsigned buttons)
 {
 	struct i8042 *k = (struct i8042 *)d;
-	bool ok = k->aux_reporting && !k->aux_remote && !k->aux_wrap && put(&k->aux, bytes, n);
 
+	if (!k->aux_reporting || k->aux_wrap)
+		return false;
+	k->aux_dx = MAX(-AUX_FAR, MIN(k->aux_dx + MAX(-AUX_FAR, MIN(dx, AUX_FAR)), AUX_FAR));
+	k->aux_dy = MAX(-AUX_FAR, MIN(k->aux_dy + MAX(-AUX_FAR, MIN(dy, AUX_FAR)), AUX_FAR));
+	k->aux_dz = MAX(-AUX_FAR, MIN(k->aux_dz + MAX(-AUX_FAR, MIN(dz, AUX_FAR)), AUX_FAR));
+	k->aux_buttons = buttons & 0x1f;
+	aux_report(k);
 	feed(k);
-	return ok;
+	return true;
 }
 
 /* ---- class -------------------------------------------------------------------------------------- */
@@ -463,6 +545,8 @@ static void i8042_reset(struct device *d)
 	kbd_defaults(k);
 	k->kbd_scanning = 1;
 	k->kbd_leds = k->kbd_last = k->kbd_break_seen = 0;
+	k->aux_id = k->aux_buttons = 0;
+	k->aux_rates = 0;
 	aux_defaults(k);
 	k->aux_last = 0;
 	feed(k);
@@ -478,6 +562,11 @@ static void i8042_loaded(struct device *d)
 		queues[i]->len = (u8)MIN(queues[i]->len, QUEUE);
 	k->a20 = k->a20 != 0;
 	k->port92 &= P92_RESET;
+	if (k->aux_id != 3 && k->aux_id != 4)
+		k->aux_id = 0;
+	k->aux_dx = MAX(-AUX_FAR, MIN(k->aux_dx, AUX_FAR));
+	k->aux_dy = MAX(-AUX_FAR, MIN(k->aux_dy, AUX_FAR));
+	k->aux_dz = MAX(-AUX_FAR, MIN(k->aux_dz, AUX_FAR));
 	feed(k);
 }
 
@@ -492,6 +581,8 @@ static const struct state_field i8042_state[] = {
 	STATE(struct i8042, aux), STATE(struct i8042, aux_pending), STATE(struct i8042, aux_reporting),
 	STATE(struct i8042, aux_remote), STATE(struct i8042, aux_wrap), STATE(struct i8042, aux_scale),
 	STATE(struct i8042, aux_resolution), STATE(struct i8042, aux_rate), STATE(struct i8042, aux_last),
+	STATE(struct i8042, aux_id), STATE(struct i8042, aux_rates), STATE(struct i8042, aux_dx), STATE(struct i8042, aux_dy),
+	STATE(struct i8042, aux_dz), STATE(struct i8042, aux_buttons), STATE(struct i8042, aux_told),
 	STATE_END
 };
 

@@ -65,7 +65,7 @@ const char *key_of_char(char c, char *buf);
 /* One key is known by its code in set 2, e0xx with the prefix; two have codes here that they send more for. */
 enum { KEY_PRINT = 0xe07c, KEY_PAUSE = 0xe114, KEY_LEFT_SHIFT = 0x12, KEY_RIGHT_SHIFT = 0x59 };
 #define KEY_CODE_BYTES 8
-size_t key_bytes(u16 code, bool down, u8 *to); /* what it sends, at most KEY_CODE_BYTES; how many */
+size_t key_code_bytes(u16 code, bool down, u8 *to); /* what it sends, at most KEY_CODE_BYTES; how many */
 /* By its code in set 1, with bit 7 for the prefix e0, as VNC's extended key events have it. 0: no such key. */
 u16 key_of_set1(u8 code);
 /* By an X11 keysym; *shift: how shift must be for it to type that character. 0: no key of a US keyboard. */

@@ -33,7 +33,7 @@ static const struct key { const char *name; u16 code; const char *shifted; } key
 };
 #define SHIFT 0x12
 
-size_t key_bytes(u16 code, bool down, u8 *to)
+size_t key_code_bytes(u16 code, bool down, u8 *to)
 {
 	static const u8 print[2][5] = { { 0xe0, 0xf0, 0x7c, 0xe0, 0xf0 }, { 0xe0, 0x12, 0xe0, 0x7c } };
 	static const u8 pause[] = { 0xe1, 0x14, 0x77, 0xe1, 0xf0, 0x14, 0xf0, 0x77 };
@@ -60,12 +60,12 @@ size_t key_bytes(u16 code, bool down, u8 *to)
 static void press(struct key_bytes *k, u16 code)
 {
 	u8 up[KEY_CODE_BYTES];
-	size_t n = key_bytes(code, false, up);
+	size_t n = key_code_bytes(code, false, up);
 
 	memmove(k->release + n, k->release, k->n_release);
 	memcpy(k->release, up, n);
 	k->n_release += n;
-	k->n_make += key_bytes(code, true, k->make + k->n_make);
+	k->n_make += key_code_bytes(code, true, k->make + k->n_make);
 }
 
 static bool press_named(struct key_bytes *k, const char *name, struct error *e)

@@ -108,7 +108,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 			goto fail;
 		}
 	}
-	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e))
+	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e) || !seat_open_vnc(m, e))
 		goto fail;
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
@@ -124,6 +124,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	struct error lost; /* machine_run has told it */
+	seat_close_vnc(m);
 	seat_free(m);
 	pc_destroy(m);
 	pc_close_nets(m);
@@ -266,6 +267,8 @@ void machine_print(const struct machine *m)
 		printf("disk %d     virtio, %s\n", k, f->disk[k].image.file ? f->disk[k].image.file : "no file");
 	for (int k = 0; k < f->n_nets; k++)
 		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));
+	if (m->vnc)
+		printf("vnc        %s%s\n", vnc_describe(m->vnc), f->vnc.password_file ? ", with a password" : "");
 	printf("memory map\n");
 	for (int k = 0; k < m->mem.n_regions; k++) {
 		const struct region *r = &m->mem.regions[k];

@@ -68,7 +68,8 @@ struct vm_config {
 	bool rng;          /* virtio-rng */
 	bool balloon;      /* virtio-balloon */
 	u64 balloon_bytes; /* what it asks the guest to give back from the start */
-	char *vga;         /* "std", "none"; NULL: std with firmware, else none */
+	char *vga;         /* "std", "none"; NULL: std with firmware or VNC, else none */
+	struct vnc_options vnc;
 	char *debugcon;    /* file that port 0xe9 writes to; NULL: nowhere */
 	u64 post_port;     /* a port whose byte writes are logged and printed; 0: none */
 	bool testdev;      /* the device for test suites: pc-testdev */
@@ -108,6 +109,7 @@ void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
 const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
+const char *machine_vnc_text(const struct machine *m); /* "127.0.0.1:5900"; NULL: there is none */
 /* ---- by the loop's thread, while it runs ---- */
 struct loop *machine_loop(struct machine *m);
 void machine_pause(struct machine *m);   /* processors and time stand still */
@@ -122,8 +124,8 @@ char *machine_screen_text(struct machine *m, struct error *e);
 bool machine_screen_image(struct machine *m, struct screen_image *s, struct error *e); /* pixels: malloced */
 bool machine_press(struct machine *m, const char *keys, struct error *e); /* together: "ctrl-alt-delete"; see key_parse */
 bool machine_type(struct machine *m, const char *text, struct error *e);
-/* Counts to the right and up, at most 255; buttons: 1 left, 2 right, 4 middle. */
-bool machine_mouse(struct machine *m, int dx, int dy, unsigned buttons, struct error *e);
+/* Counts to the right and up, turns of the wheel towards the user; buttons: 1 left, 2 right, 4 middle, 8, 16. */
+bool machine_mouse(struct machine *m, int dx, int dy, int wheel, unsigned buttons, struct error *e);
 
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);

@@ -28,6 +28,7 @@ struct machine {
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct seat *seat;
+	struct vnc *vnc;
 	struct blob firmware;
 	struct blob flash;            /* UEFI's variables, mapped */
 	int flash_fd;                 /* their file, or -1 */
@@ -151,6 +152,8 @@ void pam_all_ram(struct machine *m);         /* as firmware leaves it */
 
 /* seat.c */
 bool seat_new(struct machine *m, struct error *e);
+bool seat_open_vnc(struct machine *m, struct error *e); /* the display card is there */
+void seat_close_vnc(struct machine *m);                 /* before that goes */
 void seat_reset(struct machine *m);
 void seat_free(struct machine *m);
 

@@ -196,7 +196,7 @@ static void add_memory_facts(struct machine *m)
 /* A screen is there where firmware is, which writes to it, or where somebody asks for it. */
 static bool has_vga(const struct vm_config *f)
 {
-	return f->vga ? !strcmp(f->vga, "std") : f->firmware.path != NULL;
+	return f->vga ? !strcmp(f->vga, "std") : f->firmware.path || f->vnc.at;
 }
 
 static bool add_chips(struct machine *m, struct error *e)

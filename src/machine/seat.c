@@ -1,5 +1,5 @@
-/* Who sits before the machine: its screen, keyboard and mouse, for the control socket and for
- * display servers.
+/* Who sits before the machine: its screen, keyboard and mouse, for the control socket and for VNC
+ * viewers.
  *
  * Keys go to the keyboard one event (down, or up) every EVENT_NS of the machine's time, and wait
  * while it has no room or does not report: a guest that polls slowly loses nothing.
@@ -13,9 +13,10 @@
 #define EVENT_NS 8000000ull
 #define EVENTS 512u
 
-struct key_event { u8 n, bytes[24]; };
+struct key_event { u8 n, bytes[32]; }; /* what the keyboard has room for */
 struct seat {
 	struct machine *m;
+	struct vga_view *view;            /* for VNC */
 	struct timer timer;
 	struct key_event events[EVENTS];  /* a ring: n from first on */
 	unsigned first, n;
@@ -44,15 +45,23 @@ static void queue(struct seat *s, const u8 *bytes, size_t n)
 	memcpy(k->bytes, bytes, n);
 }
 
+static void start(struct seat *s)
+{
+	if (!timer_armed(&s->timer))
+		timer_arm(&s->timer, clock_ns(&s->m->clock) + EVENT_NS);
+}
+
 /* Machine lock held. */
 static bool queue_key(struct seat *s, const struct key_bytes *k, struct error *e)
 {
 	if (s->n + 2 > EVENTS)
 		return error_set(e, "the guest does not read its keyboard: %u events wait already", s->n);
+	if (MAX(k->n_make, k->n_release) > sizeof(s->events[0].bytes))
+		return error_set(e, "too many keys at once for a keyboard");
 	queue(s, k->make, k->n_make);
-	queue(s, k->release, k->n_release);
-	if (!timer_armed(&s->timer))
-		timer_arm(&s->timer, clock_ns(&s->m->clock) + EVENT_NS);
+	if (k->n_release) /* Pause has none */
+		queue(s, k->release, k->n_release);
+	start(s);
 	return true;
 }
 
@@ -82,15 +91,10 @@ bool machine_type(struct machine *m, const char *text, struct error *e)
 	return true;
 }
 
-bool machine_mouse(struct machine *m, int dx, int dy, unsigned buttons, struct error *e)
+bool machine_mouse(struct machine *m, int dx, int dy, int wheel, unsigned buttons, struct error *e)
 {
-	/* One packet: buttons and signs, then the movement, up and right positive; 9 bits each. */
-	dx = MAX(-255, MIN(dx, 255));
-	dy = MAX(-255, MIN(dy, 255));
-	const u8 packet[] = { (u8)(8 | (buttons & 7) | (dx < 0 ? 0x10 : 0) | (dy < 0 ? 0x20 : 0)), (u8)dx, (u8)dy };
-
 	mem_lock(&m->mem);
-	bool ok = i8042_mouse(m->ps2, packet, sizeof(packet));
+	bool ok = i8042_mouse(m->ps2, dx, dy, wheel, buttons);
 	mem_unlock(&m->mem);
 	return ok || error_set(e, "the guest does not listen to the mouse now");
 }
@@ -128,6 +132,60 @@ bool machine_screen_image(struct machine *m, struct screen_image *s, struct erro
 	mem_unlock(&m->mem);
 	return ok || error_set(e, "out of memory for a picture of the screen");
 }
+
+/* ---- VNC ------------------------------------------------------------------------------------------ */
+
+static const struct screen_image *viewer_look(void *arg, const u8 **changed)
+{
+	return vga_view_look(((struct machine *)arg)->seat->view, changed);
+}
+
+/* A guest that does not read its keyboard loses keys once EVENTS wait; releases find room longer, so that
+ * none stays down. */
+static void viewer_key(void *arg, u16 code, bool down)
+{
+	struct machine *m = arg;
+	u8 bytes[KEY_CODE_BYTES];
+	size_t n = key_code_bytes(code, down, bytes);
+
+	mem_lock(&m->mem);
+	if (n && m->seat->n < EVENTS - (down ? 64 : 0)) {
+		queue(m->seat, bytes, n);
+		start(m->seat);
+	}
+	mem_unlock(&m->mem);
+}
+
+static void viewer_pointer(void *arg, int dx, int dy, int wheel, unsigned buttons)
+{
+	struct error e; /* nobody to tell that the guest has no mouse driver */
+
+	machine_mouse(arg, dx, -dy, wheel, buttons, &e);
+}
+
+bool seat_open_vnc(struct machine *m, struct error *e)
+{
+	const struct vnc_seat seat = { m, viewer_look, viewer_key, viewer_pointer };
+
+	if (!m->cfg->vnc.at)
+		return true;
+	if (!m->vga)
+		return error_set(e, "--vnc %s: there is nothing to see without a display card: not with --vga none", m->cfg->vnc.at);
+	if (!(m->seat->view = vga_view_new(m->vga)))
+		return error_set(e, "--vnc: out of memory");
+	m->vnc = vnc_open(&m->cfg->vnc, m->cfg->name ? m->cfg->name : "ring3", m->cfg->dry_run, m->loop, &seat, e);
+	return m->vnc || error_prefix(e, "--vnc");
+}
+
+void seat_close_vnc(struct machine *m)
+{
+	vnc_close(m->vnc);
+	m->vnc = NULL;
+	if (m->seat)
+		vga_view_free(m->seat->view);
+}
+
+const char *machine_vnc_text(const struct machine *m) { return m->vnc ? vnc_describe(m->vnc) : NULL; }
 
 /* ---- life ---------------------------------------------------------------------------------------- */
 

@@ -78,7 +78,7 @@ static void program_any(struct board *b, u64 *seed, int accesses)
 		if (b->dev->cls == &i8042_class && pick % 16 == 3) {
 			mem_lock(&b->mem);
 			i8042_key(b->dev, text, 3);
-			i8042_mouse(b->dev, text, 3);
+			i8042_mouse(b->dev, text[0], text[1], text[2], text[3]);
 			mem_unlock(&b->mem);
 		}
 		while (pick % 8 == 4 && board_take(b) >= 0)

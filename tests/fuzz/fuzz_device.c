@@ -300,7 +300,7 @@ static void poke(struct board *b, struct input *in)
 		ns16550_break(b->dev);
 	} else if (b->dev->cls == &i8042_class) {
 		i8042_key(b->dev, bytes, bytes[3] & 3);
-		i8042_mouse(b->dev, bytes, 3);
+		i8042_mouse(b->dev, (i8)bytes[0], (i8)bytes[1], (i8)bytes[2], bytes[3]);
 	} else if (b->dev->cls == &acpi_pm_class) {
 		acpi_pm_power_button(b->dev);
 		acpi_pm_gpe(b->dev, bytes[0] & 15);
