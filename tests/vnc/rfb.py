@@ -1,4 +1,5 @@
 """A VNC viewer for tests (RFC 6143): handshake, raw and ZRLE pictures, keys, pointer; and PNG files."""
+import select
 import socket
 import struct
 import subprocess
@@ -189,13 +190,7 @@ class Viewer:
 
     def silent(self, seconds):
         """Nothing comes for so long."""
-        self.s.settimeout(seconds)
-        try:
-            return not self.s.recv(1)
-        except TimeoutError:
-            return True
-        finally:
-            self.s.settimeout(60)
+        return not select.select([self.s], [], [], seconds)[0]
 
     def closed(self):
         """The other end has closed, with or without something said before."""
