@@ -225,10 +225,10 @@ static void test_mouse(void **state)
 	struct board *b = board_new(&i8042_class);
 	static const u8 packet[] = { 0x09, 5, 7 };
 
+	assert_false(i8042_mouse(b->dev, 5, 7, 0, 1));
 	MOUSE(b, 0xff, 0xfa, 0xaa, 0x00);
 	MOUSE(b, 0xf2, 0xfa, 0x00);
 	MOUSE(b, 0xe9, 0xfa, 0x00, 0x02, 0x64);
-	assert_false(i8042_mouse(b->dev, packet, 3));
 	MOUSE(b, 0xf4, 0xfa);
 	MOUSE(b, 0xe7, 0xfa);
 	MOUSE(b, 0xe8, 0xfa);
@@ -237,7 +237,7 @@ static void test_mouse(void **state)
 	MOUSE(b, 0xc8, 0xfa); /* 200, above the commands' first */
 	MOUSE(b, 0xe9, 0xfa, 0x30, 0x03, 0xc8);
 	set_command_byte(b, 0x47);
-	assert_true(i8042_mouse(b->dev, packet, 3));
+	assert_true(i8042_mouse(b->dev, 5, 7, 3, 1)); /* a wheel that nobody has heard of */
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(board_take(b), 0x2c);
 		assert_int_equal(take(b, true), packet[i]);
@@ -246,9 +246,111 @@ static void test_mouse(void **state)
 	MOUSE(b, 0xf4, 0xf4); /* wrap */
 	MOUSE(b, 0xec, 0xfa);
 	MOUSE(b, 0xf0, 0xfa);
-	assert_false(i8042_mouse(b->dev, packet, 3)); /* remote: only when asked */
+	assert_true(i8042_mouse(b->dev, -1, 300, 0, 0)); /* remote: only when asked */
+	assert_true(i8042_mouse(b->dev, -1, 0, 0, 0));
+	assert_int_equal(status(b) & 1, 0);
+	MOUSE(b, 0xeb, 0xfa, 0x18, 0xfe, 0xff);
+	MOUSE(b, 0xeb, 0xfa, 0x08, 0x00, 45);
 	MOUSE(b, 0xeb, 0xfa, 0x08, 0x00, 0x00);
 	MOUSE(b, 0x11, 0xfe);
+	board_free(b);
+}
+
+static void knock(struct board *b, u8 r1, u8 r2, u8 r3)
+{
+	const u8 rates[] = { r1, r2, r3 };
+
+	for (unsigned k = 0; k < 3; k++) {
+		MOUSE(b, 0xf3, 0xfa);
+		MOUSE(b, rates[k], 0xfa);
+	}
+}
+
+static void packet_is(struct board *b, const u8 *bytes, size_t n)
+{
+	for (size_t k = 0; k < n; k++)
+		assert_int_equal(take(b, true), bytes[k]);
+	assert_int_equal(status(b) & 1, 0);
+}
+#define PACKET(b, ...) packet_is(b, (const u8[]){ __VA_ARGS__ }, sizeof((u8[]){ __VA_ARGS__ }))
+
+/* Microsoft, "Communicating with the IntelliMouse", and its sequel with five buttons. */
+static void test_wheel(void **state)
+{
+	struct board *b = board_new(&i8042_class);
+
+	knock(b, 200, 100, 60);
+	MOUSE(b, 0xf2, 0xfa, 0x00);
+	knock(b, 200, 100, 80);
+	MOUSE(b, 0xf2, 0xfa, 0x03);
+	MOUSE(b, 0xf4, 0xfa);
+	i8042_mouse(b->dev, 1, -1, 1, 0);
+	PACKET(b, 0x28, 1, 0xff, 1);
+	i8042_mouse(b->dev, 0, 0, -10, 0x18); /* more than one packet takes; buttons that it has not */
+	PACKET(b, 0x08, 0, 0, 0xf9, 0x08, 0, 0, 0xfd);
+	knock(b, 200, 200, 80);
+	MOUSE(b, 0xf2, 0xfa, 0x04);
+	i8042_mouse(b->dev, 0, 0, -1, 0x09);
+	PACKET(b, 0x09, 0, 0, 0x1f);
+	i8042_mouse(b->dev, 0, 0, 0, 0x10);
+	PACKET(b, 0x08, 0, 0, 0x20);
+	MOUSE(b, 0xeb, 0xfa, 0x08, 0, 0, 0x20);
+	round_trip(b->dev);
+	MOUSE(b, 0xf2, 0xfa, 0x04);
+	MOUSE(b, 0xf6, 0xfa); /* the settings, not the kind */
+	MOUSE(b, 0xf2, 0xfa, 0x04);
+	MOUSE(b, 0xff, 0xfa, 0xaa, 0x00);
+	MOUSE(b, 0xf2, 0xfa, 0x00);
+	board_free(b);
+}
+
+/* What moves while nobody reads adds up, and comes. */
+static void test_mouse_waits(void **state)
+{
+	struct board *b = board_new(&i8042_class);
+	int dx = 0, packets = 0;
+
+	MOUSE(b, 0xf4, 0xfa);
+	for (int k = 0; k < 1000; k++)
+		assert_true(i8042_mouse(b->dev, 3, 0, 0, 0));
+	while (status(b) & 1) {
+		assert_int_equal(take(b, true), 0x08);
+		dx += take(b, true);
+		assert_int_equal(take(b, true), 0);
+		packets++;
+	}
+	assert_int_equal(dx, 3000);
+	assert_in_range(packets, 12, 30);
+	MOUSE(b, 0xf5, 0xfa);
+	assert_false(i8042_mouse(b->dev, 3, 0, 0, 0));
+	MOUSE(b, 0xf4, 0xfa);
+	assert_int_equal(status(b) & 1, 0);
+	board_free(b);
+}
+
+/* The numbers that viewers know keys by are what the controller makes of the keys' codes. */
+static void test_translation_and_numbers(void **state)
+{
+	struct board *b = board_new(&i8042_class);
+	int known = 0;
+
+	for (u32 number = 1; number < 256; number++) {
+		u16 code = key_of_set1((u8)number);
+		u8 bytes[KEY_CODE_BYTES];
+
+		if (!code || code == KEY_PAUSE || code == KEY_PRINT)
+			continue;
+		assert_true(i8042_key(b->dev, bytes, key_code_bytes(code, true, bytes)));
+		if (number & 0x80)
+			assert_int_equal(take(b, false), 0xe0);
+		assert_int_equal(take(b, false), number & 0x7f);
+		assert_true(i8042_key(b->dev, bytes, key_code_bytes(code, false, bytes)));
+		if (number & 0x80)
+			assert_int_equal(take(b, false), 0xe0);
+		assert_int_equal(take(b, false), 0x80 | number);
+		known++;
+	}
+	assert_in_range(known, 200, 255);
 	board_free(b);
 }
 
@@ -262,6 +364,9 @@ int main(void)
 		cmocka_unit_test(test_keyboard_interrupt),
 		cmocka_unit_test(test_keys),
 		cmocka_unit_test(test_mouse),
+		cmocka_unit_test(test_wheel),
+		cmocka_unit_test(test_mouse_waits),
+		cmocka_unit_test(test_translation_and_numbers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

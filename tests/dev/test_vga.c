@@ -280,11 +280,82 @@ static void linear_mode(void **state)
 	round_trip(b->dev);
 }
 
+/* ---- followed ----------------------------------------------------------------------------------- */
+
+/* A look shows what a picture taken now does; returns how many lines may have changed. */
+static unsigned look(struct vga_view *v)
+{
+	const u8 *changed;
+	const struct screen_image *seen = vga_view_look(v, &changed);
+	struct screen_image s;
+	unsigned n = 0;
+
+	assert_true(vga_image(b->dev, &s));
+	assert_int_equal(seen->width, s.width);
+	assert_int_equal(seen->height, s.height);
+	assert_memory_equal(seen->pixels, s.pixels, (size_t)s.width * s.height * sizeof(u32));
+	for (u32 y = 0; y < s.height; y++)
+		n += changed[y];
+	free(s.pixels);
+	return n;
+}
+
+static void followed(void **state)
+{
+	struct vga_view *v = vga_view_new(b->dev);
+
+	text_mode();
+	assert_int_equal(look(v), 400);
+	assert_int_equal(look(v), 0);
+	poke(0xb8000 + 2 * 85, 0x1f41, 2);
+	assert_int_equal(look(v), 400);
+	gr(GR_BIT_MASK, 0x55); /* changes nothing that is seen */
+	in8(b, 0x3da);
+	assert_int_equal(look(v), 0);
+	cr(CR_CURSOR_LOW, 3);
+	assert_int_equal(look(v), 400);
+	for (u16 bpp = 8; bpp <= 32; bpp += 8) {
+		dispi(DISPI_ENABLE, 0);
+		dispi(DISPI_XRES, 200);
+		dispi(DISPI_YRES, 150);
+		dispi(DISPI_BPP, bpp);
+		dispi(DISPI_ENABLE, DISPI_ON);
+		assert_int_equal(look(v), 150);
+		assert_int_equal(look(v), 0);
+		poke(0xa0000 + 200 * bpp / 8 * 7, 0x37, 1);
+		poke(0xa0000 + 200 * bpp / 8 * 9 - 1, 0x38, 1);
+		assert_int_equal(look(v), 2);
+		dispi(DISPI_VIRT_WIDTH, 220);
+		dispi(DISPI_X_OFFSET, 10);
+		assert_int_equal(look(v), 150);
+		poke(0xa0000 + 220 * bpp / 8 * 4 + 9, 0xff, 1); /* left of what is shown */
+		assert_int_equal(look(v), 0);
+		out8(b, 0x3c8, 0x37);
+		for (int k = 0; k < 3; k++)
+			out8(b, 0x3c9, (u8)(bpp / 8 + k));
+		look(v);
+	}
+	dispi(DISPI_ENABLE, 0);
+	dispi(DISPI_BPP, 4);
+	dispi(DISPI_XRES, 203);
+	dispi(DISPI_ENABLE, DISPI_ON);
+	look(v);
+	dispi(DISPI_ENABLE, 0);
+	planar_mode();
+	assert_int_equal(look(v), 480);
+	poke(0xa0000 + 5, 0x81, 1);
+	assert_int_equal(look(v), 480);
+	seq(SEQ_CLOCKING, 0x21); /* dark */
+	assert_int_equal(look(v), 480);
+	assert_int_equal(look(v), 0);
+	vga_view_free(v);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode),
+		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode), T(followed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
