@@ -13,8 +13,21 @@ int cli_ctl(int argc, char **argv);
 int cli_list(void);
 int cli_img(int argc, char **argv);
 /* Fills cfg from the options. False: error is set. *done: --help was served, leave with status 0. */
-struct cli_extra { bool done; char *log, *log_file; };
+struct cli_extra { bool done, print_config; char *config, *log, *log_file; };
 bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extra *x, struct error *e);
 void options_free(struct vm_config *cfg, struct cli_extra *x);
+
+/* config.c: a file of options. Each is given on when it is there as a whole, a section as the option of its
+ * name with all its keys; before that the section's name, and each KEY=VALUE of it, so that an error is that
+ * line's. An error that they set gets the file and line before it. */
+struct config_ops {
+	void *arg;
+	bool (*section)(void *arg, const char *name, struct error *e);
+	bool (*key)(void *arg, const char *section, const char *item, struct error *e);
+	bool (*option)(void *arg, const char *name, const char *value, struct error *e);
+};
+bool config_read(const char *path, const struct config_ops *ops, struct error *e);
+/* One option, as config_read reads it. False: no line can say it. */
+bool config_write(FILE *f, const char *name, const char *value, struct error *e);
 
 #endif

@@ -1,5 +1,6 @@
 /* The options of `ring3 run`: one table; long names, a few short ones, values by kv_parse
- * (first key optional, bare key true). */
+ * (first key optional, bare key true). What is on the command line takes the place of all of that name
+ * in a file of --config. */
 #define LOG_TOPIC "cli"
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,29 +52,33 @@ struct option_row {
 	size_t offset;   /* in vm_config, or in cli_extra where extra is set */
 	bool extra;
 	const char *arg, *help;
+	const struct kv_key *keys; /* of its value; their offsets count from offset */
+	size_t n_keys;
 };
 #define CFG(f) offsetof(struct vm_config, f), false
+#define ALL 0, false /* keys that count from vm_config */
 #define EXT(f) offsetof(struct cli_extra, f), true
+#define KEYS(k) k, ARRAY_LEN(k)
 static const struct option_row rows[] = {
-	{ "kernel", 'k', A_KERNEL, CFG(kernel), "FILE[,format=F,addr=A,entry=E,mode=M]", "bzImage, PVH or multiboot ELF, flat binary" },
+	{ "kernel", 'k', A_KERNEL, CFG(kernel), "FILE[,format=F,addr=A,entry=E,mode=M]", "bzImage, PVH or multiboot ELF, flat binary", KEYS(kernel_keys) },
 	{ "initrd", 0, A_STR, CFG(initrd), "FILE", "initial RAM disk; multiboot: the module" },
 	{ "append", 0, A_STR, CFG(append), "TEXT", "kernel command line" },
-	{ "firmware", 0, A_FIRMWARE, CFG(firmware), "bios|uefi|FILE[,vars=F]", "SeaBIOS, OVMF or a ROM image, started at the reset vector" },
-	{ "boot", 0, A_BOOT, CFG(boot), "ORDER[,menu,wait=MS]", "what firmware tries, as in cdn: disk, CD, network; its menu" },
+	{ "firmware", 0, A_FIRMWARE, CFG(firmware), "bios|uefi|FILE[,vars=F]", "SeaBIOS, OVMF or a ROM image, started at the reset vector", KEYS(firmware_keys) },
+	{ "boot", 0, A_BOOT, CFG(boot), "ORDER[,menu,wait=MS]", "what firmware tries, as in cdn: disk, CD, network; its menu", KEYS(boot_keys) },
 	{ "name", 0, A_STR, CFG(name), "NAME", "a name for ring3 ctl and ring3 list" },
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
-	{ "serial", 0, A_SERIAL, 0, false, "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times" },
-	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
-	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
-	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
-	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
-	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
+	{ "serial", 0, A_SERIAL, CFG(serial), "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times", KEYS(serial_keys) },
+	{ "console", 0, A_CONSOLE, CFG(console), "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times", KEYS(console_keys) },
+	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },
+	{ "cdrom", 0, A_CD, ALL, "FILE|none", "a CD drive with that image, or empty", KEYS(disk_keys) },
+	{ "net", 0, A_NET, ALL, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times", KEYS(net_keys) },
+	{ "balloon", 0, A_BALLOON, ALL, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware or --vnc, else none" },
-	{ "vnc", 0, A_VNC, 0, false, "[ADDR:]PORT|SOCKET[,password-file=F]", "the screen, keyboard and mouse for VNC viewers; 127.0.0.1 unless ADDR says otherwise" },
+	{ "vnc", 0, A_VNC, ALL, "[ADDR:]PORT|SOCKET[,password-file=F]", "the screen, keyboard and mouse for VNC viewers; 127.0.0.1 unless ADDR says otherwise", KEYS(vnc_keys) },
 	{ "debugcon", 0, A_STR, CFG(debugcon), "FILE", "what the guest writes to port 0xe9 or 0x402" },
 	{ "post-port", 0, A_UINT, CFG(post_port), "PORT", "print byte writes to that port to standard error" },
 	{ "testdev", 0, A_FLAG, CFG(testdev), NULL, "the device of test suites: ports 0xe0-0xeb, 0x2000-0x2017, 0xff000000" },
@@ -87,6 +92,8 @@ static const struct option_row rows[] = {
 	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
 	{ "stats", 0, A_FLAG, CFG(stats), NULL, "count, and print the counters at the end; at any time: kill -USR1" },
 	{ "dry-run", 0, A_FLAG, CFG(dry_run), NULL, "build the machine, print it, start nothing" },
+	{ "config", 0, A_STR, EXT(config), "FILE", "options from a file; so does FILE alone if it ends in .ini; those here take the place of its own" },
+	{ "print-config", 0, A_FLAG, EXT(print_config), NULL, "print the options as such a file, start nothing" },
 	{ "log", 0, A_STR, EXT(log), "LEVEL|TOPIC=LEVEL,...", "error, warn (the default), info, debug, trace" },
 	{ "log-file", 0, A_STR, EXT(log_file), "FILE", "the log; default standard error" },
 	{ "help", 'h', A_FLAG, EXT(done), NULL, "this list; --help OPTION for the keys of one" },
@@ -111,23 +118,15 @@ static void help_all(void)
 
 static bool help_one(const char *name)
 {
-	if (!strcmp(name, "kernel"))
-		kv_help("--kernel", kernel_keys, ARRAY_LEN(kernel_keys));
-	else if (!strcmp(name, "firmware"))
-		kv_help("--firmware", firmware_keys, ARRAY_LEN(firmware_keys));
-	else if (!strcmp(name, "boot"))
-		kv_help("--boot", boot_keys, ARRAY_LEN(boot_keys));
-	else if (!strcmp(name, "serial"))
-		kv_help("--serial", serial_keys, ARRAY_LEN(serial_keys));
-	else if (!strcmp(name, "console"))
-		kv_help("--console", console_keys, ARRAY_LEN(console_keys));
-	else if (!strcmp(name, "disk"))
-		kv_help("--disk", disk_keys, ARRAY_LEN(disk_keys));
-	else if (!strcmp(name, "net"))
-		kv_help("--net", net_keys, ARRAY_LEN(net_keys));
-	else if (!strcmp(name, "vnc"))
-		kv_help("--vnc", vnc_keys, ARRAY_LEN(vnc_keys));
-	else if (!strcmp(name, "cpu"))
+	char what[40];
+
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+		if (rows[k].keys && !strcmp(rows[k].name, name)) {
+			snprintf(what, sizeof(what), "--%s", name);
+			kv_help(what, rows[k].keys, rows[k].n_keys);
+			return true;
+		}
+	if (!strcmp(name, "cpu"))
 		cpu_model_help();
 	else if (!strcmp(name, "engine"))
 		engine_help();
@@ -264,18 +263,62 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 	}
 }
 
-bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extra *x, struct error *e)
+/* ---- items: what was asked for, in order --------------------------------------------------------------- */
+
+struct item { const struct option_row *row; char *value; }; /* value: of flags "on" */
+struct items {
+	struct item *item;
+	size_t n;
+	struct vm_config *cfg;
+	struct cli_extra *x;
+	const bool *given; /* by row: on the command line */
+};
+
+static bool add_item(struct items *l, const struct option_row *o, const char *value, struct error *e)
 {
-	*cfg = (struct vm_config){ .mem_bytes = 512ull << 20, .cpus = 1 };
-	*x = (struct cli_extra){ 0 };
+	struct item *more = realloc(l->item, (l->n + 1) * sizeof(*more));
+	char *copy = strdup(value);
+
+	if (more)
+		l->item = more;
+	if (!more || !copy) {
+		free(copy);
+		return error_set(e, "out of memory");
+	}
+	l->item[l->n++] = (struct item){ o, copy };
+	return true;
+}
+
+static void free_items(struct items *l)
+{
+	for (size_t k = 0; k < l->n; k++)
+		free(l->item[k].value);
+	free(l->item);
+}
+
+static bool ends_in(const char *text, const char *end)
+{
+	size_t n = strlen(text), m = strlen(end);
+
+	return n > m && !strcmp(text + n - m, end);
+}
+
+static const struct option_row *row_of(const char *name)
+{
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+		if (!strcmp(rows[k].name, name))
+			return &rows[k];
+	return NULL;
+}
+
+/* The command line. */
+static bool read_arguments(int argc, char **argv, struct items *l, bool *given, struct error *e)
+{
 	for (int k = 0; k < argc; k++) {
-		const char *value;
-		if (argv[k][0] != '-' || !argv[k][1]) { /* a disk */
-			if (!add_disk(cfg, argv[k], e))
-				return false;
-			continue;
-		}
-		const struct option_row *o = find_row(argv[k], &value, e);
+		const char *value = argv[k];
+		bool bare = argv[k][0] != '-' || !argv[k][1]; /* a disk, or a file of options */
+		const struct option_row *o = bare ? row_of(ends_in(argv[k], ".ini") ? "config" : "disk") : find_row(argv[k], &value, e);
+
 		if (!o)
 			return false;
 		if (o->type != A_FLAG && !value) {
@@ -285,18 +328,126 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 		}
 		if (o->type == A_FLAG && value)
 			return error_set(e, "--%s: takes no value", o->name);
-		if (!apply(o, value, cfg, x, e))
-			return false;
-		if (x->done) {
+		if (!strcmp(o->name, "help")) {
 			if (k + 1 == argc || !help_one(argv[k + 1]))
 				help_all();
-			return true;
+			return l->x->done = true;
 		}
 		if (!strcmp(o->name, "cpu") && !strcmp(value, "help")) {
 			cpu_model_help();
-			return x->done = true;
+			return l->x->done = true;
 		}
+		given[o - rows] = true;
+		if (!add_item(l, o, value ? value : "on", e))
+			return false;
 	}
+	return true;
+}
+
+/* ---- --config ---------------------------------------------------------------------------------------------- */
+
+static const struct option_row *row_in_file(const char *name, bool section, struct error *e)
+{
+	const struct option_row *o = row_of(name);
+	const char *names[ARRAY_LEN(rows)];
+	size_t n = 0;
+
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+		if (!section || rows[k].keys)
+			names[n++] = rows[k].name;
+	if (o && (!strcmp(name, "config") || !strcmp(name, "help") || !strcmp(name, "print-config"))) {
+		error_set(e, "%s: only on the command line", name);
+		return NULL;
+	}
+	if (o && (!section || o->keys))
+		return o;
+	const char *near = nearest_word(name, names, n);
+	if (o)
+		error_set(e, "[%s]: has no keys; write %s = %s before the first section, or in [machine]", name, name, o->arg ? o->arg : "on");
+	else
+		error_set(e, section ? "[%s]: no such option%s%s%s" : "%s: no such option%s%s%s", name,
+			  near ? "; did you mean " : "; see ring3 run --help", near ? near : "",
+			  near ? "?" : "");
+	return NULL;
+}
+
+static bool file_section(void *arg, const char *name, struct error *e) { return row_in_file(name, true, e) != NULL; }
+
+/* Into a machine that nobody builds: for the error alone. */
+static bool file_key(void *arg, const char *section, const char *item, struct error *e)
+{
+	const struct option_row *o = row_of(section);
+	struct vm_config scratch = { .n_serial = 1, .n_consoles = 1, .n_disks = 1, .n_nets = 1 };
+	struct cli_extra x = { 0 };
+	char what[40];
+
+	snprintf(what, sizeof(what), "[%s]", section);
+	bool ok = kv_parse(what, item, o->keys, o->n_keys, (char *)&scratch + o->offset, e);
+	options_free(&scratch, &x);
+	return ok;
+}
+
+static bool file_option(void *arg, const char *name, const char *value, struct error *e)
+{
+	struct items *l = arg;
+	const struct option_row *o = row_in_file(name, false, e);
+
+	if (!o)
+		return false;
+	if (l->given[o - rows])
+		return true;
+	if (o->type == A_FLAG) {
+		struct { bool on; } flag = { false };
+		const struct kv_key key = { name, KV_BOOL, 0, NULL };
+		char item[80];
+
+		snprintf(item, sizeof(item), "%s=%s", name, value);
+		if (!kv_parse("[machine]", item, &key, 1, &flag, e))
+			return false;
+		if (!flag.on)
+			return true;
+		value = "on";
+	}
+	return apply(o, value, l->cfg, l->x, e) && add_item(l, o, value, e);
+}
+
+static bool read_files(const struct items *line, struct items *all, struct error *e)
+{
+	const struct config_ops ops = { all, file_section, file_key, file_option };
+
+	for (size_t k = 0; k < line->n; k++)
+		if (!strcmp(line->item[k].row->name, "config") && !config_read(line->item[k].value, &ops, e))
+			return false;
+	return true;
+}
+
+static bool print_config(const struct items *l, struct error *e)
+{
+	for (size_t k = 0; k < l->n; k++) {
+		const char *name = l->item[k].row->name;
+		if (strcmp(name, "config") && strcmp(name, "print-config") && !config_write(stdout, name, l->item[k].value, e))
+			return false;
+	}
+	return true;
+}
+
+/* Files first, then what the command line says; all: what counts of both. */
+static bool read_options(int argc, char **argv, struct items *all, struct error *e)
+{
+	bool given[ARRAY_LEN(rows)] = { false };
+	struct items line = { .cfg = all->cfg, .x = all->x };
+
+	all->given = given;
+	bool ok = read_arguments(argc, argv, &line, given, e) && (all->x->done || read_files(&line, all, e));
+	for (size_t k = 0; ok && !all->x->done && k < line.n; k++)
+		ok = apply(line.item[k].row, line.item[k].value, all->cfg, all->x, e) && add_item(all, line.item[k].row, line.item[k].value, e);
+	free_items(&line);
+	return ok;
+}
+
+/* What one option cannot know of the others; and what follows from them. */
+static bool check_options(struct vm_config *cfg, struct error *e)
+{
 	if ((cfg->hash_every || cfg->max_insns) && !cfg->icount)
 		return error_set(e, "--hash-every and --max-insns count instructions: they need --icount");
 	if (cfg->icount && cfg->cpus != 1)
@@ -322,10 +473,24 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 	return true;
 }
 
+bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extra *x, struct error *e)
+{
+	struct items all = { .cfg = cfg, .x = x };
+
+	*cfg = (struct vm_config){ .mem_bytes = 512ull << 20, .cpus = 1 };
+	*x = (struct cli_extra){ 0 };
+	bool ok = read_options(argc, argv, &all, e);
+	if (ok && !x->done)
+		ok = check_options(cfg, e) && (!x->print_config || print_config(&all, e));
+	x->done |= x->print_config;
+	free_items(&all);
+	return ok;
+}
+
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
 	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->vnc.at, cfg->vnc.password_file, cfg->engine, cfg->cpu,
-			  cfg->debugcon, cfg->hash_file, x->log, x->log_file };
+			  cfg->debugcon, cfg->hash_file, x->config, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);
 	for (int k = 0; k < cfg->n_consoles; k++) {

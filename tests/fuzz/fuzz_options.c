@@ -1,6 +1,8 @@
-/* The command line: arguments separated by zero bytes; and processor models (after an @), sizes, key=value
- * lists and log levels by themselves. Accepted or refused with one sentence. */
+/* The command line: arguments separated by zero bytes; files of options (what begins with [ or #); and
+ * processor models (after an @), sizes, key=value lists and log levels by themselves. Accepted or refused with one sentence. */
 #include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "fuzz.h"
 #include "cli/cli.h"
@@ -40,6 +42,24 @@ static void by_themselves(const char *text)
 		log_configure("error", NULL, &e);
 }
 
+/* Whatever is in a file; what it says is read again as it was read. */
+static void as_file(const u8 *data, size_t size)
+{
+	char path[40], *argv[] = { "--config", path, "--print-config" };
+	struct vm_config cfg;
+	struct cli_extra extra;
+	struct error e = { "" };
+	int fd = memfd_create("config", 0);
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (write(fd, data, size) == (ssize_t)size) {
+		if (!options_parse(ARRAY_LEN(argv), argv, &cfg, &extra, &e) && !e.msg[0])
+			bug("refused without a reason");
+		options_free(&cfg, &extra);
+	}
+	close(fd);
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	static bool quiet;
@@ -54,6 +74,10 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	size = MIN(size, sizeof(text) - 1);
 	memcpy(text, data, size);
 	text[size] = 0;
+	if (size && (text[0] == '[' || text[0] == '#')) {
+		as_file(data, size);
+		return 0;
+	}
 	by_themselves(text);
 	for (size_t at = 0; at < size && argc < (int)ARRAY_LEN(argv); at += strlen(text + at) + 1)
 		argv[argc++] = text + at;
