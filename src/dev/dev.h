@@ -16,9 +16,11 @@
 
 /* ---- the common part ---------------------------------------------------------------- */
 
-struct state_field { const char *name; u32 offset, size; }; /* plain bytes, little-endian */
+struct state_field { const char *name; u32 offset, size, memory; }; /* plain bytes, little-endian */
 #define STATE(type, field) { #field, offsetof(type, field), sizeof(((type *)0)->field) }
 #define STATE_TIMER(type, field) { #field, offsetof(type, field), 0 } /* size 0: a struct timer (deadline saved) */
+/* A pointer to so many bytes of mem_device_ram: those are saved, without pages of zeros. */
+#define STATE_MEMORY(type, field, bytes) { #field, offsetof(type, field), sizeof(((type *)0)->field), bytes }
 #define STATE_END { NULL, 0, 0 }
 
 struct device;

@@ -3,7 +3,8 @@
  * Saved form: for each entry of the class's state list, in any order,
  *   u8 length of the name, the name, u32 size, size bytes of value;
  * integers little-endian. A timer is 8 bytes: its deadline in ns of the machine's clock,
- * all ones when it is not armed.
+ * all ones when it is not armed. Memory is its pages that hold more than zeros, in ascending order:
+ * u32 number, the page.
  *
  * Invariants
  *  1. device_load changes nothing unless the whole buffer is well formed and names each
@@ -18,6 +19,7 @@
 #include <string.h>
 
 #define TIMER_BYTES 8u
+#define PAGE_RECORD (4u + PAGE_SIZE)
 #define TIMER_OFF UINT64_MAX
 
 #define DEVICE(part) &part##_class,
@@ -32,9 +34,30 @@ static bool field_is_timer(const struct state_field *f)
 	return f->size == 0;
 }
 
-static u32 field_bytes(const struct state_field *f)
+static u8 *field_memory(const struct device *d, const struct state_field *f)
 {
-	return field_is_timer(f) ? TIMER_BYTES : f->size;
+	return *(u8 **)((char *)d + f->offset);
+}
+
+static bool is_zero(const u8 *page)
+{
+	static const u8 zeros[PAGE_SIZE];
+
+	return !memcmp(page, zeros, PAGE_SIZE);
+}
+
+static u32 memory_bytes(const struct device *d, const struct state_field *f)
+{
+	u32 n = 0;
+
+	for (u32 at = 0; at < f->memory; at += PAGE_SIZE)
+		n += is_zero(field_memory(d, f) + at) ? 0 : PAGE_RECORD;
+	return n;
+}
+
+static u32 field_bytes(const struct device *d, const struct state_field *f)
+{
+	return field_is_timer(f) ? TIMER_BYTES : f->memory ? memory_bytes(d, f) : f->size;
 }
 
 static struct timer *field_timer(const struct device *d, const struct state_field *f)
@@ -80,13 +103,28 @@ void device_free(struct device *d)
 	free(d);
 }
 
+/* bytes: what memory_bytes has found; a guest that writes meanwhile gets no more into it. */
+static void save_memory(const struct device *d, const struct state_field *f, u8 *to, u32 bytes)
+{
+	const u8 *memory = field_memory(d, f);
+
+	for (u32 at = 0; at < f->memory && bytes; at += PAGE_SIZE)
+		if (!is_zero(memory + at)) {
+			st32(to, at / PAGE_SIZE);
+			memcpy(to + 4, memory + at, PAGE_SIZE);
+			to += PAGE_RECORD;
+			bytes -= PAGE_RECORD;
+		}
+	memset(to, 0, bytes);
+}
+
 size_t device_save(const struct device *d, u8 *buf, size_t cap)
 {
 	size_t at = 0;
 
 	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
 		size_t name_len = strlen(f->name);
-		u32 bytes = field_bytes(f);
+		u32 bytes = field_bytes(d, f);
 
 		if (name_len > UINT8_MAX)
 			bug("device %s: the name of state field %s is too long", d->cls->name, f->name);
@@ -101,6 +139,8 @@ size_t device_save(const struct device *d, u8 *buf, size_t cap)
 			const struct timer *t = field_timer(d, f);
 
 			st64(buf + at, timer_armed(t) ? t->deadline : TIMER_OFF);
+		} else if (f->memory) {
+			save_memory(d, f, buf + at, bytes);
 		} else {
 			memcpy(buf + at, (const char *)d + f->offset, bytes);
 		}
@@ -148,6 +188,38 @@ static int records_of(const u8 *buf, size_t len, const struct state_field *f, st
 	return n;
 }
 
+/* Whole pages of the memory, each once. */
+static bool memory_fits(const struct state_field *f, const struct record *r)
+{
+	u32 next = 0;
+
+	for (u32 at = 0; at < r->bytes; at += PAGE_RECORD) {
+		if (r->bytes - at < PAGE_RECORD || ld32(r->value + at) < next || ld32(r->value + at) >= f->memory / PAGE_SIZE)
+			return false;
+		next = ld32(r->value + at) + 1;
+	}
+	return true;
+}
+
+/* The machine lock is held; engines hear of what was code. */
+static void load_memory(struct device *d, const struct state_field *f, const struct record *r)
+{
+	static const u8 zeros[PAGE_SIZE];
+	u8 *memory = field_memory(d, f);
+	u32 next = 0;
+
+	for (u32 at = 0; at < f->memory; at += PAGE_SIZE) {
+		bool saved = next < r->bytes && ld32(r->value + next) == at / PAGE_SIZE;
+		const u8 *page = saved ? r->value + next + 4 : zeros;
+
+		next += saved ? PAGE_RECORD : 0;
+		if (!memcmp(memory + at, page, PAGE_SIZE))
+			continue;
+		memcpy(memory + at, page, PAGE_SIZE);
+		mem_dma_written(d->mem, memory + at, PAGE_SIZE);
+	}
+}
+
 static bool state_check(const struct device *d, const u8 *buf, size_t len, struct error *e)
 {
 	const char *who = d->cls->name;
@@ -164,9 +236,11 @@ static bool state_check(const struct device *d, const u8 *buf, size_t len, struc
 		if (!f || !f->name)
 			return error_set(e, "state of device %s: unknown field '%.*s'", who,
 					 (int)r.name_len, r.name);
-		if (r.bytes != field_bytes(f))
+		if (f->memory && !memory_fits(f, &r))
+			return error_set(e, "state of device %s: field %s is not pages of %u KiB", who, f->name, f->memory >> 10);
+		if (!f->memory && r.bytes != field_bytes(d, f))
 			return error_set(e, "state of device %s: field %s has %u bytes, expected %u", who,
-					 f->name, r.bytes, field_bytes(f));
+					 f->name, r.bytes, field_bytes(d, f));
 	}
 	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
 		int n = records_of(buf, len, f, &r);
@@ -186,6 +260,10 @@ bool device_load(struct device *d, const u8 *buf, size_t len, struct error *e)
 		struct record r;
 
 		records_of(buf, len, f, &r);
+		if (f->memory) {
+			load_memory(d, f, &r);
+			continue;
+		}
 		if (!field_is_timer(f)) {
 			memcpy((char *)d + f->offset, r.value, r.bytes);
 			continue;

@@ -194,7 +194,7 @@ static const struct state_field vga_state[] = {
 	STATE(struct vga, ar_index), STATE(struct vga, ar_data), STATE(struct vga, ar),
 	STATE(struct vga, dac_mask), STATE(struct vga, dac_read), STATE(struct vga, dac_write), STATE(struct vga, dac_at),
 	STATE(struct vga, dac_reading), STATE(struct vga, dac), STATE(struct vga, dac_latch), STATE(struct vga, latch),
-	STATE(struct vga, dispi_index), STATE(struct vga, dispi), PCI_STATE(struct vga, pci),
+	STATE(struct vga, dispi_index), STATE(struct vga, dispi), STATE_MEMORY(struct vga, vram, VRAM_SIZE), PCI_STATE(struct vga, pci),
 	STATE_END
 };
 

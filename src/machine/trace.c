@@ -4,7 +4,7 @@
  *
  * The memory hash is a sum over pages of hash(page, address), a page of zeros counting 0, so
  * that touched and untouched pages of the same content are the same; pages that the host does
- * not hold are skipped. Below MEM_EVERY instructions between checkpoints it is left out: the
+ * not hold are skipped. The memory of devices counts as RAM. Below MEM_EVERY instructions between checkpoints it is left out: the
  * registers name the instruction, the coarser run has named the interval. */
 #define LOG_TOPIC "trace"
 #include <errno.h>
@@ -54,9 +54,9 @@ static u64 hash_cpu(const struct cpu *c)
 static u64 hash_ram(const struct mem *m)
 {
 	static const u8 zeros[PAGE_SIZE];
-	u64 pages = m->ram_size / PAGE_SIZE, total = 0;
+	u64 size = m->ram_size + m->device_used, pages = size / PAGE_SIZE, total = 0;
 	u8 *present = malloc(pages);
-	if (!present || mincore(m->ram, m->ram_size, present))
+	if (!present || mincore(m->ram, size, present))
 		memset(present, 1, present ? pages : 0);
 	for (u64 k = 0; present && k < pages; k++) {
 		const u8 *p = m->ram + k * PAGE_SIZE;

@@ -351,11 +351,54 @@ static void followed(void **state)
 	vga_view_free(v);
 }
 
+/* ---- state ------------------------------------------------------------------------------------------ */
+
+/* Memory is saved with the registers, where there is something in it, and code in it is forgotten. */
+static void state_has_the_memory(void **state)
+{
+	static u8 saved[1 << 20], again[1 << 20];
+	struct vga *v = (struct vga *)b->dev;
+	struct error e;
+
+	size_t empty = device_save(b->dev, saved, sizeof(saved));
+	v->vram[5] = 0x55;
+	v->vram[VRAM_SIZE - 1] = 0x77;
+	size_t n = device_save(b->dev, saved, sizeof(saved));
+	assert_int_equal(n, empty + 2 * (4 + PAGE_SIZE));
+	v->vram[5] = 0x11;
+	v->vram[123456] = 0x22;
+	struct page_code *code = &b->mem.code[(v->vram + 123456 - b->mem.ram) / PAGE_SIZE];
+	u32 gen = mem_code_mark(code, 123456 % PAGE_SIZE, 1);
+	mem_lock(&b->mem);
+	assert_true(device_load(b->dev, saved, n, &e));
+	mem_unlock(&b->mem);
+	assert_int_equal(v->vram[5], 0x55);
+	assert_int_equal(v->vram[123456], 0);
+	assert_int_equal(v->vram[VRAM_SIZE - 1], 0x77);
+	assert_int_not_equal(atomic_load(&code->gen), gen);
+	assert_int_equal(device_save(b->dev, again, sizeof(again)), n);
+	assert_memory_equal(saved, again, n);
+	assert_int_equal(device_save(b->dev, again, n - 1), 0);
+	/* A page too far, one twice, half of one: refused, and nothing changes. */
+	u8 *record = (u8 *)memmem(saved, n, "\4vram", 5) + 9;
+	static const u32 wrong[][2] = { { 0, VRAM_SIZE / PAGE_SIZE }, { 7, 7 }, { 8, 2 } };
+	for (unsigned k = 0; k < ARRAY_LEN(wrong); k++) {
+		memcpy(again, saved, n);
+		st32(again + (record - saved), wrong[k][0]);
+		st32(again + (record - saved) + 4 + PAGE_SIZE, wrong[k][1]);
+		mem_lock(&b->mem);
+		assert_false(device_load(b->dev, again, n, &e));
+		mem_unlock(&b->mem);
+		assert_non_null(strstr(e.msg, "vram"));
+		assert_int_equal(v->vram[5], 0x55);
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode), T(followed),
+		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode), T(followed), T(state_has_the_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
