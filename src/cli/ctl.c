@@ -23,7 +23,9 @@ static int help(FILE *f)
 	      "  type TEXT           as typed on a US keyboard\n"
 	      "  mouse X Y [BUTTONS [WHEEL]]\n"
 	      "                      moves right and up; buttons: 1 left, 2 right, 4 middle; the wheel turns\n"
-	      "                      towards you\n", f);
+	      "                      towards you\n"
+	      "  balloon [SIZE]      asks the guest for so much of its memory; without SIZE: how much it was\n"
+	      "                      asked for, and has given\n", f);
 	return f == stdout ? 0 : EXIT_USAGE;
 }
 

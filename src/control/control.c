@@ -127,13 +127,27 @@ static bool do_mouse(struct machine *m, const char *arg, struct answer *a, struc
 	return machine_mouse(m, dx, dy, wheel, buttons, e);
 }
 
+static bool do_balloon(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	u64 bytes, asked, given;
+	char text[80];
+
+	if (*arg)
+		return parse_size(arg, &bytes) ? machine_set_balloon(m, bytes, e)
+					       : error_set(e, "balloon %s: not a size; as in 256M, or 0", arg);
+	if (!machine_get_balloon(m, &asked, &given, e))
+		return false;
+	snprintf(text, sizeof(text), "asked for %lluM, has %lluM\n", (unsigned long long)asked >> 20, (unsigned long long)given >> 20);
+	return say(a, text);
+}
+
 static const struct command {
 	const char *name;
 	bool (*fn)(struct machine *m, const char *arg, struct answer *a, struct error *e);
 } commands[] = {
 	{ "status", do_status }, { "pause", do_pause }, { "resume", do_resume }, { "reset", do_reset },
 	{ "powerdown", do_powerdown }, { "stop", do_stop }, { "screen", do_screen }, { "screenshot", do_screenshot },
-	{ "press", do_press }, { "type", do_type }, { "mouse", do_mouse },
+	{ "press", do_press }, { "type", do_type }, { "mouse", do_mouse }, { "balloon", do_balloon },
 };
 
 static bool carry_out(struct machine *m, char *line, struct answer *a, struct error *e)

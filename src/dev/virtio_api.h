@@ -32,6 +32,7 @@ extern const struct device_class virtio_balloon_class;
 #define VIRTIO_BALLOON_STATS 10u /* by their tags: VIRTIO 1.2, 5.5.6.3 */
 /* How much the guest is to give back, and how much it says it has; bytes. Lock held. */
 void virtio_balloon_set_target(struct device *d, u64 bytes);
+u64 virtio_balloon_target(const struct device *d);
 u64 virtio_balloon_actual(const struct device *d);
 /* The guest's last statistics, and asks for new ones. False: the guest has not answered yet. */
 bool virtio_balloon_stats(struct device *d, u64 stats[VIRTIO_BALLOON_STATS]);

@@ -122,6 +122,11 @@ void virtio_balloon_set_target(struct device *d, u64 bytes)
 	virtio_config_changed(&b->v);
 }
 
+u64 virtio_balloon_target(const struct device *d)
+{
+	return (u64)container_of(d, struct virtio_balloon, v.d)->target * PAGE_SIZE;
+}
+
 u64 virtio_balloon_actual(const struct device *d)
 {
 	return (u64)container_of(d, struct virtio_balloon, v.d)->actual * PAGE_SIZE;

@@ -218,7 +218,8 @@ static void on_connect(void *arg, u32 events)
 	if (fd < 0)
 		return;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* a Unix socket has none, and needs none */
-	if (!vnc_add_client(v, fd))
+	static struct ratelimit often;
+	if (!vnc_add_client(v, fd) && ratelimit_ok(&often))
 		log_warn("a viewer was turned away: %d are there already", VNC_CLIENTS);
 }
 

@@ -89,7 +89,9 @@ static void take_response(struct vnc_client *c, const u8 *p)
 		let_in(c);
 		return;
 	}
-	log_warn("a viewer had a wrong password");
+	static struct ratelimit often;
+	if (ratelimit_ok(&often))
+		log_warn("a viewer had a wrong password");
 	c->state = VNC_REFUSED;
 	c->deadline = vnc_now() + REFUSE_NS;
 }
@@ -302,7 +304,7 @@ static void take_message(struct vnc_client *c, const u8 *p)
 			take_extended_key(c, p);
 			break;
 		}
-		log_info("a viewer sent message %u, which was not offered", p[0]);
+		log_guest("a viewer sent message %u, which was not offered", p[0]);
 		vnc_drop(c);
 		break;
 	}

@@ -127,6 +127,10 @@ bool machine_type(struct machine *m, const char *text, struct error *e);
 /* Counts to the right and up, turns of the wheel towards the user; buttons: 1 left, 2 right, 4 middle, 8, 16. */
 bool machine_mouse(struct machine *m, int dx, int dy, int wheel, unsigned buttons, struct error *e);
 
+/* The balloon: bytes of its memory that the guest is asked for, and how many it has given. Any thread. */
+bool machine_set_balloon(struct machine *m, u64 bytes, struct error *e);
+bool machine_get_balloon(struct machine *m, u64 *asked, u64 *given, struct error *e);
+
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */

@@ -23,7 +23,7 @@ struct machine {
 	struct machine_hooks hooks;
 	struct device *devices[64];   /* in devices.def's order of creation */
 	int n_devices;
-	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga, *ide;
+	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga, *ide, *balloon;
 	u8 ide_units;                 /* taken, a bit each */
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];

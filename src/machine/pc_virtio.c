@@ -36,11 +36,38 @@ static bool add_consoles(struct machine *m, struct error *e)
 
 static bool add_balloon(struct machine *m, struct error *e)
 {
-	struct device *d;
-
-	if (!pc_add_device(m, &virtio_balloon_class, &d, e))
+	if (!pc_add_device(m, &virtio_balloon_class, &m->balloon, e))
 		return false;
-	virtio_balloon_set_target(d, m->cfg->balloon_bytes);
+	virtio_balloon_set_target(m->balloon, m->cfg->balloon_bytes);
+	return true;
+}
+
+static bool has_balloon(const struct machine *m, struct error *e)
+{
+	return m->balloon || error_set(e, "this machine has no balloon; --balloon 0 gives it one");
+}
+
+bool machine_set_balloon(struct machine *m, u64 bytes, struct error *e)
+{
+	if (!has_balloon(m, e))
+		return false;
+	if (bytes >= m->mem.ram_size)
+		return error_set(e, "a balloon of %lluM: the guest has %lluM in all", (unsigned long long)bytes >> 20,
+				 (unsigned long long)m->mem.ram_size >> 20);
+	mem_lock(&m->mem);
+	virtio_balloon_set_target(m->balloon, bytes);
+	mem_unlock(&m->mem);
+	return true;
+}
+
+bool machine_get_balloon(struct machine *m, u64 *asked, u64 *given, struct error *e)
+{
+	if (!has_balloon(m, e))
+		return false;
+	mem_lock(&m->mem);
+	*asked = virtio_balloon_target(m->balloon);
+	*given = virtio_balloon_actual(m->balloon);
+	mem_unlock(&m->mem);
 	return true;
 }
 
