@@ -70,7 +70,7 @@ static struct block *disk(void)
 	return d;
 }
 
-static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class; }
+static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class; }
 
 #define FLASH (64u << 10)
 
@@ -81,9 +81,14 @@ static void connect_device(struct board *b, const struct device_class *cls)
 	struct error e;
 
 	if (cls == &ide_class) {
-		ide_attach(b->dev, 0, &(struct ide_drive_config){ disk(), false, "serial" });
-		ide_attach(b->dev, 2, &(struct ide_drive_config){ disk(), true, NULL });
-		ide_attach(b->dev, 3, &(struct ide_drive_config){ NULL, true, NULL });
+		ide_attach(b->dev, 0, &(struct ata_drive_config){ disk(), false, "serial" });
+		ide_attach(b->dev, 2, &(struct ata_drive_config){ disk(), true, NULL });
+		ide_attach(b->dev, 3, &(struct ata_drive_config){ NULL, true, NULL });
+	} else if (cls == &ahci_class) {
+		if (!ahci_attach(b->dev, 0, &(struct ata_drive_config){ disk(), false, "serial" }, &e) ||
+		    !ahci_attach(b->dev, 1, &(struct ata_drive_config){ disk(), true, NULL }, &e) ||
+		    !ahci_attach(b->dev, 2, &(struct ata_drive_config){ NULL, true, NULL }, &e))
+			bug("%s", e.msg);
 	} else if (cls == &pflash_class) {
 		memset(flash, 0xff, FLASH);
 		pflash_attach(b->dev, 0xffc00000, flash, FLASH);
