@@ -1,9 +1,11 @@
 /* Every class of devices.def, programmed by fuzz bytes: registers read and written through the
  * buses, time passing, DMA from RAM that holds fuzz bytes, its state saved, loaded (damaged, too).
  *
- * Input: u8 class, then operations: u8 what, and what it needs. */
+ * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=NAME in the environment
+ * keeps mutations at that class. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -401,6 +403,34 @@ static void access_register(struct board *b, struct input *in, u8 what)
 			mem_phys_read(&b->mem, r->base + where % r->size, size);
 		return;
 	}
+}
+
+static int class_of_environment(void)
+{
+	const char *name = getenv("RING3_FUZZ_DEVICE");
+
+	if (!name || !*name)
+		return -1;
+	for (int k = 0; device_classes[k]; k++)
+		if (!strcmp(device_classes[k]->name, name))
+			return k;
+	fprintf(stderr, "RING3_FUZZ_DEVICE=%s: no such class; those of devices.def by their names\n", name);
+	exit(1);
+}
+
+/* libFuzzer's; not there when the corpus is replayed. */
+size_t LLVMFuzzerMutate(u8 *data, size_t size, size_t max) __attribute__((weak));
+size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed);
+
+size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed)
+{
+	int cls = class_of_environment();
+
+	(void)seed;
+	size = LLVMFuzzerMutate(data, size, max);
+	if (cls >= 0 && size)
+		data[0] = (u8)cls;
+	return size;
 }
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
