@@ -1,5 +1,6 @@
 """What the run scripts in Python share: which ring3 to run, running it on a pipe or on a
 terminal, tiny guests as bytes, and counting ("N passed, N failed" is for tests/run)."""
+import hashlib
 import os
 import pathlib
 import pty
@@ -130,6 +131,29 @@ def assemble(d, text):
 def flat(path, code, mode=16):
     pathlib.Path(path).write_bytes(code)
     return ["--kernel", f"{path},format=flat,mode={mode}"]
+
+
+# ---- file systems for guests ----------------------------------------------------------------
+
+def image(d, name="disk.img", size=64 << 20):
+    """An ext4 file system with a file of random bytes in it: (path, the file's SHA-256)."""
+    path, data = d / name, os.urandom(3_000_001)
+    (d / "data").write_bytes(data)
+    with open(path, "wb") as f:
+        f.truncate(size)
+    subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+    debugfs(path, f"write {d / 'data'} from-host", write=True)
+    return path, hashlib.sha256(data).hexdigest()
+
+
+def debugfs(path, command, write=False):
+    r = subprocess.run(["debugfs", *(["-w"] if write else []), "-R", command, path], capture_output=True, check=True)
+    return r.stdout
+
+
+def check_clean(path):
+    r = subprocess.run(["e2fsck", "-fn", path], capture_output=True, text=True)
+    assert r.returncode == 0, r.stdout + r.stderr
 
 
 # ---- counting -------------------------------------------------------------------------------

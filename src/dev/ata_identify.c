@@ -1,6 +1,6 @@
-/* What drives say of themselves: IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. ATA/ATAPI-6 (INCITS
- * 361), 8.15 and 8.16; numbers are those of words. */
-#include "dev/ide_impl.h"
+/* What drives say of themselves: IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. ATA8-ACS (INCITS 452) and
+ * ACS-3 (INCITS 522), 7.12 and 7.13; numbers are those of words. */
+#include "dev/ata.h"
 
 #include <string.h>
 
@@ -16,7 +16,7 @@ static void text(u8 *out, unsigned n, unsigned words, const char *s)
 }
 
 /* Modes 0 to 2 of multiword DMA and 0 to 5 of Ultra DMA, and which one is selected. */
-static void modes(const struct ide_drive *d, u8 *out)
+static void modes(const struct ata_drive *d, u8 *out)
 {
 	unsigned n = 1u << (d->mode & 7);
 
@@ -27,12 +27,25 @@ static void modes(const struct ide_drive *d, u8 *out)
 	word(out, 88, 0x3f | ((d->mode & 0xf8) == 0x40 ? (n & 0x3f) << 8 : 0));
 }
 
-void ata_identify(const struct ide_drive *d, u8 *out)
+/* Words that a serial drive has, and what goes with queues. */
+static void serial_ata(const struct ata_drive *d, u8 *out)
 {
-	u64 sectors = block_size(d->blk) / BLOCK_SECTOR, small = MIN(sectors, 0x0fffffffull);
+	if (!d->queues)
+		return;
+	word(out, 76, (d->cd ? 0 : 0x0100) | 0x0006); /* queued commands, 1.5 and 3 Gbit/s */
+	word(out, 93, 0);                      /* no cable of the parallel kind */
+	if (!d->cd)
+		word(out, 75, 31);             /* 32 of them */
+}
+
+void ata_identify(const struct ata_drive *d, u8 *out)
+{
+	struct block_limits limits;
+	u64 sectors = ata_sectors(d), small = MIN(sectors, 0x0fffffffull);
 	u64 cylinders = d->heads && d->sectors ? MIN(sectors / (d->heads * d->sectors), 0xffffull) : 0;
 	u64 chs = cylinders * d->heads * d->sectors;
 
+	block_get_limits(d->blk, &limits);
 	memset(out, 0, BLOCK_SECTOR);
 	word(out, 0, 0x0040);
 	word(out, 1, d->geometry.cylinders);
@@ -52,18 +65,29 @@ void ata_identify(const struct ide_drive *d, u8 *out)
 	word(out, 59, d->multiple ? 0x100u | d->multiple : 0);
 	st32(out + 2 * 60, (u32)small);
 	modes(d, out);
-	word(out, 80, 0x0070);                 /* ATA/ATAPI-4 to 6 */
-	word(out, 82, 0x0020);                 /* write cache */
+	word(out, 80, 0x03f0);                 /* ATA/ATAPI-4 to ACS-2 */
+	word(out, 82, 0x0021);                 /* write cache, SMART */
 	word(out, 83, 0x7400);                 /* 48-bit addresses, FLUSH CACHE, FLUSH CACHE EXT */
-	word(out, 84, 0x4000);
-	word(out, 85, d->write_cache ? 0x0020 : 0);
-	word(out, 86, 0x3400);
-	word(out, 87, 0x4000);
+	word(out, 84, 0x4060);                 /* general purpose logs, FUA */
+	word(out, 85, (d->write_cache ? 0x0020 : 0) | (d->smart ? 1 : 0));
+	word(out, 86, 0xb400);                 /* and words 119, 120 */
+	word(out, 87, 0x4060);
 	word(out, 93, 0x6003);                 /* an 80-wire cable */
 	st64(out + 2 * 100, sectors);
+	word(out, 106, 0x6000 | (unsigned)__builtin_ctz(MAX(limits.physical_sector / BLOCK_SECTOR, 1u)));
+	word(out, 119, 0x4008);                /* READ LOG DMA EXT */
+	word(out, 120, 0x4008);
+	if (!block_read_only(d->blk)) {
+		word(out, 105, ATA_TRIM_BLOCKS);
+		word(out, 169, 1);             /* TRIM */
+	}
+	word(out, 217, 1);                     /* nothing turns */
+	serial_ata(d, out);
+	out[510] = 0xa5;
+	ata_put_sum(out);
 }
 
-void atapi_identify(const struct ide_drive *d, u8 *out)
+void atapi_identify(const struct ata_drive *d, u8 *out)
 {
 	memset(out, 0, BLOCK_SECTOR);
 	word(out, 0, 0x8580);                  /* packets of 12 bytes, CD-ROM, removable */
@@ -80,4 +104,5 @@ void atapi_identify(const struct ide_drive *d, u8 *out)
 	word(out, 85, 0x0210);
 	word(out, 87, 0x4000);
 	word(out, 93, 0x6003);
+	serial_ata(d, out);
 }

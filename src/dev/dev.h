@@ -173,6 +173,7 @@ extern const struct device_class isa_debug_exit_class; /* 0xf4, 4 ports */
 extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
+extern const struct device_class ahci_class;     /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
@@ -217,10 +218,12 @@ void debugcon_attach(struct device *d, const struct char_backend *be);
 /* The bytes, size of them, stay the caller's and outlive the device; page-aligned, as base. */
 void pflash_attach(struct device *d, u64 base, u8 *bytes, u64 size);
 
-/* unit: 0 and 1 on the first channel, 2 and 3 on the second. blk stays the caller's and outlives the
- * device; NULL: a CD drive without a medium. Before the machine runs. */
-struct ide_drive_config { struct block *blk; bool cd; const char *serial; };
-void ide_attach(struct device *d, unsigned unit, const struct ide_drive_config *cfg);
+/* A disk or CD drive of the IDE or AHCI controller. blk stays the caller's and outlives the device; NULL: a
+ * CD drive without a medium. Before the machine runs. */
+struct ata_drive_config { struct block *blk; bool cd; const char *serial; };
+#define AHCI_PORTS 6u
+void ide_attach(struct device *d, unsigned unit, const struct ata_drive_config *cfg); /* 0, 1 on the first channel, 2, 3 on the second */
+bool ahci_attach(struct device *d, unsigned port, const struct ata_drive_config *cfg, struct error *e);
 
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);

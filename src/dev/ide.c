@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static struct ata_drive *selected(struct ide_channel *c) { return &c->drive[!!(c->device & DEV_SECOND)]; }
+
 /* ---- interrupts, ends ------------------------------------------------------------------------- */
 
 static void update_irq(struct ide_channel *c)
@@ -27,7 +29,7 @@ static void update_irq(struct ide_channel *c)
 	irq_set(c->ide->d.irqs, 14u + c->index, c->irq && !(c->control & CTL_NIEN));
 }
 
-void ide_raise(struct ide_channel *c)
+static void raise_irq(struct ide_channel *c)
 {
 	c->irq = 1;
 	c->bm_status |= BM_INT;
@@ -40,29 +42,14 @@ static void lower(struct ide_channel *c)
 	update_irq(c);
 }
 
-void ide_finish(struct ide_channel *c)
+void ide_end(struct ide_channel *c, u8 error)
 {
-	struct ide_drive *d = ide_drive(c);
-
 	c->phase = IDE_IDLE;
-	d->error = 0;
-	d->status = ST_DRDY | ST_DSC;
-	if (c->packet)
-		d->count[0] = REASON_IO | REASON_CD;
-	ide_raise(c);
+	ata_end(ide_drive(c), c->packet, error);
+	raise_irq(c);
 }
 
-void ide_fail(struct ide_channel *c, u8 error)
-{
-	struct ide_drive *d = ide_drive(c);
-
-	c->phase = IDE_IDLE;
-	d->error = error;
-	d->status = ST_DRDY | ST_DSC | ST_ERR;
-	if (c->packet)
-		d->count[0] = REASON_IO | REASON_CD;
-	ide_raise(c);
-}
+void ide_fail_medium(struct ide_channel *c) { ide_end(c, ata_medium_error(ide_drive(c), c->packet, c->write, c->lba)); }
 
 /* ---- the host's disk ---------------------------------------------------------------------------- */
 
@@ -86,7 +73,7 @@ static void disk_done(struct block_request *r)
 void ide_ask_disk(struct ide_channel *c, enum block_op op, u8 *buf, u64 lba, u32 sectors,
 		  void (*then)(struct ide_channel *c, int error))
 {
-	struct ide_drive *d = ide_drive(c);
+	struct ata_drive *d = ide_drive(c);
 
 	c->phase = IDE_DISK;
 	d->status = ST_BSY;
@@ -97,7 +84,7 @@ void ide_ask_disk(struct ide_channel *c, enum block_op op, u8 *buf, u64 lba, u32
 	if (op == BLOCK_FLUSH)
 		c->req.offset = c->req.len = 0;
 	else if (op == BLOCK_WRITE)
-		c->req.fua = !d->write_cache;
+		c->req.fua = c->fua;
 	block_submit(d->blk, &c->req);
 }
 
@@ -107,7 +94,7 @@ void ide_ask_disk(struct ide_channel *c, enum block_op op, u8 *buf, u64 lba, u32
  * interrupt; the first block of a write is not. */
 static void offer(struct ide_channel *c, enum ide_phase phase, bool interrupt)
 {
-	struct ide_drive *d = ide_drive(c);
+	struct ata_drive *d = ide_drive(c);
 
 	c->phase = phase;
 	c->end = MIN(c->at + c->block, c->filled);
@@ -118,52 +105,35 @@ static void offer(struct ide_channel *c, enum ide_phase phase, bool interrupt)
 		d->lba[2][0] = (u8)((c->end - c->at) >> 8);
 	}
 	if (interrupt)
-		ide_raise(c);
+		raise_irq(c);
 }
 
-void ide_reply(struct ide_channel *c, u32 bytes, u32 block)
+static void reply(struct ide_channel *c)
 {
 	c->at = 0;
-	c->filled = bytes;
 	c->left = 0;
-	c->block = block;
 	offer(c, IDE_IN, true);
 }
 
 static u32 chunk_of(const struct ide_channel *c) { return MIN(c->left, IDE_BUFFER / c->sector); }
-
-static void medium_error(struct ide_channel *c, bool write)
-{
-	if (c->packet)
-		atapi_fail(c, 3, 0x11, 0); /* medium error, unrecovered read */
-	else
-		ide_fail(c, write ? ERR_ABRT : ERR_UNC);
-}
 
 static void filled(struct ide_channel *c, int error)
 {
 	u32 n = chunk_of(c);
 
 	if (error) {
-		medium_error(c, false);
+		ide_fail_medium(c);
 		return;
 	}
 	c->at = 0;
 	c->filled = n * c->sector;
+	ata_moved(ide_drive(c), false, c->filled / BLOCK_SECTOR);
 	c->lba += n;
 	c->left -= n;
 	offer(c, IDE_IN, true);
 }
 
 static void fill(struct ide_channel *c) { ide_ask_disk(c, BLOCK_READ, c->buffer, c->lba, chunk_of(c), filled); }
-
-void ide_read_pio(struct ide_channel *c, u64 lba, u32 sectors, u32 block)
-{
-	c->lba = lba;
-	c->left = sectors;
-	c->block = block;
-	fill(c);
-}
 
 static void take_next(struct ide_channel *c, bool interrupt)
 {
@@ -177,30 +147,25 @@ static void written(struct ide_channel *c, int error)
 	u32 n = chunk_of(c);
 
 	if (error) {
-		medium_error(c, true);
+		ide_fail_medium(c);
 		return;
 	}
+	ata_moved(ide_drive(c), true, n);
 	c->lba += n;
 	c->left -= n;
 	if (c->left)
 		take_next(c, true);
 	else
-		ide_finish(c);
+		ide_end(c, 0);
 }
 
-void ide_write_pio(struct ide_channel *c, u64 lba, u32 sectors, u32 block)
-{
-	c->lba = lba;
-	c->left = sectors;
-	c->block = block;
-	take_next(c, false);
-}
+static void carry_out(struct ide_channel *c, struct ata_task t);
 
 /* The host has moved the block's last byte. */
 static void block_done(struct ide_channel *c)
 {
 	if (c->phase == IDE_PACKET)
-		atapi_packet(c);
+		carry_out(c, atapi_packet(ide_drive(c), c->buffer, c->dma, c->buffer));
 	else if (c->at < c->filled)
 		offer(c, (enum ide_phase)c->phase, true);
 	else if (c->phase == IDE_OUT)
@@ -208,7 +173,7 @@ static void block_done(struct ide_channel *c)
 	else if (c->left)
 		fill(c);
 	else if (c->packet)
-		ide_finish(c);
+		ide_end(c, 0);
 	else { /* the end of a read is not told */
 		c->phase = IDE_IDLE;
 		ide_drive(c)->status = ST_DRDY | ST_DSC;
@@ -240,9 +205,132 @@ static void data_write(struct ide_channel *c, u64 val, unsigned size)
 		block_done(c);
 }
 
-/* ---- registers -------------------------------------------------------------------------------------- */
+/* ---- commands ---------------------------------------------------------------------------------------- */
 
-static struct ide_drive *selected(struct ide_channel *c) { return &c->drive[!!(c->device & DEV_SECOND)]; }
+static void flushed(struct ide_channel *c, int error) { ide_end(c, error ? ERR_ABRT : 0); }
+
+static void trim_on(struct ide_channel *c, int error)
+{
+	u64 lba;
+	u32 sectors;
+
+	if (error)
+		ide_end(c, ERR_ABRT);
+	else if (ata_trim_next(c->buffer, c->filled, &c->at, &lba, &sectors))
+		ide_ask_disk(c, BLOCK_DISCARD, NULL, lba, sectors, trim_on);
+	else
+		ide_end(c, 0);
+}
+
+void ide_trim(struct ide_channel *c)
+{
+	c->at = 0;
+	if (ata_trim_check(ide_drive(c), c->buffer, c->filled))
+		trim_on(c, 0);
+	else
+		ide_end(c, ERR_IDNF);
+}
+
+/* The host moves the packet, always through the port. */
+static void take_packet(struct ide_channel *c, bool dma)
+{
+	struct ata_drive *d = ide_drive(c);
+
+	c->packet = 1;
+	c->dma = dma;
+	c->at = 0;
+	c->end = c->filled = c->block = PACKET_BYTES;
+	c->phase = IDE_PACKET;
+	d->count[0] = REASON_CD;
+	d->status = ST_DRDY | ST_DSC | ST_DRQ;
+}
+
+static void move_sectors(struct ide_channel *c, const struct ata_task *t)
+{
+	c->sector = t->sector;
+	c->lba = t->lba;
+	c->left = t->sectors;
+	c->write = t->what == ATA_WRITE;
+	c->fua = t->fua;
+	if (t->dma)
+		ide_dma_sectors(c);
+	else if (c->write)
+		take_next(c, false);
+	else
+		fill(c);
+}
+
+static void move_buffer(struct ide_channel *c, const struct ata_task *t)
+{
+	c->filled = t->bytes;
+	c->trim = c->write = t->what == ATA_TRIM;
+	if (t->dma)
+		ide_dma_buffer(c);
+	else
+		reply(c);
+}
+
+static void carry_out(struct ide_channel *c, struct ata_task t)
+{
+	c->phase = IDE_IDLE;
+	c->write = c->trim = 0;
+	if (t.block)
+		c->block = t.block;
+	switch (t.what) {
+	case ATA_FAIL: ide_end(c, t.error); break;
+	case ATA_DONE: ide_end(c, 0); break;
+	case ATA_SIGNATURE: raise_irq(c); break;
+	case ATA_SEND: case ATA_TRIM: move_buffer(c, &t); break;
+	case ATA_READ: case ATA_WRITE: move_sectors(c, &t); break;
+	case ATA_FLUSH: ide_ask_disk(c, BLOCK_FLUSH, NULL, 0, 0, flushed); break;
+	case ATA_PACKET: take_packet(c, t.dma); break;
+	}
+}
+
+static void reset_selected(struct ide_channel *c)
+{
+	if (c->phase == IDE_DISK) {
+		c->reset_waits = 1; /* both drives then: nobody waits for the other */
+		return;
+	}
+	c->phase = IDE_IDLE;
+	ata_reset(selected(c));
+}
+
+/* 90: both drives; the first one answers for both. */
+static void diagnose(struct ide_channel *c)
+{
+	ata_reset(&c->drive[0]);
+	ata_reset(&c->drive[1]);
+	c->device = 0;
+	raise_irq(c);
+}
+
+static void command_write(struct ide_channel *c, u8 command)
+{
+	struct ata_drive *d = selected(c);
+
+	c->command = command;
+	if (command == 0x08) { /* DEVICE RESET, of packet devices; also when busy */
+		if (d->cd)
+			reset_selected(c);
+		return;
+	}
+	c->active = !!(c->device & DEV_SECOND);
+	c->packet = 0;
+	c->sector = BLOCK_SECTOR;
+	c->block = BLOCK_SECTOR;
+	if (command == 0x90) {
+		diagnose(c);
+		return;
+	}
+	d->device = c->device;
+	struct ata_task t = ata_command(d, command, c->buffer);
+	c->device = d->device;
+	carry_out(c, t);
+}
+
+/* ---- registers -------------------------------------------------------------------------------------- */
 
 static bool is_busy(const struct ide_channel *c)
 {
@@ -251,7 +339,7 @@ static bool is_busy(const struct ide_channel *c)
 
 static u8 register_read(struct ide_channel *c, unsigned reg)
 {
-	const struct ide_drive *d = selected(c);
+	const struct ata_drive *d = selected(c);
 	unsigned hob = c->control & CTL_HOB ? 1 : 0;
 
 	if (!c->drive[0].present && !c->drive[1].present)
@@ -275,8 +363,7 @@ static void register_write(struct ide_channel *c, unsigned reg, u8 val)
 		lower(c);
 		if ((is_busy(c) && val != 0x08) || !(selected(c)->present || val == 0x90))
 			return;
-		c->command = val;
-		ata_command(c);
+		command_write(c, val);
 		return;
 	}
 	if (reg == 6) {
@@ -286,32 +373,11 @@ static void register_write(struct ide_channel *c, unsigned reg, u8 val)
 	if (c->phase != IDE_IDLE)
 		return;
 	for (unsigned k = 0; k < 2; k++) {
-		struct ide_drive *d = &c->drive[k];
+		struct ata_drive *d = &c->drive[k];
 		u8 *r = reg == 1 ? d->feature : reg == 2 ? d->count : d->lba[reg - 3];
 		r[1] = r[0];
 		r[0] = val;
 	}
-}
-
-static void reset_drive(struct ide_drive *d)
-{
-	d->multiple = 0;
-	d->heads = (u8)d->geometry.heads;
-	d->sectors = (u8)d->geometry.sectors;
-	d->error = 1; /* diagnostics passed */
-	d->status = d->cd ? 0 : ST_DRDY | ST_DSC;
-	d->sense_key = d->asc = d->ascq = d->locked = 0;
-	ata_signature(d);
-}
-
-void ide_reset_drive(struct ide_channel *c)
-{
-	if (c->phase == IDE_DISK) {
-		c->reset_waits = 1; /* both drives then: nobody waits for the other */
-		return;
-	}
-	c->phase = IDE_IDLE;
-	reset_drive(selected(c));
 }
 
 static void reset_channel(struct ide_channel *c)
@@ -322,7 +388,7 @@ static void reset_channel(struct ide_channel *c)
 	c->at = c->end = c->filled = c->left = 0;
 	lower(c);
 	for (unsigned k = 0; k < 2; k++)
-		reset_drive(&c->drive[k]);
+		ata_reset(&c->drive[k]);
 }
 
 static void control_write(struct ide_channel *c, u8 val)
@@ -376,19 +442,11 @@ static const struct mmio_ops control_ops = { control_port_read, control_port_wri
 
 /* ---- drives -------------------------------------------------------------------------------------------- */
 
-void ide_attach(struct device *dev, unsigned unit, const struct ide_drive_config *cfg)
+void ide_attach(struct device *dev, unsigned unit, const struct ata_drive_config *cfg)
 {
 	struct ide *ide = container_of(dev, struct ide, d);
-	struct ide_drive *d = &ide->channel[unit >> 1 & 1].drive[unit & 1];
 
-	*d = (struct ide_drive){ .blk = cfg->blk, .present = true, .cd = cfg->cd, .write_cache = 1 };
-	if (cfg->serial)
-		snprintf(d->serial, sizeof(d->serial), "%s", cfg->serial);
-	else
-		snprintf(d->serial, sizeof(d->serial), "R3%05u", unit + 1);
-	if (cfg->blk && !cfg->cd)
-		block_get_geometry(cfg->blk, &d->geometry);
-	reset_drive(d);
+	ata_attach(&ide->channel[unit >> 1 & 1].drive[unit & 1], cfg, unit);
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------ */
@@ -431,8 +489,7 @@ static void ide_reset(struct device *dev)
 		c->control = c->command = 0;
 		c->bm_status = 0;
 		for (unsigned j = 0; j < 2; j++) {
-			c->drive[j].write_cache = 1;
-			c->drive[j].mode = 0;
+			ata_power_on(&c->drive[j]);
 			if (c->drive[j].present)
 				c->bm_status |= (u8)(0x20u << j);
 		}
@@ -471,13 +528,16 @@ static void ide_loaded(struct device *dev)
 
 	for (unsigned k = 0; k < 2; k++) {
 		struct ide_channel *c = &ide->channel[k];
-		const struct ide_drive *d = &c->drive[c->active & 1];
+		const struct ata_drive *d = &c->drive[c->active & 1];
+		ata_loaded(&c->drive[0]);
+		ata_loaded(&c->drive[1]);
 		u64 sectors = d->blk && c->sector ? block_size(d->blk) / c->sector : 0;
 		bool ok = c->phase != IDE_DISK && c->phase <= IDE_DMA && c->active < 2 && c->at <= c->end && c->end <= c->filled &&
 			  c->filled <= IDE_BUFFER && (c->sector == 512 || c->sector == 2048) && d->present &&
 			  (!c->left || (c->lba <= sectors && c->left <= sectors - c->lba)) && (c->at < c->end || c->phase == IDE_DMA) &&
 			  c->block && (c->phase != IDE_PACKET || c->filled == PACKET_BYTES) &&
-			  (c->phase != IDE_OUT || c->filled == chunk_of(c) * c->sector) && (!c->packet || d->cd);
+			  (c->phase != IDE_OUT || c->filled == chunk_of(c) * c->sector) && (!c->packet || d->cd) &&
+			  (!c->trim || (c->phase == IDE_DMA && c->write && !c->left && c->filled && c->filled <= ATA_BUFFER && !d->cd));
 		if (c->phase != IDE_IDLE && !ok)
 			reset_channel(c);
 		c->active &= 1;
@@ -486,19 +546,11 @@ static void ide_loaded(struct device *dev)
 	pci_loaded(&ide->pci);
 }
 
-#define DRIVE_STATE(c, d) \
-	STATE(struct ide, channel[c].drive[d].feature), STATE(struct ide, channel[c].drive[d].count), \
-	STATE(struct ide, channel[c].drive[d].lba), STATE(struct ide, channel[c].drive[d].status), \
-	STATE(struct ide, channel[c].drive[d].error), STATE(struct ide, channel[c].drive[d].heads), \
-	STATE(struct ide, channel[c].drive[d].sectors), STATE(struct ide, channel[c].drive[d].multiple), \
-	STATE(struct ide, channel[c].drive[d].mode), STATE(struct ide, channel[c].drive[d].write_cache), \
-	STATE(struct ide, channel[c].drive[d].sense_key), STATE(struct ide, channel[c].drive[d].asc), \
-	STATE(struct ide, channel[c].drive[d].ascq), STATE(struct ide, channel[c].drive[d].locked)
 #define CHANNEL_STATE(c) \
-	DRIVE_STATE(c, 0), DRIVE_STATE(c, 1), STATE(struct ide, channel[c].device), STATE(struct ide, channel[c].control), \
+	ATA_DRIVE_STATE(struct ide, channel[c].drive[0]), ATA_DRIVE_STATE(struct ide, channel[c].drive[1]), STATE(struct ide, channel[c].device), STATE(struct ide, channel[c].control), \
 	STATE(struct ide, channel[c].irq), STATE(struct ide, channel[c].phase), STATE(struct ide, channel[c].command), \
 	STATE(struct ide, channel[c].active), STATE(struct ide, channel[c].packet), STATE(struct ide, channel[c].write), \
-	STATE(struct ide, channel[c].dma), STATE(struct ide, channel[c].sector), STATE(struct ide, channel[c].at), \
+	STATE(struct ide, channel[c].dma), STATE(struct ide, channel[c].fua), STATE(struct ide, channel[c].trim), STATE(struct ide, channel[c].sector), STATE(struct ide, channel[c].at), \
 	STATE(struct ide, channel[c].end), STATE(struct ide, channel[c].filled), STATE(struct ide, channel[c].block), \
 	STATE(struct ide, channel[c].lba), STATE(struct ide, channel[c].left), STATE(struct ide, channel[c].reset_waits), \
 	STATE(struct ide, channel[c].buffer), STATE(struct ide, channel[c].bm_command), STATE(struct ide, channel[c].bm_status), \

@@ -61,20 +61,23 @@ static bool move(struct ide_channel *c, u8 *buf, u32 n, bool to_memory)
 
 /* ---- transfers ------------------------------------------------------------------------------------ */
 
-static void end(struct ide_channel *c)
+static void table_end(struct ide_channel *c)
 {
 	if (!c->bm_left && c->bm_last)
 		c->bm_status &= (u8)~BM_ACTIVE; /* a longer table leaves it active, which drivers look at */
-	ide_finish(c);
 }
 
-static void fail(struct ide_channel *c, bool medium)
+static void end(struct ide_channel *c)
 {
-	c->bm_status = (c->bm_status & (u8)~BM_ACTIVE) | (medium ? 0 : BM_ERROR);
-	if (c->packet)
-		atapi_fail(c, medium ? 3 : 4, medium ? 0x11 : 0x08, 0);
-	else
-		ide_fail(c, medium && !c->write ? ERR_UNC : ERR_ABRT);
+	table_end(c);
+	ide_end(c, 0);
+}
+
+/* The table ended too soon. */
+static void fail(struct ide_channel *c)
+{
+	c->bm_status = (c->bm_status & (u8)~BM_ACTIVE) | BM_ERROR;
+	ide_end(c, c->packet ? atapi_sense(ide_drive(c), 4, 0x08, 0) : ERR_ABRT);
 }
 
 static u32 step(const struct ide_channel *c) { return MIN(c->left, IDE_BOUNCE / c->sector); }
@@ -84,18 +87,31 @@ static void disk_has_done(struct ide_channel *c, int error)
 	u32 n = step(c);
 
 	if (error) {
-		fail(c, true);
+		c->bm_status &= (u8)~BM_ACTIVE;
+		ide_fail_medium(c);
 		return;
 	}
 	if (!c->write && !move(c, c->bounce, n * c->sector, true)) {
-		fail(c, false);
+		fail(c);
 		return;
 	}
+	ata_moved(ide_drive(c), c->write, (u64)n * c->sector / BLOCK_SECTOR);
 	c->lba += n;
 	c->left -= n;
 	if (c->left)
 		run(c);
 	else
+		end(c);
+}
+
+static void run_buffer(struct ide_channel *c)
+{
+	if (!move(c, c->buffer, c->filled, !c->write))
+		fail(c);
+	else if (c->trim) {
+		table_end(c);
+		ide_trim(c);
+	} else
 		end(c);
 }
 
@@ -107,35 +123,27 @@ static void run(struct ide_channel *c)
 	if (!(c->bm_status & BM_ACTIVE) || !pci_is_master(&c->ide->pci))
 		return;
 	if (!c->left) {
-		if (move(c, c->buffer, c->filled, true))
-			end(c);
-		else
-			fail(c, false);
+		run_buffer(c);
 		return;
 	}
 	u32 n = step(c);
 	if (c->write && !move(c, c->bounce, n * c->sector, false))
-		fail(c, false);
+		fail(c);
 	else
 		ide_ask_disk(c, c->write ? BLOCK_WRITE : BLOCK_READ, c->bounce, c->lba, n, disk_has_done);
 }
 
-void ide_dma_sectors(struct ide_channel *c, u64 lba, u32 sectors, bool write)
+void ide_dma_sectors(struct ide_channel *c)
 {
-	c->lba = lba;
-	c->left = sectors;
-	c->write = write;
 	c->at = c->end = c->filled = 0;
 	run(c);
 }
 
-void ide_dma_reply(struct ide_channel *c, u32 bytes)
+void ide_dma_buffer(struct ide_channel *c)
 {
 	c->left = 0;
-	c->write = 0;
-	c->at = c->end = 0;
-	c->filled = bytes;
-	c->end = bytes;
+	c->at = 0;
+	c->end = c->filled;
 	run(c);
 }
 

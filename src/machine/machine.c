@@ -264,7 +264,7 @@ void machine_print(const struct machine *m)
 		printf("console %d  %s%s%s\n", k, console_describe(m->virtio_console[k]), f->console[k].name ? ", channel " : "",
 		       f->console[k].name ? f->console[k].name : "");
 	for (int k = 0; k < f->n_disks; k++)
-		printf("disk %d     %s, %s\n", k, f->disk[k].cd ? "ide, a CD" : f->disk[k].bus == BUS_IDE ? "ide" : "virtio",
+		printf("disk %d     %s%s, %s\n", k, pc_disk_bus(&f->disk[k]), f->disk[k].cd ? " CD drive" : "",
 		       f->disk[k].image.file ? f->disk[k].image.file : "no file");
 	for (int k = 0; k < f->n_nets; k++)
 		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));

@@ -33,10 +33,10 @@ struct boot_config {
 	bool menu;         /* firmware offers its menu */
 	u64 wait_ms;       /* for so long; default 2500 */
 };
-enum disk_bus { BUS_VIRTIO, BUS_IDE };
+enum disk_bus { BUS_DEFAULT /* virtio, of a CD IDE */, BUS_VIRTIO, BUS_IDE, BUS_AHCI };
 struct disk_config {
 	struct block_options image; /* cd: the file "none" is an empty drive */
-	bool cd;           /* a CD drive: IDE */
+	bool cd;           /* a CD drive: not virtio */
 	u32 bus;           /* enum disk_bus */
 	char *serial;      /* what the guest reads as its serial number */
 	u64 queues;        /* 0: one a processor, at most 8 */

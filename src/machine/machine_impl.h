@@ -25,6 +25,8 @@ struct machine {
 	int n_devices;
 	struct device *pic, *pit, *rtc, *ps2, *lapic_bus, *ioapic, *hpet, *acpi_pm, *pci, *fw_cfg, *vga, *ide, *balloon;
 	u8 ide_units;                 /* taken, a bit each */
+	struct device *ahci;          /* the newest controller */
+	unsigned ahci_ports;          /* taken of it */
 	struct device *uart[MAX_SERIAL];
 	struct console *console[MAX_SERIAL];
 	struct seat *seat;
@@ -90,6 +92,8 @@ void pc_destroy(struct machine *m);
 
 /* pc_disks.c */
 bool pc_add_disks(struct machine *m, struct error *e);
+/* "virtio", "ide", ...: where a disk is. */
+const char *pc_disk_bus(const struct disk_config *c);
 void pc_close_disks(struct machine *m); /* before their devices go */
 /* What firmware may boot: kind as in boot_config's order; the path as Open Firmware writes it. */
 void pc_boot_device(struct machine *m, char kind, const char *fmt, ...) PRINTF_LIKE(3, 4);

@@ -53,14 +53,41 @@ static bool add_ide(struct machine *m, const struct disk_config *c, struct block
 	while (k < 4 && (m->ide_units >> order[c->cd][k] & 1))
 		k++;
 	if (k == 4)
-		return error_set(e, "%s %s: the four places of the IDE controller are taken; virtio disks have more", option(c),
+		return error_set(e, "%s %s: the four places of the IDE controller are taken; bus=ahci has more", option(c),
 				 c->image.file ? c->image.file : "none");
 	unit = order[c->cd][k];
 	m->ide_units |= (u8)(1u << unit);
 	if (b || c->cd)
-		ide_attach(m->ide, unit, &(struct ide_drive_config){ b, c->cd, c->serial });
+		ide_attach(m->ide, unit, &(struct ata_drive_config){ b, c->cd, c->serial });
 	pc_boot_device(m, c->cd ? 'd' : 'c', "/pci@i0cf8/ide@1,1/drive@%x/disk@%x", unit >> 1, unit & 1);
 	return true;
+}
+
+/* The next port; behind the last one, of another controller. */
+static bool add_ahci(struct machine *m, const struct disk_config *c, struct block *b, struct error *e)
+{
+	if (!m->ahci || m->ahci_ports == AHCI_PORTS) {
+		if (!pc_add_device(m, &ahci_class, &m->ahci, e))
+			return false;
+		m->ahci_ports = 0;
+	}
+	unsigned port = m->ahci_ports++;
+	if ((b || c->cd) && !ahci_attach(m->ahci, port, &(struct ata_drive_config){ b, c->cd, c->serial }, e))
+		return false;
+	pc_boot_device(m, c->cd ? 'd' : 'c', "/pci@i0cf8/pci8086,2922@%x/drive@%x/disk@0", m->ahci->function->dev, port);
+	return true;
+}
+
+static enum disk_bus bus_of(const struct disk_config *c)
+{
+	return c->bus != BUS_DEFAULT ? (enum disk_bus)c->bus : c->cd ? BUS_IDE : BUS_VIRTIO;
+}
+
+const char *pc_disk_bus(const struct disk_config *c)
+{
+	static const char *const names[] = { [BUS_VIRTIO] = "virtio", [BUS_IDE] = "ide", [BUS_AHCI] = "ahci" };
+
+	return names[bus_of(c)];
 }
 
 static bool add_disk(struct machine *m, int k, struct error *e)
@@ -72,7 +99,12 @@ static bool add_disk(struct machine *m, int k, struct error *e)
 		return error_set(e, "%s: needs a file", option(c));
 	if (!m->cfg->dry_run && !empty && !(m->disk[k] = block_open(&c->image, m->loop, e)))
 		return error_prefix(e, "%s", option(c));
-	return (c->cd || c->bus == BUS_IDE ? add_ide : add_virtio)(m, c, m->disk[k], e);
+	switch (bus_of(c)) {
+	case BUS_IDE: return add_ide(m, c, m->disk[k], e);
+	case BUS_AHCI: return add_ahci(m, c, m->disk[k], e);
+	default: return c->cd ? error_set(e, "--cdrom %s: a CD drive is not virtio; use bus=ide or ahci", c->image.file) :
+				add_virtio(m, c, m->disk[k], e);
+	}
 }
 
 bool pc_add_disks(struct machine *m, struct error *e)

@@ -38,9 +38,9 @@ static int setup(void **state)
 	disk = image("disk", DISK_SECTORS * 512, false);
 	cd = image("cd", CD_SECTORS * 2048, true);
 	mem_lock(&b->mem);
-	ide_attach(b->dev, 0, &(struct ide_drive_config){ disk, false, "SERIAL7" });
-	ide_attach(b->dev, 2, &(struct ide_drive_config){ cd, true, NULL });
-	ide_attach(b->dev, 3, &(struct ide_drive_config){ NULL, true, NULL });
+	ide_attach(b->dev, 0, &(struct ata_drive_config){ disk, false, "SERIAL7" });
+	ide_attach(b->dev, 2, &(struct ata_drive_config){ cd, true, NULL });
+	ide_attach(b->dev, 3, &(struct ata_drive_config){ NULL, true, NULL });
 	mem_unlock(&b->mem);
 	return 0;
 }

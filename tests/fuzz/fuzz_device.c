@@ -1,9 +1,11 @@
 /* Every class of devices.def, programmed by fuzz bytes: registers read and written through the
  * buses, time passing, DMA from RAM that holds fuzz bytes, its state saved, loaded (damaged, too).
  *
- * Input: u8 class, then operations: u8 what, and what it needs. */
+ * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=NAME in the environment
+ * keeps mutations at that class. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -70,7 +72,7 @@ static struct block *disk(void)
 	return d;
 }
 
-static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class; }
+static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class; }
 
 #define FLASH (64u << 10)
 
@@ -81,9 +83,14 @@ static void connect_device(struct board *b, const struct device_class *cls)
 	struct error e;
 
 	if (cls == &ide_class) {
-		ide_attach(b->dev, 0, &(struct ide_drive_config){ disk(), false, "serial" });
-		ide_attach(b->dev, 2, &(struct ide_drive_config){ disk(), true, NULL });
-		ide_attach(b->dev, 3, &(struct ide_drive_config){ NULL, true, NULL });
+		ide_attach(b->dev, 0, &(struct ata_drive_config){ disk(), false, "serial" });
+		ide_attach(b->dev, 2, &(struct ata_drive_config){ disk(), true, NULL });
+		ide_attach(b->dev, 3, &(struct ata_drive_config){ NULL, true, NULL });
+	} else if (cls == &ahci_class) {
+		if (!ahci_attach(b->dev, 0, &(struct ata_drive_config){ disk(), false, "serial" }, &e) ||
+		    !ahci_attach(b->dev, 1, &(struct ata_drive_config){ disk(), true, NULL }, &e) ||
+		    !ahci_attach(b->dev, 2, &(struct ata_drive_config){ NULL, true, NULL }, &e))
+			bug("%s", e.msg);
 	} else if (cls == &pflash_class) {
 		memset(flash, 0xff, FLASH);
 		pflash_attach(b->dev, 0xffc00000, flash, FLASH);
@@ -177,6 +184,55 @@ static void offer(struct board *b, struct input *in)
 	const struct region *r = registers(b);
 	for (unsigned q = 0; r && q < 4; q++)
 		mem_phys_write(&b->mem, r->base + 0x3000 + 4 * q, q, 2);
+}
+
+/* The AHCI controller's registers: the 4 KiB BAR of the function under test. */
+static u64 ahci_registers(const struct board *b) { return b->dev->function->bar[5].base; }
+
+/* Ports that run, their lists and receive areas in memory full of the input. */
+static void ahci_start(struct board *b, struct input *in)
+{
+	u64 at = ahci_registers(b);
+
+	mem_port_write(&b->mem, 0xcf8, 0x80000004 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, 6, 2);
+	mem_phys_write(&b->mem, at + 4, 2, 4);
+	for (unsigned k = 0; k < 3; k++) {
+		u64 port = at + 0x100 + 0x80 * k;
+		mem_phys_write(&b->mem, port, 0x1000 * (k + 1) + 0x400 * (take(in, 1) & 3), 4);
+		mem_phys_write(&b->mem, port + 8, 0x8000, 4);
+		mem_phys_write(&b->mem, port + 0x14, ~0u, 4);
+		mem_phys_write(&b->mem, port + 0x18, 0, 4);
+		mem_phys_write(&b->mem, port + 0x18, 0x11, 4);
+	}
+}
+
+/* A command as a driver would issue it; what is in its table besides is the input's. */
+static void ahci_issue(struct board *b, struct input *in)
+{
+	static const u8 commands[] = { 0x60, 0x61, 0x25, 0x35, 0xc8, 0xca, 0x24, 0x34, 0xa0, 0xec, 0xa1, 0x06, 0xb0, 0x2f, 0xea, 0xef, 0x90, 0x08 };
+	u8 kind = (u8)take(in, 1), pick = (u8)take(in, 1), header[16] = { 5 }, fis[20] = { 0x27, 0x80 }, entry[16] = { 0 };
+	unsigned n = kind % 3, slot = kind >> 3, pieces = 1 + pick % 3;
+	u64 port = ahci_registers(b) + 0x100 + 0x80 * n, list = mem_phys_read(&b->mem, port, 4), table = 0xa000 + 0x200 * slot;
+
+	fis[2] = pick & 0x80 ? (u8)take(in, 1) : commands[pick % sizeof(commands)];
+	st32(fis + 3, (u32)take(in, 3));
+	fis[7] = 0x40;
+	st16(fis + 12, (u16)take(in, 2));
+	if (fis[2] == 0x60 || fis[2] == 0x61)
+		fis[12] = (u8)(slot << 3);
+	st16(header + 2, (u16)pieces);
+	st64(header + 8, table);
+	mem_write(&b->mem, list + 32 * slot, header, sizeof(header));
+	mem_write(&b->mem, table, fis, sizeof(fis));
+	for (unsigned k = 0; k < pieces; k++) {
+		u64 where = take(in, 2);
+		st64(entry, (pick & 0x40 ? RAM : 0x20000) + where * 8);
+		st32(entry + 12, (u32)take(in, 2) | 1);
+		mem_write(&b->mem, table + 0x80 + 16 * k, entry, sizeof(entry));
+	}
+	mem_phys_write(&b->mem, port + 0x34, 1u << slot, 4);
+	mem_phys_write(&b->mem, port + 0x38, 1u << slot, 4);
 }
 
 static void virtio_from_outside(struct board *b, struct input *in)
@@ -349,6 +405,34 @@ static void access_register(struct board *b, struct input *in, u8 what)
 	}
 }
 
+static int class_of_environment(void)
+{
+	const char *name = getenv("RING3_FUZZ_DEVICE");
+
+	if (!name || !*name)
+		return -1;
+	for (int k = 0; device_classes[k]; k++)
+		if (!strcmp(device_classes[k]->name, name))
+			return k;
+	fprintf(stderr, "RING3_FUZZ_DEVICE=%s: no such class; those of devices.def by their names\n", name);
+	exit(1);
+}
+
+/* libFuzzer's; not there when the corpus is replayed. */
+size_t LLVMFuzzerMutate(u8 *data, size_t size, size_t max) __attribute__((weak));
+size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed);
+
+size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed)
+{
+	int cls = class_of_environment();
+
+	(void)seed;
+	size = LLVMFuzzerMutate(data, size, max);
+	if (cls >= 0 && size)
+		data[0] = (u8)cls;
+	return size;
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	struct input in = { data, size };
@@ -369,6 +453,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		case 2: round_trip(&b, &in); break;
 		case 3: poke(&b, &in); break;
 		case 4:
+			turn(&b);
 			if (b.dev->cls->reset) {
 				mem_lock(&b.mem);
 				b.dev->cls->reset(b.dev);
@@ -385,12 +470,13 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 				lapic_msr_read(b.lapic, msr, &v);
 			break;
 		}
-		case 6: bring_up(&b, &in); break;
-		case 7: offer(&b, &in); break;
+		case 6: (b.dev->cls == &ahci_class ? ahci_start : bring_up)(&b, &in); break;
+		case 7: (b.dev->cls == &ahci_class ? ahci_issue : offer)(&b, &in); break;
 		case 8: virtio_from_outside(&b, &in); break;
 		default: access_register(&b, &in, what);
 		}
-		turn(&b);
+		if (what < 0x80 || (what & 15) != 7) /* else it stays under way while the next is done */
+			turn(&b);
 	}
 	destroy(&b);
 	return 0;
