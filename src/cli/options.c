@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "sandbox/sandbox.h"
 
 static const struct kv_key kernel_keys[] = {
 	{ "path", KV_STR, offsetof(struct kernel_config, path), "the file" },
@@ -42,7 +43,7 @@ static const struct kv_key disk_keys[] = {
 };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON, A_SANDBOX };
 struct option_row {
 	const char *name;
 	char letter;
@@ -84,6 +85,7 @@ static const struct option_row rows[] = {
 	{ "hash-from", 0, A_UINT, CFG(hash_from), "N", "hash from that instruction on" },
 	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
 	{ "stats", 0, A_FLAG, CFG(stats), NULL, "count, and print the counters at the end; at any time: kill -USR1" },
+	{ "sandbox", 0, A_SANDBOX, CFG(sandbox), "auto|on|off", "how this process is contained: by what this host offers (the default), fully, not" },
 	{ "dry-run", 0, A_FLAG, CFG(dry_run), NULL, "build the machine, print it, start nothing" },
 	{ "log", 0, A_STR, EXT(log), "LEVEL|TOPIC=LEVEL,...", "error, warn (the default), info, debug, trace" },
 	{ "log-file", 0, A_STR, EXT(log_file), "FILE", "the log; default standard error" },
@@ -216,6 +218,16 @@ static bool boot_option(struct boot_config *b, const char *value, struct error *
 	       error_set(e, "--boot order=%s: up to three of the letters c (disks), d (CDs), n (network), as in cdn", b->order);
 }
 
+static bool sandbox_option(u32 *mode, const char *value, struct error *e)
+{
+	for (u32 k = 0; sandbox_words[k]; k++)
+		if (!strcmp(value, sandbox_words[k])) {
+			*mode = k;
+			return true;
+		}
+	return error_set(e, "--sandbox %s: one of auto, on, off", value);
+}
+
 static bool apply(const struct option_row *o, const char *value, struct vm_config *cfg, struct cli_extra *x, struct error *e)
 {
 	void *field = (char *)(o->extra ? (void *)x : (void *)cfg) + o->offset;
@@ -249,6 +261,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return add_cd(cfg, value, e);
 	case A_NET:
 		return add_net(cfg, value, e);
+	case A_SANDBOX:
+		return sandbox_option(field, value, e);
 	case A_BALLOON:
 		cfg->balloon = true;
 		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
@@ -307,6 +321,8 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 		return error_set(e, "--vga %s: no such card; std or none", cfg->vga);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
+	for (int k = 0; k < cfg->n_nets; k++)
+		cfg->net[k].sandbox = cfg->sandbox;
 	bool taken = false; /* standard input, by a virtio console */
 	for (int k = 0; k < cfg->n_consoles; k++)
 		taken |= !cfg->console[k].kind || !strcmp(cfg->console[k].kind, "stdio");
