@@ -160,11 +160,17 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 	return err;
 }
 
+/* Looked up before they are needed: the handler must not allocate. The process's, like its filter. */
+static char *names[512];
+
 bool seccomp_enter(unsigned calls, struct error *e)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
 	int err = ctx ? 0 : -ENOMEM;
 
+	for (int k = 0; k < (int)ARRAY_LEN(names); k++)
+		if (!names[k])
+			names[k] = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, k);
 	if (!err)
 		err = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (!err)
@@ -180,4 +186,7 @@ bool seccomp_enter(unsigned calls, struct error *e)
 	return !err || error_set(e, "seccomp: %s", strerror(-err));
 }
 
-char *seccomp_name(int call) { return seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, call); }
+const char *seccomp_name(int call)
+{
+	return call >= 0 && call < (int)ARRAY_LEN(names) && names[call] ? names[call] : "something unknown";
+}

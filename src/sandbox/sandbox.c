@@ -22,12 +22,11 @@ const char *const sandbox_words[] = { "auto", "on", "off", NULL };
 /* The process's, like its filter. */
 static void (*last_words)(void);
 
-/* The call is not within malloc: what that asks of the kernel is allowed. So its name may be looked up. */
 static _Noreturn void stopped(int call)
 {
-	char text[200], *name = seccomp_name(call);
+	char text[200];
 	int n = snprintf(text, sizeof(text), "ring3: the sandbox stopped this process: it called %s (%d), which it never needs; "
-			 "a bug of ring3, or an attack on it\n", name ? name : "something unknown", call);
+			 "a bug of ring3, or an attack on it\n", seccomp_name(call), call);
 
 	if (last_words)
 		last_words();
@@ -42,6 +41,11 @@ static void on_sigsys(int sig, siginfo_t *si, void *context)
 		stopped(si->si_syscall);
 	if (si->si_code != SYS_SECCOMP)
 		threads_on_signal(si);
+}
+
+void sandbox_catch(void)
+{
+	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK }, NULL);
 }
 
 static bool enter_landlock(const struct sandbox_folder *folders, int n, struct error *e)
@@ -65,7 +69,7 @@ static bool enter(enum sandbox_mode mode, unsigned calls, const struct sandbox_f
 	log_info("not contained: %s", why.msg);
 	return true;
 #endif
-	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK }, NULL);
+	sandbox_catch();
 	tzset(); /* what the C library would read later */
 	if (!enter_landlock(folders, n, &why)) {
 		if (mode == SANDBOX_ON)
