@@ -63,7 +63,15 @@ void bug_set_hook(void (*hook)(void *), void *arg); /* per thread */
  * option in the error. */
 bool file_check_writable(const char *what, const char *path, struct error *e);
 
-/* ---- logging (log.c): the process's one log; the only process-wide state in the tree -- */
+/* ---- files that go with the process (leftover.c): sockets, links ---------------------- */
+
+/* Forks the helper that removes them when this process is killed, or contained. Before there are threads. */
+void leftover_guard(void);
+void leftover_add(const char *path);    /* it has been made: it goes at the process's end at the latest */
+void leftover_remove(const char *path); /* now */
+void leftover_seal(void);               /* from here on nothing is added, and the helper alone removes */
+
+/* ---- logging (log.c): the process's one log -------------------------------------------- */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };
 

@@ -1,6 +1,6 @@
 /* The process's one log: levels, by topic, to stderr or a file.
  *
- * This is the only process-wide state of the tree, on purpose: a line from any machine or
+ * It is the process's state, not a machine's, on purpose: a line from any machine or
  * thread must find its way out without a pointer handed down to every function.
  *
  * Invariants

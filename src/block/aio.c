@@ -11,6 +11,7 @@
  * Threading: aio.h. */
 #define LOG_TOPIC "block"
 #include "block/aio.h"
+#include "base/signals_api.h"
 
 #include <errno.h>
 #include <linux/falloc.h>
@@ -264,15 +265,14 @@ static void *pool_thread(void *arg)
 
 static void pool_submit(struct aio *a, struct aio_op *op)
 {
-	sigset_t all, old;
+	sigset_t old;
 
 	op->next = NULL;
 	pthread_mutex_lock(&a->lock);
 	*a->waiting_end = op;
 	a->waiting_end = &op->next;
 	if (!a->idle && a->n_threads < MAX_THREADS) {
-		sigfillset(&all); /* signals are for the program's own threads */
-		pthread_sigmask(SIG_SETMASK, &all, &old);
+		signals_for_others(&old);
 		if (!pthread_create(&a->threads[a->n_threads], NULL, pool_thread, a))
 			a->n_threads++;
 		else if (!a->n_threads)

@@ -11,6 +11,8 @@
 #define LOG_TOPIC "block"
 #include "block/disk.h"
 
+#include "base/signals_api.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -292,15 +294,14 @@ static struct image *open_image(struct block *b, const struct block_options *o, 
 
 static bool start_thread(struct block *b, struct error *e)
 {
-	sigset_t all, old;
+	sigset_t old;
 
 	b->donefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (b->donefd < 0)
 		return error_set(e, "%s: %s", b->path, strerror(errno));
 	if (!loop_add_fd(b->loop, b->donefd, EPOLLIN | EPOLLET, on_done, b, e))
 		return false;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	signals_for_others(&old);
 	int err = pthread_create(&b->thread, NULL, disk_thread, b);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!err)

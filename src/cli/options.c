@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "sandbox/sandbox.h"
 
 static const struct kv_key kernel_keys[] = {
 	{ "path", KV_STR, offsetof(struct kernel_config, path), "the file" },
@@ -44,7 +45,7 @@ static const struct kv_key disk_keys[] = {
 static const struct kv_key vnc_keys[] = { VNC_KEYS(struct vm_config, vnc) };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON, A_VNC };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON, A_VNC, A_SANDBOX };
 struct option_row {
 	const char *name;
 	char letter;
@@ -91,6 +92,7 @@ static const struct option_row rows[] = {
 	{ "hash-from", 0, A_UINT, CFG(hash_from), "N", "hash from that instruction on" },
 	{ "hash-to", 0, A_UINT, CFG(hash_to), "N", "and up to that one" },
 	{ "stats", 0, A_FLAG, CFG(stats), NULL, "count, and print the counters at the end; at any time: kill -USR1" },
+	{ "sandbox", 0, A_SANDBOX, CFG(sandbox), "auto|on|off", "how this process is contained: by what this host offers (the default), fully, not" },
 	{ "dry-run", 0, A_FLAG, CFG(dry_run), NULL, "build the machine, print it, start nothing" },
 	{ "config", 0, A_STR, EXT(config), "FILE", "options from a file; so does FILE alone if it ends in .ini; those here take the place of its own" },
 	{ "print-config", 0, A_FLAG, EXT(print_config), NULL, "print the options as such a file, start nothing" },
@@ -219,6 +221,16 @@ static bool boot_option(struct boot_config *b, const char *value, struct error *
 	       error_set(e, "--boot order=%s: up to three of the letters c (disks), d (CDs), n (network), as in cdn", b->order);
 }
 
+static bool sandbox_option(u32 *mode, const char *value, struct error *e)
+{
+	for (u32 k = 0; sandbox_words[k]; k++)
+		if (!strcmp(value, sandbox_words[k])) {
+			*mode = k;
+			return true;
+		}
+	return error_set(e, "--sandbox %s: one of auto, on, off", value);
+}
+
 static bool apply(const struct option_row *o, const char *value, struct vm_config *cfg, struct cli_extra *x, struct error *e)
 {
 	void *field = (char *)(o->extra ? (void *)x : (void *)cfg) + o->offset;
@@ -255,6 +267,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 	case A_VNC:
 		return kv_parse("--vnc", value, vnc_keys, ARRAY_LEN(vnc_keys), cfg, e) &&
 		       (cfg->vnc.at || error_set(e, "--vnc: needs a port or the path of a socket"));
+	case A_SANDBOX:
+		return sandbox_option(field, value, e);
 	case A_BALLOON:
 		cfg->balloon = true;
 		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
@@ -465,6 +479,8 @@ static bool check_options(struct vm_config *cfg, struct error *e)
 		return error_set(e, "--vga %s: no such card; std or none", cfg->vga);
 	if ((cfg->initrd || cfg->append) && !cfg->kernel.path)
 		return error_set(e, "--%s: needs --kernel FILE", cfg->initrd ? "initrd" : "append");
+	for (int k = 0; k < cfg->n_nets; k++)
+		cfg->net[k].sandbox = cfg->sandbox;
 	bool taken = false; /* standard input, by a virtio console */
 	for (int k = 0; k < cfg->n_consoles; k++)
 		taken |= !cfg->console[k].kind || !strcmp(cfg->console[k].kind, "stdio");

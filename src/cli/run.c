@@ -1,7 +1,7 @@
 /* `ring3 run`: parse, build, run, report. Signals: SIGUSR1 prints the counters; SIGINT,
  * SIGTERM, SIGHUP end the machine (status 67); a crash puts the terminal back first; a bus error
  * that the host is the cause of is told and ends with status 70; SIGCONT makes the terminal raw
- * again. A machine that does not end within PATIENCE of the signal, or within 1 s of another, is
+ * again. The process is contained (sandbox.h) before the guest's first instruction. A machine that does not end within PATIENCE of the signal, or within 1 s of another, is
  * left as it is: the process ends. */
 #define LOG_TOPIC "cli"
 #include <signal.h>
@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "control/control.h"
 #include "display/display.h"
+#include "sandbox/sandbox.h"
 
 static struct machine *_Atomic running; /* for the signal handler alone */
 
@@ -85,11 +86,35 @@ static int fail(int status, const struct error *e)
 	return status;
 }
 
+/* What is made under a name of the user's, or of ring3's, is to go with the machine. */
+static bool makes_files(const struct vm_config *cfg)
+{
+	bool any = cfg->name || cfg->vnc.at;
+
+	for (int k = 0; k < cfg->n_serial; k++)
+		any |= cfg->serial[k].path != NULL;
+	for (int k = 0; k < cfg->n_consoles; k++)
+		any |= cfg->console[k].path != NULL;
+	for (int k = 0; k < cfg->n_nets; k++)
+		any |= cfg->net[k].path != NULL;
+	return any;
+}
+
+/* All that the machine needs is open. */
+static bool contain(const struct vm_config *cfg, struct error *e)
+{
+	if (cfg->sandbox != SANDBOX_OFF)
+		leftover_seal();
+	return sandbox_enter(cfg->sandbox, NULL, 0, console_restore_terminal, e);
+}
+
 static int run_machine(const struct vm_config *cfg)
 {
 	struct error e;
 	if (!cfg->dry_run)
 		console_guard_terminal();
+	if (!cfg->dry_run && makes_files(cfg))
+		leftover_guard();
 	struct machine *m = machine_new(cfg, &e);
 	if (!m)
 		return console_restore_terminal(), fail(EXIT_START, &e);
@@ -106,8 +131,10 @@ static int run_machine(const struct vm_config *cfg)
 		if (cfg->vnc.at && machine_vnc_text(m) && strcmp(cfg->vnc.at, machine_vnc_text(m)))
 			fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
 		struct control *control = NULL;
-		if (cfg->name && !(control = control_open(m, cfg->name, &e)))
+		if ((cfg->name && !(control = control_open(m, cfg->name, &e))) || !contain(cfg, &e)) {
+			control_close(control);
 			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);
+		}
 		atomic_store(&running, m);
 		enum machine_end end = machine_run(m, &status);
 		control_close(control);

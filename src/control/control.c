@@ -302,13 +302,14 @@ struct control *control_open(struct machine *m, const char *name, struct error *
 		error_set(e, "--name %s: %s", name, strerror(errno));
 	if (c->listener >= 0 && control_path(name, path, sizeof(path), e) && take_name(c->listener, path, name, e)) {
 		strcpy(c->path, path); /* from here on ours to remove */
+		leftover_add(path);
 		if (loop_add_fd(machine_loop(m), c->listener, EPOLLIN, on_connect, c, e))
 			return c;
 	}
 	if (c->listener >= 0)
 		close(c->listener);
 	if (c->path[0])
-		unlink(c->path);
+		leftover_remove(c->path);
 	free(c);
 	return NULL;
 }
@@ -322,6 +323,6 @@ void control_close(struct control *c)
 			drop(&c->clients[k]);
 	loop_del_fd(machine_loop(c->m), c->listener);
 	close(c->listener);
-	unlink(c->path);
+	leftover_remove(c->path);
 	free(c);
 }

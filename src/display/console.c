@@ -390,6 +390,8 @@ static bool open_pty(struct console *c, const char *link, struct error *e)
 	if (link && !make_link(name, link, e))
 		return false;
 	c->path = link ? strdup(link) : NULL;
+	if (link)
+		leftover_add(link);
 	c->lossy = true;
 	c->out_how = OUT_NONBLOCK;
 	snprintf(c->text, sizeof(c->text), "pty %s%s%s", name, link ? " = " : "", link ? link : "");
@@ -441,6 +443,7 @@ static bool open_socket(struct console *c, const char *path, struct error *e)
 	if (c->listener < 0 || bind(c->listener, (struct sockaddr *)&a, sizeof(a)) || listen(c->listener, 1))
 		return error_set(e, "socket %s: %s", path, errno == EADDRINUSE ? "the name is taken, by another machine or a file" : strerror(errno));
 	c->path = strdup(path);
+	leftover_add(path);
 	c->lossy = true;
 	c->out_how = OUT_SEND;
 	snprintf(c->text, sizeof(c->text), "socket %s", path);
@@ -526,7 +529,7 @@ void console_close(struct console *c)
 	if (c->listener >= 0)
 		close(c->listener);
 	if (c->path)
-		unlink(c->path);
+		leftover_remove(c->path);
 	free(c->path);
 	pthread_mutex_destroy(&c->lock);
 	free(c);

@@ -309,8 +309,10 @@ static bool listen_at(struct vnc *v, struct place *p, struct error *e)
 		setsockopt(v->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (v->listener < 0 || bind(v->listener, &p->a.any, p->len))
 		return error_set(e, "%s: %s", v->text, strerror(errno));
-	if (p->a.any.sa_family == AF_UNIX)
+	if (p->a.any.sa_family == AF_UNIX) {
 		snprintf(v->path, sizeof(v->path), "%s", p->a.un.sun_path);
+		leftover_add(v->path);
+	}
 	if (listen(v->listener, 4) || (v->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) < 0)
 		return error_set(e, "%s: %s", v->text, strerror(errno));
 	getsockname(v->listener, &p->a.any, &p->len); /* the port, if any would do */
@@ -373,7 +375,7 @@ void vnc_close(struct vnc *v)
 			close(fds[k]);
 		}
 	if (v->path[0])
-		unlink(v->path);
+		leftover_remove(v->path);
 	free(v->frame.pixels);
 	explicit_bzero(v->password, sizeof(v->password));
 	free(v);

@@ -22,6 +22,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/signals_api.h"
 #include "engine/engine.h"
 
 struct vcpu {
@@ -265,17 +266,6 @@ static void announce(struct vcpu *v, bool ok)
 	pthread_mutex_unlock(&v->lock);
 }
 
-/* Signals are for the main thread, but for those that an engine's own code brings about. */
-static void block_signals(void)
-{
-	static const int ours[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
-	sigset_t set;
-	sigfillset(&set);
-	for (unsigned k = 0; k < ARRAY_LEN(ours); k++)
-		sigdelset(&set, ours[k]);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-}
-
 static void *thread_main(void *arg)
 {
 	struct vcpu *v = arg;
@@ -283,7 +273,7 @@ static void *thread_main(void *arg)
 	char name[16];
 	snprintf(name, sizeof(name), "vcpu%u", c->index);
 	pthread_setname_np(pthread_self(), name);
-	block_signals();
+	signals_for_others(NULL);
 	bool ok = v->ops->vcpu_init(c, &v->error);
 	announce(v, ok);
 	if (!ok)

@@ -13,40 +13,77 @@
 
 /* ---- files -------------------------------------------------------------------------------- */
 
-bool blob_read(struct blob *b, const char *option, const char *path, u64 max, struct error *e)
+static int open_to_read(const char *option, const char *path, struct error *e)
 {
-	*b = (struct blob){ 0 };
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* a FIFO is refused, not waited for */
-	if (fd < 0)
-		return error_set(e, "%s %s: %s", option, path, strerror(errno));
+
 	struct stat st;
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
-		close(fd);
-		return error_set(e, "%s %s: not a regular file", option, path);
-	}
-	if ((u64)st.st_size > max || st.st_size == 0) {
-		close(fd);
-		return error_set(e, "%s %s: %s (%lld bytes; at most %llu)", option, path, st.st_size ? "too large" : "the file is empty",
-				 (long long)st.st_size, (unsigned long long)max);
-	}
-	b->data = malloc((size_t)st.st_size);
+	if (fd < 0)
+		error_set(e, "%s %s: %s", option, path, strerror(errno));
+	if (fd < 0 || (!fstat(fd, &st) && S_ISREG(st.st_mode)))
+		return fd;
+	error_set(e, "%s %s: not a regular file", option, path);
+	close(fd);
+	return -1;
+}
+
+/* All of fd, from its beginning; also by a contained process, which has lseek, but no fstat. */
+static bool read_all(int fd, struct blob *b, const char *option, const char *path, u64 max, struct error *e)
+{
+	off_t size = lseek(fd, 0, SEEK_END);
+
+	*b = (struct blob){ 0 };
+	if (size <= 0 || (u64)size > max)
+		return error_set(e, "%s %s: %s (%lld bytes; at most %llu)", option, path, size ? "too large" : "the file is empty",
+				 (long long)size, (unsigned long long)max);
+	b->data = malloc((size_t)size);
 	errno = 0;
-	while (b->data && b->size < (u64)st.st_size) {
-		ssize_t n = read(fd, b->data + b->size, (size_t)((u64)st.st_size - b->size));
+	while (b->data && b->size < (u64)size) {
+		ssize_t n = pread(fd, b->data + b->size, (size_t)((u64)size - b->size), (off_t)b->size);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			break;
 		b->size += (u64)n;
 	}
-	if (b->size == (u64)st.st_size) {
-		close(fd);
+	if (b->size == (u64)size)
 		return true;
-	}
 	int err = b->data ? errno : ENOMEM;
-	close(fd);
 	blob_free(b);
 	return error_set(e, "%s %s: cannot be read: %s", option, path, err ? strerror(err) : "it became shorter meanwhile");
+}
+
+bool blob_read(struct blob *b, const char *option, const char *path, u64 max, struct error *e)
+{
+	int fd = open_to_read(option, path, e);
+	bool ok = fd >= 0 && read_all(fd, b, option, path, max, e);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+bool boot_read(struct machine *m, struct blob *b, const char *option, const char *path, u64 max, struct error *e)
+{
+	int k = 0;
+
+	while (k < m->n_boot_files && m->boot_file[k].path != path)
+		k++;
+	if (k == m->n_boot_files) {
+		if (k == (int)ARRAY_LEN(m->boot_file))
+			bug("more boot files than there is room for");
+		int fd = open_to_read(option, path, e);
+		if (fd < 0)
+			return false;
+		m->boot_file[m->n_boot_files++] = (struct boot_file){ path, fd };
+	}
+	return read_all(m->boot_file[k].fd, b, option, path, max, e);
+}
+
+void boot_close(struct machine *m)
+{
+	for (int k = 0; k < m->n_boot_files; k++)
+		close(m->boot_file[k].fd);
 }
 
 void blob_free(struct blob *b)
@@ -266,7 +303,7 @@ bool boot_load(struct machine *m, struct error *e)
 		return error_set(e, "-m %lluK: booting a kernel needs at least 2M", (unsigned long long)(m->mem.ram_size >> 10));
 	pam_all_ram(m);
 	struct blob k;
-	if (!blob_read(&k, "--kernel", f->kernel.path, 1ull << 30, e))
+	if (!boot_read(m, &k, "--kernel", f->kernel.path, 1ull << 30, e))
 		return false;
 	bool ok = f->kernel.format ? by_format(m, &k, f->kernel.format, e) : by_content(m, &k, e);
 	blob_free(&k);

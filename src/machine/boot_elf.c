@@ -164,7 +164,7 @@ static bool pvh_info(struct machine *m, u64 end, struct error *e)
 	if (m->cfg->initrd) {
 		struct blob rd;
 		u64 at;
-		if (!blob_read(&rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
+		if (!boot_read(m, &rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
 			return false;
 		u8 mod[32] = { 0 };
 		bool ok = place_module(m, &rd, end, &at, e);
@@ -280,7 +280,7 @@ static bool multiboot_info(struct machine *m, u64 end, struct error *e)
 	if (m->cfg->initrd) {
 		struct blob rd;
 		u64 at;
-		if (!blob_read(&rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
+		if (!boot_read(m, &rd, "--initrd", m->cfg->initrd, 3ull << 30, e))
 			return false;
 		u8 mod[16] = { 0 };
 		bool ok = place_module(m, &rd, end, &at, e);

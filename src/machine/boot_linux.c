@@ -84,7 +84,7 @@ static bool place_initrd(struct machine *m, const struct image *im, u8 *params, 
 	if (!m->cfg->initrd)
 		return true;
 	struct blob rd;
-	if (!blob_read(&rd, "--initrd", m->cfg->initrd, 64ull << 30, e))
+	if (!boot_read(m, &rd, "--initrd", m->cfg->initrd, 64ull << 30, e))
 		return false;
 	u64 floor = (im->load + MAX(im->init_size, im->body_bytes) + PAGE_MASK) & ~PAGE_MASK;
 	u64 top = MIN(boot_acpi_base(m), im->initrd_max + 1), at = 0;

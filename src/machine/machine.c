@@ -136,6 +136,7 @@ void machine_free(struct machine *m)
 		loop_free(m->loop);
 	clock_destroy(&m->clock);
 	flash_close(m);
+	boot_close(m);
 	blob_free(&m->firmware);
 	engine_options_free(m->engine, m->engine_options);
 	free(m);

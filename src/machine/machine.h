@@ -81,6 +81,7 @@ struct vm_config {
 	u64 hash_from, hash_to; /* only between these instruction counts; 0, 0: all */
 	u64 max_insns;     /* stop there; 0: no limit */
 	bool stats;        /* count also what costs time to count; machine_print_stats at the end is the caller's */
+	u32 sandbox;       /* enum sandbox_mode, of the process; who runs the machine enters it (sandbox.h) */
 	bool dry_run;      /* to be looked at, never to be run: no file, terminal or socket is touched */
 };
 

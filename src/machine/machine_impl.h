@@ -8,6 +8,8 @@
 #include "machine/machine.h"
 
 struct blob { u8 *data; u64 size; };
+/* The kernel and its initrd: opened once, read again at each reset. */
+struct boot_file { const char *path; int fd; };
 #define PAM_AREAS 13
 
 struct machine {
@@ -31,6 +33,8 @@ struct machine {
 	struct console *console[MAX_SERIAL];
 	struct seat *seat;
 	struct vnc *vnc;
+	struct boot_file boot_file[2];
+	int n_boot_files;
 	struct blob firmware;
 	struct blob flash;            /* UEFI's variables, mapped */
 	int flash_fd;                 /* their file, or -1 */
@@ -109,6 +113,9 @@ bool pc_add_device(struct machine *m, const struct device_class *cls, struct dev
 bool boot_load(struct machine *m, struct error *e);
 bool blob_read(struct blob *b, const char *option, const char *path, u64 max, struct error *e);
 void blob_free(struct blob *b);
+/* As blob_read, of a file that a reset reads again: the same one, whatever has its name then. */
+bool boot_read(struct machine *m, struct blob *b, const char *option, const char *path, u64 max, struct error *e);
+void boot_close(struct machine *m);
 bool boot_linux(struct machine *m, const struct blob *k, struct error *e);
 bool boot_elf(struct machine *m, const struct blob *k, struct error *e);  /* PVH or multiboot */
 bool boot_multiboot(struct machine *m, const struct blob *k, struct error *e);

@@ -23,6 +23,7 @@ struct net_options {
 	char *ifname;    /* tap: the interface */
 	char *path;      /* socket: a Unix socket; the first machine listens, the second connects */
 	char *mac;       /* of the card: 52:54:00:12:34:56 */
+	u32 sandbox;     /* enum sandbox_mode; user: of its helper */
 };
 extern const char *const net_kind_words[];
 /* Rows of a kv_key table for the options at `member` of `type`; the kind comes first. */

@@ -102,7 +102,7 @@ static void socket_close(struct net *n)
 	if (n->listener >= 0) {
 		loop_del_fd(n->loop, n->listener);
 		close(n->listener);
-		unlink(n->path);
+		leftover_remove(n->path);
 	}
 	free(n->path);
 }
@@ -121,6 +121,7 @@ static bool listen_at(struct net *n, const struct sockaddr_un *a, struct error *
 		n->listener = -1;
 		return false;
 	}
+	leftover_add(a->sun_path);
 	return loop_add_fd(n->loop, n->listener, EPOLLIN, on_connect, n, e);
 }
 

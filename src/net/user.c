@@ -8,7 +8,8 @@
  *     and standard error. It ends when that socket's other end does.
  *  2. It tells by one message whether it could set up what was asked for, before any frame.
  *  3. Its sends wait when the guest takes no frames: so slirp's own windows close, and nothing is lost.
- * What it may do is up to libslirp: connections of this user, from this host. */
+ *  4. It is contained (sandbox.h) before any frame: it has sockets of the Internet, and no files.
+ * Whom it connects to is up to libslirp: with the rights of this user, from this host. */
 #define LOG_TOPIC "net"
 #include <errno.h>
 #include <poll.h>
@@ -24,6 +25,7 @@
 #include <unistd.h>
 
 #include "net/net_impl.h"
+#include "sandbox/sandbox.h"
 
 #define SOCKET_BUFFER (4 << 20)
 #define BURST 64
@@ -241,8 +243,9 @@ static _Noreturn void helper_main(int fd, const struct net_options *o)
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
 	h.slirp = make_slirp(&h, o, &e);
-	send(fd, h.slirp ? "ok" : e.msg, h.slirp ? 3 : strlen(e.msg) + 1, MSG_NOSIGNAL);
-	if (!h.slirp)
+	bool ok = h.slirp && sandbox_enter_net(o->sandbox, &e);
+	send(fd, ok ? "ok" : e.msg, ok ? 3 : strlen(e.msg) + 1, MSG_NOSIGNAL);
+	if (!ok)
 		_exit(1);
 	helper_loop(&h);
 }
@@ -269,15 +272,15 @@ static bool user_send(struct net *n, const struct net_offload *o, const struct i
 	return sendmsg(n->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EAGAIN;
 }
 
+/* The helper ends when its socket does (a contained machine cannot signal it). Should it not, the kernel
+ * ends it with this process. */
 static void user_close(struct net *n)
 {
 	if (n->fd >= 0)
 		close(n->fd);
 	n->fd = -1;
-	if (n->helper > 0) {
-		kill(n->helper, SIGKILL);
-		waitpid(n->helper, NULL, 0);
-	}
+	for (int k = 0; n->helper > 0 && k < 1000 && !waitpid(n->helper, NULL, WNOHANG); k++)
+		usleep(1000);
 }
 
 bool net_user_open(struct net *n, const struct net_options *o, struct error *e)
