@@ -51,6 +51,9 @@ struct block_options {
 	u32 cache;       /* enum block_cache */
 	u32 aio;         /* enum block_aio */
 	const struct file_hooks *hooks; /* tests: block/file.h; NULL */
+	/* 0, or a descriptor of the file plus one, which stays the caller's: for a process that opens files no
+	 * more. Read-only, raw, a regular file; file is its name for people. */
+	int handed;
 };
 /* Rows of a kv_key table for the options at `member` of `type`: file comes first. */
 extern const char *const block_format_words[], *const block_cache_words[], *const block_aio_words[]; /* NULL at the end */

@@ -279,7 +279,7 @@ static void block_free(struct block *b)
 static struct image *open_image(struct block *b, const struct block_options *o, struct error *e)
 {
 	unsigned flags = o->read_only || o->snapshot ? 0 : OPEN_WRITE;
-	struct image *img = image_open(o->file, o->format, flags, o->hooks, e);
+	struct image *img = o->handed ? image_open_handed(o->handed - 1, o->file, e) : image_open(o->file, o->format, flags, o->hooks, e);
 
 	b->named = img;
 	if (!img || !o->snapshot || o->read_only)

@@ -65,6 +65,21 @@ struct file *file_open(const char *path, bool read_only, struct error *e)
 	return file_of(fd, path, read_only, e);
 }
 
+struct file *file_handed(int fd, const char *path, struct error *e)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) { /* a contained process cannot ask a block device for its size */
+		error_set(e, "%s: not a regular file", path);
+		return NULL;
+	}
+	int own = dup(fd);
+	if (own >= 0)
+		return file_of(own, path, true, e);
+	error_set(e, "%s: %s", path, strerror(errno));
+	return NULL;
+}
+
 struct file *file_temporary(struct error *e)
 {
 	const char *dir = getenv("TMPDIR");

@@ -33,6 +33,8 @@ struct file {
 
 /* NULL: e says why. Regular files and block devices only. */
 struct file *file_open(const char *path, bool read_only, struct error *e);
+/* Of a descriptor, which stays the caller's; regular files, read-only. */
+struct file *file_handed(int fd, const char *path, struct error *e);
 /* A file without a name, for what need not outlive the process. */
 struct file *file_temporary(struct error *e);
 /* A new file, empty; or a block device, as it is. An existing file is emptied once it could be locked. */

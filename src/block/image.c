@@ -60,6 +60,21 @@ struct image *image_open(const char *path, enum block_format format, unsigned fl
 	return open_at(path, format, flags, 0, hooks, e);
 }
 
+struct image *image_open_handed(int fd, const char *path, struct error *e)
+{
+	enum block_format format;
+	struct file *f = file_handed(fd, path, e);
+
+	if (f && file_lock(f, false, e) && image_probe(f, &format, e)) {
+		if (format == BLOCK_RAW)
+			return raw_open(f, 0, e);
+		error_set(e, "%s: a qcow2 image; only raw ones can be put in while the machine runs (ring3 img convert makes one)", path);
+	}
+	if (f)
+		file_close(f);
+	return NULL;
+}
+
 struct image *image_open_below(const char *path, enum block_format format, unsigned flags, unsigned depth, struct error *e)
 {
 	return open_at(path, format, flags & OPEN_NO_LOCK, depth, NULL, e);

@@ -82,6 +82,8 @@ enum open_flags {
 };
 struct image *image_open(const char *path, enum block_format format, unsigned flags, const struct file_hooks *hooks, struct error *e);
 /* The image of an open file, which becomes its own (also on failure). */
+/* One raw image by itself, of a descriptor: see block_options. */
+struct image *image_open_handed(int fd, const char *path, struct error *e);
 struct image *image_of_file(struct file *f, enum block_format format, unsigned flags, unsigned depth, struct error *e);
 int image_close(struct image *img); /* and those below it; the first error */
 /* Through the chain: never MAP_BELOW. */

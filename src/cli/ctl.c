@@ -1,6 +1,7 @@
 /* `ring3 ctl NAME COMMAND`, `ring3 list`: a running machine by its name. */
 #define LOG_TOPIC "cli"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,10 @@ static int help(FILE *f)
 	      "                      moves right and up; buttons: 1 left, 2 right, 4 middle; the wheel turns\n"
 	      "                      towards you\n"
 	      "  balloon [SIZE]      asks the guest for so much of its memory; without SIZE: how much it was\n"
-	      "                      asked for, and has given\n", f);
+	      "                      asked for, and has given\n"
+	      "  insert FILE[,drive=N]\n"
+	      "                      puts a CD into a drive; that which is in it goes. The first drive is 0\n"
+	      "  eject [N][,force]   takes it out; a guest that has locked the drive is asked, unless by force\n", f);
 	return f == stdout ? 0 : EXIT_USAGE;
 }
 
@@ -47,6 +51,21 @@ static int write_file(const char *path, const char *data, size_t len)
 	return !ok;
 }
 
+/* The file that a command is about, opened: the machine itself opens none once it runs. -1: e says why. */
+static int open_image(const char *arg, struct error *e)
+{
+	static const struct kv_key keys[] = { CD_INSERT_KEYS };
+	struct cd_options o = { .drive = 0 };
+	int fd = -1;
+
+	if (kv_parse("insert", arg, keys, ARRAY_LEN(keys), &o, e) && !o.file)
+		error_set(e, "insert: which file?");
+	else if (o.file && (fd = open(o.file, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0)
+		error_set(e, "%s: %s", o.file, strerror(errno));
+	free(o.file);
+	return fd;
+}
+
 int cli_ctl(int argc, char **argv)
 {
 	char line[4096] = "";
@@ -63,7 +82,12 @@ int cli_ctl(int argc, char **argv)
 		if ((size_t)snprintf(line + n, sizeof(line) - n, "%s%s", n ? " " : "", argv[k]) >= sizeof(line) - n)
 			return fail("ctl: the command is too long"), EXIT_USAGE;
 	}
-	char *answer = control_ask(argv[0], line, &len, &e);
+	int fd = -1;
+	if (!strcmp(argv[1], "insert") && (fd = open_image(argc > 2 ? line + strlen("insert ") : "", &e)) < 0)
+		return fail(e.msg);
+	char *answer = control_ask(argv[0], line, fd, &len, &e);
+	if (fd >= 0)
+		close(fd);
 	if (!answer)
 		return fail(e.msg);
 	int status = write_file(shot ? argv[2] : "-", answer, len);

@@ -78,16 +78,26 @@ static size_t receive(int fd, char *buf, size_t want, size_t cap)
 	return n;
 }
 
-static char *ask(int fd, const char *name, const char *command, size_t *len, struct error *e)
+/* A line, and a descriptor with its first byte. */
+static bool send_line(int to, const char *command, int fd)
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } c = { .head = { CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
+	struct iovec iov = { (char *)command, strlen(command) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = fd < 0 ? NULL : &c, .msg_controllen = fd < 0 ? 0 : sizeof(c.room) };
+
+	memcpy(CMSG_DATA(&c.head), &fd, sizeof(fd));
+	return sendmsg(to, &m, MSG_NOSIGNAL) == (ssize_t)iov.iov_len && send(to, "\n", 1, MSG_NOSIGNAL) == 1;
+}
+
+static char *ask(int fd, const char *name, const char *command, int with, size_t *len, struct error *e)
 {
 	char head[600], *data;
-	size_t n = strlen(command);
 
-	if (strchr(command, '\n') || send(fd, command, n, MSG_NOSIGNAL) != (ssize_t)n || send(fd, "\n", 1, MSG_NOSIGNAL) != 1) {
+	if (strchr(command, '\n') || !send_line(fd, command, with)) {
 		error_set(e, "%s: %s", name, strchr(command, '\n') ? "a command is one line" : strerror(errno));
 		return NULL;
 	}
-	n = receive(fd, head, 0, sizeof(head) - 1);
+	size_t n = receive(fd, head, 0, sizeof(head) - 1);
 	head[n ? n - 1 : 0] = 0;
 	if (n > 6 && !strncmp(head, "error ", 6)) {
 		error_set(e, "%s: %.500s", name, head + 6);
@@ -104,10 +114,10 @@ static char *ask(int fd, const char *name, const char *command, size_t *len, str
 	return data;
 }
 
-char *control_ask(const char *name, const char *command, size_t *len, struct error *e)
+char *control_ask(const char *name, const char *command, int with, size_t *len, struct error *e)
 {
 	int fd = dial(name, e);
-	char *data = fd < 0 ? NULL : ask(fd, name, command, len, e);
+	char *data = fd < 0 ? NULL : ask(fd, name, command, with, len, e);
 
 	if (fd >= 0)
 		close(fd);
@@ -122,7 +132,7 @@ char **control_names(void)
 	DIR *d = names && folder(dir, sizeof(dir), &e) ? opendir(dir) : NULL;
 
 	for (struct dirent *f; d && (f = readdir(d));) {
-		char *answer = f->d_name[0] == '.' ? NULL : control_ask(f->d_name, "status", &len, &e);
+		char *answer = f->d_name[0] == '.' ? NULL : control_ask(f->d_name, "status", -1, &len, &e);
 		char **more = answer ? realloc(names, (n + 2) * sizeof(*names)) : NULL;
 		if (more) {
 			names = more;

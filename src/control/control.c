@@ -5,7 +5,8 @@
  * Invariants
  *  1. Nothing here waits for a client: an answer is sent as it can be taken, and no command is
  *     read before the last answer is gone.
- *  2. The client does what touches files: an answer may be a picture, but the machine writes none.
+ *  2. The client does what touches files: an answer may be a picture, but the machine writes none; a
+ *     file that the machine is to read comes as a descriptor, with its command.
  * Threading: the loop's thread. */
 #define LOG_TOPIC "control"
 #include <errno.h>
@@ -28,6 +29,7 @@ struct client {
 	int fd;                  /* -1: nobody */
 	char line[LINE_MAX_LEN];
 	size_t n_line;
+	int file;                /* a descriptor that came with it, or -1 */
 	char *out;               /* the answer, from at on */
 	size_t n_out, at;
 };
@@ -40,7 +42,7 @@ struct control {
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-struct answer { char *data; size_t len; };
+struct answer { char *data; size_t len; int file; }; /* file: what came with the command, or -1 */
 
 static bool say(struct answer *a, const char *text)
 {
@@ -141,6 +143,31 @@ static bool do_balloon(struct machine *m, const char *arg, struct answer *a, str
 	return say(a, text);
 }
 
+static bool do_eject(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	static const struct kv_key keys[] = { CD_EJECT_KEYS };
+	struct cd_options o = { .drive = 0 };
+
+	if (!strcmp(arg, "force")) /* a bare first item would be the drive's */
+		o.force = true;
+	else if (!kv_parse("eject", arg, keys, ARRAY_LEN(keys), &o, e))
+		return false;
+	return machine_eject(m, o.drive, o.force, e);
+}
+
+static bool do_insert(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	static const struct kv_key keys[] = { CD_INSERT_KEYS };
+	struct cd_options o = { .drive = 0 };
+	bool ok = kv_parse("insert", arg, keys, ARRAY_LEN(keys), &o, e);
+
+	if (ok && (!o.file || a->file < 0))
+		ok = error_set(e, "insert: which file? ring3 ctl opens it and sends it along");
+	ok = ok && machine_insert(m, o.drive, o.file, a->file, e);
+	free(o.file);
+	return ok;
+}
+
 static const struct command {
 	const char *name;
 	bool (*fn)(struct machine *m, const char *arg, struct answer *a, struct error *e);
@@ -148,6 +175,7 @@ static const struct command {
 	{ "status", do_status }, { "pause", do_pause }, { "resume", do_resume }, { "reset", do_reset },
 	{ "powerdown", do_powerdown }, { "stop", do_stop }, { "screen", do_screen }, { "screenshot", do_screenshot },
 	{ "press", do_press }, { "type", do_type }, { "mouse", do_mouse }, { "balloon", do_balloon },
+	{ "eject", do_eject }, { "insert", do_insert },
 };
 
 static bool carry_out(struct machine *m, char *line, struct answer *a, struct error *e)
@@ -173,12 +201,14 @@ static void drop(struct client *k)
 	loop_del_fd(machine_loop(k->c->m), k->fd);
 	close(k->fd);
 	free(k->out);
-	*k = (struct client){ .c = k->c, .fd = -1 };
+	if (k->file >= 0)
+		close(k->file);
+	*k = (struct client){ .c = k->c, .fd = -1, .file = -1 };
 }
 
 static void answer(struct client *k, char *line)
 {
-	struct answer a = { 0 };
+	struct answer a = { .file = k->file };
 	struct error e;
 	char head[sizeof(e.msg) + 16];
 	bool ok = carry_out(k->c->m, line, &a, &e);
@@ -196,6 +226,9 @@ static void answer(struct client *k, char *line)
 			memcpy(k->out + strlen(head), a.data, a.len);
 	}
 	free(a.data);
+	if (k->file >= 0)
+		close(k->file);
+	k->file = -1;
 }
 
 /* False: it is gone. */
@@ -217,8 +250,17 @@ static bool send_out(struct client *k)
 /* False: it is gone, or sends no lines. */
 static bool read_in(struct client *k)
 {
-	ssize_t n = recv(k->fd, k->line + k->n_line, sizeof(k->line) - 1 - k->n_line, MSG_DONTWAIT);
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(int))]; } c;
+	struct iovec iov = { k->line + k->n_line, sizeof(k->line) - 1 - k->n_line };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c.room) };
+	ssize_t n = recvmsg(k->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *h = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
 
+	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS && h->cmsg_len == CMSG_LEN(sizeof(int))) {
+		if (k->file >= 0)
+			close(k->file);
+		memcpy(&k->file, CMSG_DATA(h), sizeof(int));
+	}
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR;
 	k->n_line += (size_t)n;
@@ -295,7 +337,7 @@ struct control *control_open(struct machine *m, const char *name, struct error *
 	}
 	c->m = m;
 	for (int k = 0; k < CLIENTS; k++)
-		c->clients[k] = (struct client){ .c = c, .fd = -1 };
+		c->clients[k] = (struct client){ .c = c, .fd = -1, .file = -1 };
 	char path[sizeof(c->path)];
 	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->listener < 0)

@@ -169,6 +169,8 @@ bool ahci_attach(struct device *dev, unsigned port, const struct ata_drive_confi
 	return true;
 }
 
+struct ata_drive *ahci_drive_at(struct device *dev, unsigned port) { return &container_of(dev, struct ahci, d)->port[port].drive; }
+
 static bool ahci_init(struct device *dev, struct error *e)
 {
 	struct ahci *a = container_of(dev, struct ahci, d);

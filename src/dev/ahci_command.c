@@ -274,6 +274,11 @@ static void step(struct ahci_command *c)
 {
 	int pieces;
 	bool fault;
+
+	if (!c->p->drive.blk) { /* a CD that was taken out in the middle of a command */
+		finish(c, ata_medium_error(&c->p->drive, c->packet, c->write, c->lba));
+		return;
+	}
 	u32 n = gather(c, (u32)MIN((u64)c->left * BLOCK_SECTOR, AHCI_STEP), BLOCK_SECTOR, &pieces, &fault);
 
 	if (n)

@@ -54,6 +54,8 @@ void ata_loaded(struct ata_drive *d)
 {
 	if (d->multiple > MULTIPLE_MAX || (d->multiple & (d->multiple - 1)))
 		d->multiple = 0;
+	d->tray_open = d->cd && d->tray_open;
+	d->event &= 3;
 }
 
 /* ---- ends --------------------------------------------------------------------------------------- */

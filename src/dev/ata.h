@@ -44,6 +44,9 @@ struct ata_drive {
 	u8 smart;                 /* its commands are on */
 	/* CD: why the last command failed */
 	u8 sense_key, asc, ascq, locked;
+	/* CD: the tray is open, with or without a medium on it; the next command is to be told of another medium;
+	 * what GET EVENT STATUS tells next (MMC-4 6.7.1.3, media events) */
+	u8 tray_open, attention, event;
 	/* SMART: sectors moved, requests that the host's disk failed */
 	u64 sectors_read, sectors_written;
 	u32 failures;
@@ -55,7 +58,7 @@ struct ata_drive {
 	STATE(type, d.feature), STATE(type, d.count), STATE(type, d.lba), STATE(type, d.device), STATE(type, d.status), \
 	STATE(type, d.error), STATE(type, d.heads), STATE(type, d.sectors), STATE(type, d.multiple), STATE(type, d.mode), \
 	STATE(type, d.write_cache), STATE(type, d.smart), STATE(type, d.sense_key), STATE(type, d.asc), STATE(type, d.ascq), \
-	STATE(type, d.locked), STATE(type, d.sectors_read), STATE(type, d.sectors_written), STATE(type, d.failures), \
+	STATE(type, d.locked), STATE(type, d.tray_open), STATE(type, d.attention), STATE(type, d.event), STATE(type, d.sectors_read), STATE(type, d.sectors_written), STATE(type, d.failures), \
 	STATE(type, d.queued_error)
 
 enum ata_what {
@@ -99,6 +102,7 @@ void ata_signature(struct ata_drive *d);
 struct ata_task ata_command(struct ata_drive *d, u8 command, u8 *buffer);
 /* A CD drive's packet; it may be where the answer goes. */
 struct ata_task atapi_packet(struct ata_drive *d, const u8 *packet, bool dma, u8 *buffer);
+static inline bool atapi_has_medium(const struct ata_drive *d) { return d->blk && !d->tray_open; }
 /* Status, error and, of a packet, the interrupt reason as they are after a command. error: the error register, 0: none. */
 void ata_end(struct ata_drive *d, bool packet, u8 error);
 /* What the host's disk has done counts, and what it failed to do, in 512-byte sector lba. The error register; of a CD

@@ -2,20 +2,24 @@
  * those of the commands.
  *
  * One data track, from sector 0 to the image's end. Sectors have 2048 bytes.
- * Left out: audio, raw sectors, writing, eject (the tray stays shut). */
+ * Media come and go by the guest's commands and by the host's (atapi_push_button, atapi_change_medium). A
+ * medium stays the drive's while the tray is open: closed by the guest, it is there again.
+ * Left out: audio, raw sectors, writing. */
 #include "dev/ata.h"
 
 #include <string.h>
 
-enum { NOT_READY = 2, ILLEGAL_REQUEST = 5 };
-enum { ASC_BAD_COMMAND = 0x20, ASC_BAD_ADDRESS = 0x21, ASC_BAD_FIELD = 0x24, ASC_NO_MEDIUM = 0x3a };
+enum { NOT_READY = 2, ILLEGAL_REQUEST = 5, UNIT_ATTENTION = 6 };
+enum { ASC_BAD_COMMAND = 0x20, ASC_BAD_ADDRESS = 0x21, ASC_BAD_FIELD = 0x24, ASC_MEDIUM_CHANGED = 0x28, ASC_NO_MEDIUM = 0x3a,
+       ASC_REMOVAL = 0x53 };
+enum { EVENT_NONE, EVENT_EJECT_REQUEST, EVENT_NEW_MEDIUM, EVENT_REMOVAL };
 
 static u16 be16(const u8 *p) { return (u16)(p[0] << 8 | p[1]); }
 static u32 be32(const u8 *p) { return __builtin_bswap32(ld32(p)); }
 static void put16(u8 *p, u32 v) { st16(p, __builtin_bswap16((u16)v)); }
 static void put32(u8 *p, u32 v) { st32(p, __builtin_bswap32(v)); }
 
-static u32 cd_sectors(const struct ata_drive *d) { return d->blk ? (u32)MIN(block_size(d->blk) / 2048, 0xffffffffull) : 0; }
+static u32 cd_sectors(const struct ata_drive *d) { return atapi_has_medium(d) ? (u32)MIN(block_size(d->blk) / 2048, 0xffffffffull) : 0; }
 
 u8 atapi_sense(struct ata_drive *d, u8 key, u8 asc, u8 ascq)
 {
@@ -152,7 +156,7 @@ static struct ata_task get_configuration(struct ata_drive *d, u32 allowed, u8 *p
 	return reply(d, 40, allowed);
 }
 
-/* 4A: no event but the medium's, which never changes. */
+/* 4A: no events but the medium's. */
 static struct ata_task get_event(struct ata_drive *d, bool polled, u8 classes, u32 allowed, u8 *p)
 {
 	if (!polled)
@@ -166,7 +170,9 @@ static struct ata_task get_event(struct ata_drive *d, bool polled, u8 classes, u
 	}
 	put16(p, 6);
 	p[2] = 4;
-	p[5] = d->blk ? 2 : 0;  /* a medium is there */
+	p[4] = d->event;
+	p[5] = (u8)(d->tray_open | (atapi_has_medium(d) ? 2 : 0));
+	d->event = EVENT_NONE;
 	return reply(d, 8, allowed);
 }
 
@@ -176,7 +182,7 @@ static struct ata_task mode_sense(struct ata_drive *d, u8 page, u32 allowed, u8 
 	u32 n = 8;
 
 	memset(p, 0, 64);
-	p[2] = d->blk ? 0x01 : 0x70;
+	p[2] = atapi_has_medium(d) ? 0x01 : d->tray_open ? 0x71 : 0x70;
 	if (page == 0x01 || page == 0x3f) {
 		p[n] = 0x01;
 		p[n + 1] = 6;
@@ -239,7 +245,67 @@ static struct ata_task read_cd(struct ata_drive *d, const u8 *cmd)
 static struct ata_task mechanism_status(struct ata_drive *d, u32 allowed, u8 *p)
 {
 	memset(p, 0, 8);
+	p[1] = (u8)(d->tray_open << 4);
 	return reply(d, 8, allowed);
+}
+
+/* ---- media ------------------------------------------------------------------------------------------- */
+
+static void open_tray(struct ata_drive *d)
+{
+	if (atapi_has_medium(d))
+		d->event = EVENT_REMOVAL;
+	d->tray_open = 1;
+	d->attention = 0;
+}
+
+static void close_tray(struct ata_drive *d)
+{
+	d->tray_open = 0;
+	d->attention = d->blk != NULL;
+	if (d->blk)
+		d->event = EVENT_NEW_MEDIUM;
+}
+
+/* 1B: the tray, where LoEj is set; a disc that turns or not is all the same. */
+static struct ata_task start_stop(struct ata_drive *d, u8 what)
+{
+	if (!(what & 2))
+		return ata_done();
+	if (what & 1) {
+		if (d->tray_open)
+			close_tray(d);
+	} else if (d->locked) {
+		return ata_failed(atapi_sense(d, ILLEGAL_REQUEST, ASC_REMOVAL, 2)); /* prevented */
+	} else {
+		open_tray(d);
+	}
+	return ata_done();
+}
+
+bool atapi_push_button(struct mem *m, struct ata_drive *d)
+{
+	mem_lock(m);
+	bool locked = d->locked && atapi_has_medium(d);
+	if (locked)
+		d->event = EVENT_EJECT_REQUEST;
+	mem_unlock(m);
+	return !locked;
+}
+
+/* What is under way of the old one comes to its end, and commands in the middle go on with the new one, or fail. */
+struct block *atapi_change_medium(struct mem *m, struct ata_drive *d, struct block *blk)
+{
+	mem_lock(m);
+	struct block *old = d->blk;
+	open_tray(d);
+	d->blk = blk;
+	if (blk)
+		close_tray(d);
+	mem_unlock(m);
+	if (old)
+		block_drain(old);
+	return old;
 }
 
 /* ---- commands ---------------------------------------------------------------------------------------- */
@@ -252,14 +318,22 @@ static bool needs_medium(u8 op)
 	return memchr(ops, op, sizeof(ops)) != NULL;
 }
 
+/* SPC-3, 4.5: all but REQUEST SENSE, INQUIRY, GET CONFIGURATION, GET EVENT STATUS. */
+static bool tells_of_changes(u8 op) { return op != 0x03 && op != 0x12 && op != 0x46 && op != 0x4a; }
+
 static struct ata_task carry_out(struct ata_drive *d, const u8 *cmd, u8 *p)
 {
-	if (!d->blk && needs_medium(cmd[0]))
-		return refused(d, NOT_READY, ASC_NO_MEDIUM);
+	if (d->attention && tells_of_changes(cmd[0])) {
+		d->attention = 0;
+		return refused(d, UNIT_ATTENTION, ASC_MEDIUM_CHANGED);
+	}
+	if (!atapi_has_medium(d) && needs_medium(cmd[0]))
+		return ata_failed(atapi_sense(d, NOT_READY, ASC_NO_MEDIUM, d->tray_open ? 2 : 0));
 	switch (cmd[0]) {
-	case 0x00: case 0x1b: case 0x2b: case 0xbb: return ata_done(); /* ready?, start and stop, seek, speed */
+	case 0x00: case 0x2b: case 0xbb: return ata_done(); /* ready?, seek, speed */
 	case 0x03: return request_sense(d, cmd[4], p);
 	case 0x12: return inquiry(d, cmd[4], p);
+	case 0x1b: return start_stop(d, cmd[4]);
 	case 0x1e: d->locked = cmd[4] & 1; return ata_done();
 	case 0x25: return read_capacity(d, p);
 	case 0x28: return read_sectors(d, be32(cmd + 2), be16(cmd + 7));

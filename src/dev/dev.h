@@ -224,6 +224,15 @@ struct ata_drive_config { struct block *blk; bool cd; const char *serial; };
 #define AHCI_PORTS 6u
 void ide_attach(struct device *d, unsigned unit, const struct ata_drive_config *cfg); /* 0, 1 on the first channel, 2, 3 on the second */
 bool ahci_attach(struct device *d, unsigned port, const struct ata_drive_config *cfg, struct error *e);
+/* A CD drive while the machine runs: on the loop's thread, without the machine lock. */
+struct ata_drive;
+struct ata_drive *ide_drive_at(struct device *d, unsigned unit);
+struct ata_drive *ahci_drive_at(struct device *d, unsigned port);
+/* As its button: false if the guest has locked the drive, which is asked then to let go. */
+bool atapi_push_button(struct mem *m, struct ata_drive *d);
+/* Another medium, the tray closed; NULL: none, the tray open. Returns the one that was there, of which
+ * nothing is under way any more. */
+struct block *atapi_change_medium(struct mem *m, struct ata_drive *d, struct block *blk);
 
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);

@@ -17,6 +17,7 @@
 #define LOG_TOPIC "ide"
 #include "dev/ide_impl.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,6 +76,11 @@ void ide_ask_disk(struct ide_channel *c, enum block_op op, u8 *buf, u64 lba, u32
 {
 	struct ata_drive *d = ide_drive(c);
 
+	if (!d->blk) { /* a CD that was taken out in the middle of a command */
+		c->phase = IDE_IDLE;
+		then(c, ENOMEDIUM);
+		return;
+	}
 	c->phase = IDE_DISK;
 	d->status = ST_BSY;
 	c->then = then;
@@ -447,6 +453,11 @@ void ide_attach(struct device *dev, unsigned unit, const struct ata_drive_config
 	struct ide *ide = container_of(dev, struct ide, d);
 
 	ata_attach(&ide->channel[unit >> 1 & 1].drive[unit & 1], cfg, unit);
+}
+
+struct ata_drive *ide_drive_at(struct device *dev, unsigned unit)
+{
+	return &container_of(dev, struct ide, d)->channel[unit >> 1 & 1].drive[unit & 1];
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------ */

@@ -132,6 +132,19 @@ bool machine_mouse(struct machine *m, int dx, int dy, int wheel, unsigned button
 bool machine_set_balloon(struct machine *m, u64 bytes, struct error *e);
 bool machine_get_balloon(struct machine *m, u64 *asked, u64 *given, struct error *e);
 
+/* CDs, by the loop's thread (media.c). drive: counts from 0 in the order of the options. */
+struct cd_options { char *file; u64 drive; bool force; };
+#define CD_EJECT_KEYS \
+	{ "drive", KV_UINT, offsetof(struct cd_options, drive), "which CD drive; the first is 0" }, \
+	{ "force", KV_BOOL, offsetof(struct cd_options, force), "whatever the guest is doing with it" }
+#define CD_INSERT_KEYS \
+	{ "file", KV_STR, offsetof(struct cd_options, file), "a raw image" }, \
+	{ "drive", KV_UINT, offsetof(struct cd_options, drive), "which CD drive; the first is 0" }
+/* False where the guest has locked it, unless force: then it has been asked to let go. */
+bool machine_eject(struct machine *m, u64 drive, bool force, struct error *e);
+/* fd: of the image, which stays the caller's; name: for people. What was there goes. */
+bool machine_insert(struct machine *m, u64 drive, const char *name, int fd, struct error *e);
+
 /* Counters, for --stats: to standard error, by the thread of machine_run, or when it is done. */
 void machine_print_stats(const struct machine *m);
 void machine_ask_stats(struct machine *m); /* prints them soon; any thread, and async-signal-safe */

@@ -48,6 +48,7 @@ struct machine {
 	int n_links;
 	struct console *debugcon;
 	struct block *disk[MAX_DISKS];
+	struct ata_drive *cd[MAX_DISKS]; /* where disk[k] is or was one */
 	struct net *net[MAX_NETS];
 
 	struct machine_cpu {

@@ -59,6 +59,7 @@ static bool add_ide(struct machine *m, const struct disk_config *c, struct block
 	m->ide_units |= (u8)(1u << unit);
 	if (b || c->cd)
 		ide_attach(m->ide, unit, &(struct ata_drive_config){ b, c->cd, c->serial });
+	m->cd[c - m->cfg->disk] = ide_drive_at(m->ide, unit);
 	pc_boot_device(m, c->cd ? 'd' : 'c', "/pci@i0cf8/ide@1,1/drive@%x/disk@%x", unit >> 1, unit & 1);
 	return true;
 }
@@ -74,6 +75,7 @@ static bool add_ahci(struct machine *m, const struct disk_config *c, struct bloc
 	unsigned port = m->ahci_ports++;
 	if ((b || c->cd) && !ahci_attach(m->ahci, port, &(struct ata_drive_config){ b, c->cd, c->serial }, e))
 		return false;
+	m->cd[c - m->cfg->disk] = ahci_drive_at(m->ahci, port);
 	pc_boot_device(m, c->cd ? 'd' : 'c', "/pci@i0cf8/pci8086,2922@%x/drive@%x/disk@0", m->ahci->function->dev, port);
 	return true;
 }

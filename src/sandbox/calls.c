@@ -42,6 +42,8 @@ static const int machine[] = {
 	/* disks without io_uring, and with */
 	SCMP_SYS(pread64), SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(fdatasync), SCMP_SYS(fsync),
 	SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(io_uring_enter), SCMP_SYS(msync),
+	/* a CD that is put in, whose file ring3 ctl has opened: its thread's bell */
+	SCMP_SYS(eventfd2),
 	/* the loop */
 	SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_ctl), SCMP_SYS(timerfd_settime),
 	/* threads: the pool of a disk without io_uring; kicks; code that changes under other processors; CPU masks: malloc */

@@ -11,7 +11,7 @@
 #define CD_SECTORS 16u
 
 static struct board *b;
-static struct block *disk, *cd;
+static struct block *disk, *cd, *big; /* big: NULL but in one test */
 
 static struct block *image(const char *name, size_t bytes, bool read_only)
 {
@@ -63,6 +63,8 @@ static u8 wait_idle(u16 base)
 	while (in8(b, base + 0x206) & ST_BSY) {
 		block_poll(disk, false);
 		block_poll(cd, false);
+		if (big)
+			block_poll(big, false);
 	}
 	return in8(b, base + 0x206);
 }
@@ -338,6 +340,143 @@ static void cd_says_why_not(void **state)
 	}
 }
 
+/* ---- media ------------------------------------------------------------------------------------------- */
+
+/* A packet that fails with that sense; or 0: that does not. */
+static void sense_is(u8 device, const u8 *cmd, u8 key, u8 asc, u8 ascq)
+{
+	static const u8 sense[12] = { 0x03, 0, 0, 0, 18 };
+	u8 data[18];
+
+	packet(device, 0xfffe, cmd);
+	assert_int_equal(!!(wait_idle(SECOND) & ST_ERR), key != 0);
+	assert_int_equal(in8(b, SECOND + 1) >> 4, key);
+	packet(device, 0xfffe, sense);
+	read_words(SECOND, data, 18);
+	assert_int_equal(data[2], key);
+	assert_int_equal(data[12], asc);
+	assert_int_equal(data[13], ascq);
+}
+
+/* GET EVENT STATUS: the event, and whether the tray is open (1) and a medium there (2). */
+static void event_is(u8 device, u8 event, u8 state)
+{
+	static const u8 get[12] = { 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8 };
+	u8 data[8];
+
+	packet(device, 0xfffe, get);
+	read_words(SECOND, data, 8);
+	assert_int_equal(data[4], event);
+	assert_int_equal(data[5], state);
+}
+
+static const u8 ready[12] = { 0 }, eject[12] = { 0x1b, 0, 0, 0, 2 }, load[12] = { 0x1b, 0, 0, 0, 3 }, start[12] = { 0x1b, 0, 0, 0, 1 };
+static const u8 lock[12] = { 0x1e, 0, 0, 0, 1 }, unlock[12] = { 0x1e };
+
+static struct block *change(unsigned unit, struct block *blk) { return atapi_change_medium(&b->mem, ide_drive_at(b->dev, unit), blk); }
+
+static void the_guest_opens_the_tray(void **state)
+{
+	event_is(0xa0, 0, 2);
+	sense_is(0xa0, start, 0, 0, 0);
+	sense_is(0xa0, lock, 0, 0, 0);
+	sense_is(0xa0, eject, 5, 0x53, 2);
+	sense_is(0xa0, ready, 0, 0, 0);
+	sense_is(0xa0, unlock, 0, 0, 0);
+	sense_is(0xa0, eject, 0, 0, 0);
+	event_is(0xa0, 3, 1);
+	event_is(0xa0, 0, 1);
+	sense_is(0xa0, ready, 2, 0x3a, 2);
+	round_trip(b->dev);
+	sense_is(0xa0, ready, 2, 0x3a, 2);
+	sense_is(0xa0, load, 0, 0, 0);
+	event_is(0xa0, 2, 2);
+	sense_is(0xa0, ready, 6, 0x28, 0); /* once */
+	sense_is(0xa0, ready, 0, 0, 0);
+	sense_is(0xb0, ready, 2, 0x3a, 0); /* the other drive was empty, and shut */
+	sense_is(0xb0, eject, 0, 0, 0);
+	event_is(0xb0, 0, 1);
+	sense_is(0xb0, load, 0, 0, 0);
+	event_is(0xb0, 0, 0);
+}
+
+static void the_host_changes_media(void **state)
+{
+	static const u8 capacity[12] = { 0x25 };
+	struct block *other = image("other", 5 * 2048, true);
+	struct ata_drive *d = ide_drive_at(b->dev, 2);
+	struct error e;
+	u8 data[8];
+
+	sense_is(0xa0, lock, 0, 0, 0);
+	assert_false(atapi_push_button(&b->mem, d));
+	event_is(0xa0, 1, 2);                      /* asked to let go */
+	sense_is(0xa0, unlock, 0, 0, 0);
+	assert_true(atapi_push_button(&b->mem, d));
+	event_is(0xa0, 0, 2);
+	assert_ptr_equal(change(2, other), cd);
+	event_is(0xa0, 2, 2);
+	sense_is(0xa0, capacity, 6, 0x28, 0);
+	packet(0xa0, 0xfffe, capacity);
+	read_words(SECOND, data, 8);
+	assert_memory_equal(data, "\0\0\0\4\0\0\10\0", 8);
+	assert_ptr_equal(change(2, NULL), other);
+	event_is(0xa0, 3, 1);
+	sense_is(0xa0, capacity, 2, 0x3a, 2);
+	assert_true(atapi_push_button(&b->mem, d)); /* nothing to let go of */
+	assert_null(change(2, cd));
+	sense_is(0xa0, capacity, 6, 0x28, 0);
+	assert_null(change(3, other));
+	sense_is(0xb0, ready, 6, 0x28, 0);
+	sense_is(0xb0, ready, 0, 0, 0);
+	assert_ptr_equal(change(3, NULL), other);
+	assert_true(block_close(other, &e));
+}
+
+/* A command that is half done finds no more, and fails; the drive goes on. */
+static void a_medium_that_goes_in_the_middle(void **state)
+{
+	enum { SECTORS = 40 }; /* more than go through the buffer at once */
+	static const u8 read[12] = { 0xa8, 0, 0, 0, 0, 0, 0, 0, 0, SECTORS };
+	static const u32 to[][2] = { { 0x10000, 0 }, { 0x20000, 0 } };
+	static u8 data[2048];
+	struct error e;
+	unsigned k = 1;
+	u16 bm = bus_master();
+
+	big = image("big", SECTORS * 2048, true);
+	change(2, big);
+	sense_is(0xa0, ready, 6, 0x28, 0);
+	packet(0xa0, 2048, read); /* through the port, sector by sector */
+	assert_true(wait_idle(SECOND) & ST_DRQ);
+	read_words(SECOND, data, 2048);
+	change(2, NULL);
+	for (; wait_idle(SECOND) & ST_DRQ; k++)
+		read_words(SECOND, data, 2048); /* what was read before it went */
+	assert_int_equal(k, IDE_BUFFER / 2048);
+	assert_true(wait_idle(SECOND) & ST_ERR);
+	sense_is(0xa0, ready, 2, 0x3a, 2);
+	change(2, big);
+	sense_is(0xa0, ready, 6, 0x28, 0);
+	/* By DMA: the medium goes before the bus master starts. */
+	enable_master();
+	put_table(0x1000, to, 2);
+	mem_port_write(&b->mem, bm + 12, 0x1000, 4);
+	out8(b, SECOND + 6, 0xa0);
+	out8(b, SECOND + 1, 1);
+	out8(b, SECOND + 7, 0xa0);
+	write_words(SECOND, read, 12);
+	change(2, NULL);
+	out8(b, bm + 8, 9);
+	assert_true(wait_idle(SECOND) & ST_ERR);
+	out8(b, bm + 8, 0);
+	change(2, cd);
+	sense_is(0xa0, ready, 6, 0x28, 0);
+	sense_is(0xa0, ready, 0, 0, 0);
+	assert_true(block_close(big, &e));
+	big = NULL;
+}
+
 /* ---- reset, state ------------------------------------------------------------------------------------ */
 
 static void a_reset_in_the_middle(void **state)
@@ -385,7 +524,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(signatures), T(identifies), T(reads_and_writes_by_pio), T(reads_multiple_by_chs_and_48_bits), T(refuses_what_is_not_there),
-		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(cd_reads), T(cd_says_why_not), T(a_reset_in_the_middle),
+		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(cd_reads), T(cd_says_why_not), T(the_guest_opens_the_tray), T(the_host_changes_media), T(a_medium_that_goes_in_the_middle),
+		T(a_reset_in_the_middle),
 		T(state_in_the_middle_of_a_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
