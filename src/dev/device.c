@@ -46,12 +46,26 @@ static bool is_zero(const u8 *page)
 	return !memcmp(page, zeros, PAGE_SIZE);
 }
 
+/* The next page from at on that holds more than zeros; f->memory: there is none. */
+static u32 next_page(const struct device *d, const struct state_field *f, u32 at)
+{
+	const u8 *memory = field_memory(d, f);
+
+	while (at < f->memory) {
+		at += (u32)MIN(mem_hole(d->mem, memory + at), f->memory - at);
+		if (at < f->memory && !is_zero(memory + at))
+			break;
+		at += at < f->memory ? PAGE_SIZE : 0;
+	}
+	return at;
+}
+
 static u32 memory_bytes(const struct device *d, const struct state_field *f)
 {
 	u32 n = 0;
 
-	for (u32 at = 0; at < f->memory; at += PAGE_SIZE)
-		n += is_zero(field_memory(d, f) + at) ? 0 : PAGE_RECORD;
+	for (u32 at = next_page(d, f, 0); at < f->memory; at = next_page(d, f, at + PAGE_SIZE))
+		n += PAGE_RECORD;
 	return n;
 }
 
@@ -108,13 +122,12 @@ static void save_memory(const struct device *d, const struct state_field *f, u8 
 {
 	const u8 *memory = field_memory(d, f);
 
-	for (u32 at = 0; at < f->memory && bytes; at += PAGE_SIZE)
-		if (!is_zero(memory + at)) {
-			st32(to, at / PAGE_SIZE);
-			memcpy(to + 4, memory + at, PAGE_SIZE);
-			to += PAGE_RECORD;
-			bytes -= PAGE_RECORD;
-		}
+	for (u32 at = next_page(d, f, 0); at < f->memory && bytes; at = next_page(d, f, at + PAGE_SIZE)) {
+		st32(to, at / PAGE_SIZE);
+		memcpy(to + 4, memory + at, PAGE_SIZE);
+		to += PAGE_RECORD;
+		bytes -= PAGE_RECORD;
+	}
 	memset(to, 0, bytes);
 }
 
@@ -202,22 +215,21 @@ static bool memory_fits(const struct state_field *f, const struct record *r)
 }
 
 /* The machine lock is held; engines hear of what was code. */
+static void set_page(struct device *d, u8 *at, const u8 *page)
+{
+	memcpy(at, page, PAGE_SIZE);
+	mem_dma_written(d->mem, at, PAGE_SIZE);
+}
+
 static void load_memory(struct device *d, const struct state_field *f, const struct record *r)
 {
 	static const u8 zeros[PAGE_SIZE];
 	u8 *memory = field_memory(d, f);
-	u32 next = 0;
 
-	for (u32 at = 0; at < f->memory; at += PAGE_SIZE) {
-		bool saved = next < r->bytes && ld32(r->value + next) == at / PAGE_SIZE;
-		const u8 *page = saved ? r->value + next + 4 : zeros;
-
-		next += saved ? PAGE_RECORD : 0;
-		if (!memcmp(memory + at, page, PAGE_SIZE))
-			continue;
-		memcpy(memory + at, page, PAGE_SIZE);
-		mem_dma_written(d->mem, memory + at, PAGE_SIZE);
-	}
+	for (u32 at = next_page(d, f, 0); at < f->memory; at = next_page(d, f, at + PAGE_SIZE))
+		set_page(d, memory + at, zeros);
+	for (u32 at = 0; at < r->bytes; at += PAGE_RECORD)
+		set_page(d, memory + ld32(r->value + at) * PAGE_SIZE, r->value + at + 4);
 }
 
 static bool state_check(const struct device *d, const u8 *buf, size_t len, struct error *e)

@@ -151,6 +151,13 @@ u8 *mem_device_ram(struct mem *m, u64 size)
 	return host;
 }
 
+u64 mem_hole(const struct mem *m, const u8 *host)
+{
+	off_t at = host - m->ram, data = lseek(m->fd, at, SEEK_DATA);
+
+	return data >= at ? (u64)(data - at) : errno == ENXIO ? m->map_size - (u64)at : 0;
+}
+
 void mem_destroy(struct mem *m)
 {
 	if (m->code)

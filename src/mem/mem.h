@@ -128,6 +128,9 @@ bool mem_add_mmio(struct mem *m, const char *name, u64 base, u64 size, const str
 /* Memory of a device, which vCPUs use as RAM: in the same memfd and mapping, zeros at first, not in
  * ram_size. Until mem_destroy; costs nothing until touched. size: a multiple of 4 KiB. NULL: no room. */
 u8 *mem_device_ram(struct mem *m, u64 size);
+/* Bytes from host on, a page's start in RAM or a device's, that the host holds no memory for: they are zeros, and
+ * looking at them would make it. */
+u64 mem_hole(const struct mem *m, const u8 *host);
 /* host: within what mem_device_ram gave. */
 bool mem_add_ram(struct mem *m, const char *name, u64 base, u64 size, u8 *host, int priority, struct error *e);
 void mem_remove(struct mem *m, const char *name, u64 base); /* nothing if there is none; never the machine's RAM */

@@ -370,7 +370,8 @@ static void two_at_once(void **state)
 	machine_free(mb);
 }
 
-static size_t hashes(u64 every, char *text, size_t cap)
+/* vram: a byte of the display's memory, which no instruction looks at. */
+static size_t hashes_with(u64 every, u8 vram, char *text, size_t cap)
 {
 	/* The 8254 interrupts while a loop adds up the time stamp counter: any other order would show. */
 	static const u8 code[] = {
@@ -381,20 +382,38 @@ static size_t hashes(u64 every, char *text, size_t cap)
 		0xff, 0x06, 0x00, 0x60, 0xb0, 0x20, 0xe6, 0x20, 0xcf, 0x90,                         /* 0x7c30: inc; EOI; iret */
 		0x0f, 0x31, 0x01, 0xc3, 0xeb, 0xfa,                                                 /* rdtsc; add bx, ax; jmp */
 	};
-	static char path[] = "/tmp/ring3-test-hashes-XXXXXX";
+	static char path[] = "/tmp/ring3-test-hashes-XXXXXX", standard[] = "std";
 	struct vm_config cfg = flat_config(code, sizeof(code), 16);
 	int fd = mkstemp(strcpy(path, "/tmp/ring3-test-hashes-XXXXXX"));
 	assert_true(fd >= 0);
 	cfg.hash_file = path;
 	cfg.hash_every = every;
 	cfg.max_insns = 200000;
-	assert_int_equal(rig_run(&cfg), 68);
+	cfg.vga = standard;
+	struct machine *m = rig_build(&cfg);
+	int status;
+	m->mem.ram[m->mem.ram_size + 12345] = vram;
+	machine_run(m, &status);
+	assert_int_equal(status, 68);
+	machine_free(m);
 	ssize_t n = read(fd, text, cap - 1);
 	close(fd);
 	unlink(path);
 	assert_true(n > 0);
 	text[n] = 0;
 	return (size_t)n;
+}
+
+static size_t hashes(u64 every, char *text, size_t cap) { return hashes_with(every, 0, text, cap); }
+
+static void hashes_see_the_display(void **state)
+{
+	static char a[1 << 20], b[1 << 20];
+	assert_int_equal(hashes_with(50000, 1, a, sizeof(a)), hashes_with(50000, 2, b, sizeof(b)));
+	char *mem_a = strstr(a, "mem="), *mem_b = strstr(b, "mem=");
+	assert_non_null(mem_a);
+	assert_memory_not_equal(mem_a, mem_b, strlen("mem=") + 16);
+	assert_memory_equal(a, b, (size_t)(mem_a - a));
 }
 
 static void deterministic(void **state)
@@ -460,7 +479,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(flat_modes), cmocka_unit_test(flat_places), cmocka_unit_test(firmware), cmocka_unit_test(pam), cmocka_unit_test(firmware_in_shadow_ram), cmocka_unit_test(memory_map),
 		cmocka_unit_test(acpi_tables), cmocka_unit_test(ends), cmocka_unit_test(many_resets), cmocka_unit_test(kernel_gone_at_reset),
-		cmocka_unit_test(quit), cmocka_unit_test(two_at_once), cmocka_unit_test(deterministic), cmocka_unit_test(refused),
+		cmocka_unit_test(quit), cmocka_unit_test(two_at_once), cmocka_unit_test(deterministic), cmocka_unit_test(hashes_see_the_display), cmocka_unit_test(refused),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	rig_remove_files();

@@ -270,6 +270,19 @@ static void change_while_read(void **state)
 	free(rom);
 }
 
+/* What the host holds no memory for is not touched to see that it is zeros. */
+static void holes(void **state)
+{
+	start(2 << 20);
+	u8 *own = mem_device_ram(&m, 1 << 20);
+	assert_ptr_equal(own, m.ram + (2 << 20));
+	assert_int_equal(mem_hole(&m, own), MEM_DEVICE_RAM);
+	own[3 * PAGE_SIZE + 5] = 1;
+	assert_int_equal(mem_hole(&m, own), 3 * PAGE_SIZE);
+	assert_int_equal(mem_hole(&m, own + 3 * PAGE_SIZE), 0);
+	assert_int_equal(mem_hole(&m, own + 4 * PAGE_SIZE), MEM_DEVICE_RAM - 4 * PAGE_SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -278,7 +291,7 @@ int main(void)
 		cmocka_unit_test_teardown(rom_shadows_ram, stop), cmocka_unit_test_teardown(equal_priority, stop),
 		cmocka_unit_test_teardown(mmio_over_ram, stop), cmocka_unit_test_teardown(change_is_told, stop),
 		cmocka_unit_test_teardown(refuses_regions, stop),
-		cmocka_unit_test_teardown(change_while_read, stop),
+		cmocka_unit_test_teardown(change_while_read, stop), cmocka_unit_test_teardown(holes, stop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
