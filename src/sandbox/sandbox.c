@@ -48,9 +48,9 @@ void sandbox_catch(void)
 	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK }, NULL);
 }
 
-static bool enter_landlock(const struct sandbox_folder *folders, int n, struct error *e)
+static bool enter_landlock(const struct sandbox_folder *folders, int n, bool tcp, struct error *e)
 {
-	int set = landlock_make(folders, n, e);
+	int set = landlock_make(folders, n, tcp, e);
 	bool ok = set >= 0 && threads_each(landlock_restrict, set, e);
 
 	if (set >= 0)
@@ -71,7 +71,7 @@ static bool enter(enum sandbox_mode mode, unsigned calls, const struct sandbox_f
 #endif
 	sandbox_catch();
 	tzset(); /* what the C library would read later */
-	if (!enter_landlock(folders, n, &why)) {
+	if (!enter_landlock(folders, n, calls & CALLS_NET, &why)) {
 		if (mode == SANDBOX_ON)
 			return error_set(e, "--sandbox on: %s; --sandbox auto does with what there is", why.msg);
 		log_msg(LOG_TOPIC, n ? LOG_WARN : LOG_INFO, "Landlock does not contain this process%s: %s",

@@ -46,11 +46,16 @@ static const struct device_class rig_class = {
 
 int rig_setup(void **state)
 {
+	rig_setup_class(&rig_class);
+	return 0;
+}
+
+void rig_setup_class(const struct device_class *cls)
+{
 	memset(&rig, 0, sizeof(rig));
-	rig.b = board_new(&rig_class);
+	rig.b = board_new(cls);
 	rig.v = container_of(rig.b->dev, struct virtio, d);
 	rig.bar = ld32(rig.v->pci.config + PCI_BAR0 + 16) & ~15u;
-	return 0;
 }
 
 int rig_teardown(void **state)
