@@ -69,7 +69,7 @@ static const struct option_row rows[] = {
 	{ "console", 0, A_CONSOLE, 0, false, "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times" },
 	{ "disk", 0, A_DISK, 0, false, "FILE[,bus=virtio|ide,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times" },
 	{ "cdrom", 0, A_CD, 0, false, "FILE|none", "a CD drive with that image, or empty" },
-	{ "net", 0, A_NET, 0, false, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
+	{ "net", 0, A_NET, 0, false, "KIND[,model=virtio|e1000,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times" },
 	{ "share", 0, A_SHARE, 0, false, "FOLDER[,tag=NAME,read-only]", "a folder of the host, which the guest mounts by 9p; may be given 8 times" },
 	{ "balloon", 0, A_BALLOON, 0, false, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },

@@ -22,9 +22,10 @@ static bool add_net(struct machine *m, int k, struct error *e)
 		return true;
 	if (!net_mac(&m->cfg->net[k], (unsigned)k, mac, e))
 		return error_prefix(e, "--net");
-	if (!pc_add_device(m, &virtio_net_class, &d, e))
+	bool e1000 = m->cfg->net[k].model == NET_E1000;
+	if (!pc_add_device(m, e1000 ? &e1000_class : &virtio_net_class, &d, e))
 		return false;
-	virtio_net_attach(d, m->net[k], mac);
+	(e1000 ? e1000_attach : virtio_net_attach)(d, m->net[k], mac);
 	pc_boot_device(m, 'n', "/pci@i0cf8/ethernet@%x", d->function->dev);
 	return true;
 }

@@ -24,18 +24,30 @@ static void fail(struct call *c, int error)
 		c->error = error;
 }
 
-u64 get(struct call *c, unsigned bytes)
+/* Where the next bytes of the message are, which are taken; NULL: there are not so many. */
+static const u8 *take(struct call *c, size_t bytes)
 {
-	u64 v = 0;
+	const u8 *at = c->at;
 
 	if (c->left < bytes) {
 		fail(c, -EINVAL);
 		c->left = 0;
-		return 0;
+		return NULL;
 	}
-	memcpy(&v, c->at, bytes);
 	c->at += bytes;
 	c->left -= bytes;
+	return at;
+}
+
+void pass_over(struct call *c, size_t bytes) { (void)take(c, bytes); }
+
+u64 get(struct call *c, unsigned bytes)
+{
+	const u8 *at = take(c, bytes);
+	u64 v = 0;
+
+	if (at)
+		memcpy(&v, at, bytes);
 	return v;
 }
 
@@ -142,7 +154,7 @@ int p9_attach(struct call *c)
 
 	get_text(c, user, sizeof(user));
 	get_text(c, which, sizeof(which));
-	get(c, 4); /* the user's number: files are this process's user's */
+	pass_over(c, 4); /* the user's number: files are this process's user's */
 	if (c->error)
 		return c->error;
 	if (auth != NO_FID)
@@ -229,7 +241,7 @@ int p9_walk(struct call *c)
 /* Requests are carried out in order: the one to be flushed has been. */
 int p9_flush(struct call *c)
 {
-	get(c, 2);
+	pass_over(c, 2);
 	return c->error;
 }
 

@@ -95,7 +95,8 @@ struct call {
 	u64 data;                /* bytes that lie in the request's `in` already, behind what was put */
 };
 
-u64 get(struct call *c, unsigned bytes);
+u64 get(struct call *c, unsigned bytes);      /* at most 8 */
+void pass_over(struct call *c, size_t bytes);
 void get_text(struct call *c, char *buf, size_t cap);
 void get_name(struct call *c, char name[P9_NAME]); /* of a file in a directory: not empty, no '/', not "." or ".." */
 struct fid *get_fid(struct call *c);

@@ -94,7 +94,7 @@ int p9_lcreate(struct call *c)
 
 	get_name(c, name);
 	u32 flags = (u32)get(c, 4), mode = (u32)get(c, 4);
-	get(c, 4); /* group: this process's */
+	pass_over(c, 4); /* group: this process's */
 	if (c->error)
 		return c->error;
 	if (f->fd >= 0 || (flags & O_ACCMODE) == O_ACCMODE)
@@ -242,8 +242,7 @@ int p9_lock(struct call *c)
 	struct fid *f = get_fid(c);
 	u8 type = (u8)get(c, 1);
 
-	get(c, 4 + 8);
-	get(c, 8 + 4); /* flags, start, length, process */
+	pass_over(c, 4 + 8 + 8 + 4); /* flags, start, length, process */
 	get_text(c, client, sizeof(client));
 	if (c->error)
 		return c->error;

@@ -30,7 +30,7 @@ int p9_getattr(struct call *c)
 	struct fid *f = get_fid(c);
 	struct stat st;
 
-	get(c, 8); /* what it wants to know: it is told all */
+	pass_over(c, 8); /* what it wants to know: it is told all */
 	if (c->error)
 		return c->error;
 	int path = fid_open_path(c->s, f);
@@ -192,7 +192,7 @@ int p9_symlink(struct call *c)
 
 	get_name(c, name);
 	get_text(c, target, sizeof(target));
-	get(c, 4);
+	pass_over(c, 4); /* group */
 	if (c->error)
 		return c->error;
 	int dir = fid_open_path(c->s, f);
@@ -221,8 +221,7 @@ int p9_mknod(struct call *c)
 
 	get_name(c, name);
 	u32 mode = (u32)get(c, 4);
-	get(c, 8);
-	get(c, 4);
+	pass_over(c, 8 + 4); /* device, group */
 	if (c->error)
 		return c->error;
 	int dir = fid_open_path(c->s, f);
@@ -247,7 +246,7 @@ int p9_mkdir(struct call *c)
 
 	get_name(c, name);
 	u32 mode = (u32)get(c, 4);
-	get(c, 4);
+	pass_over(c, 4); /* group */
 	if (c->error)
 		return c->error;
 	int dir = fid_open_path(c->s, f);
