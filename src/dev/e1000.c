@@ -62,7 +62,7 @@ static const struct { u16 first, last; u32 mask; } plain[] = {
 	{ R_TXDMAC, R_TXDMAC, 1 },
 	{ R_TDBAL, R_TDBAL, 0xfffffff0 }, { R_TDBAH, R_TDBAH, 0xffffffff }, { R_TDLEN, R_TDLEN, 0xfff80 }, { R_TDH, R_TDT, 0xffff },
 	{ R_TIDV, R_TIDV, 0xffff }, { R_TXDCTL, R_TXDCTL, 0xffffffff }, { R_TADV, R_TADV, 0xffff }, { R_TSPMT, R_TSPMT, 0xffffffff },
-	{ R_RCTL, R_RCTL, 0x07fdffff }, { R_TCTL, R_TCTL, 0x07fffffa }, { R_RXCSUM, R_RXCSUM, 0x7ff },
+	{ R_RCTL, R_RCTL, 0x06dfb3fe }, { R_TCTL, R_TCTL, 0x07fffffa }, { R_RXCSUM, R_RXCSUM, 0x7ff },
 	{ R_MTA, R_MTA + 0x1fc, 0xffffffff }, { R_RA, R_RA + 0x7c, 0xffffffff }, { R_VFTA, R_VFTA + 0x1fc, 0xffffffff },
 	{ R_WUC, R_WUC, 0xf }, { R_WUFC, R_WUFC, 0xf00ff }, { R_MANC, R_MANC, 0xffffffff },
 };
