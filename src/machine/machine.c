@@ -266,7 +266,9 @@ void machine_print(const struct machine *m)
 	for (int k = 0; k < f->n_disks; k++)
 		printf("disk %d     virtio, %s\n", k, f->disk[k].image.file ? f->disk[k].image.file : "no file");
 	for (int k = 0; k < f->n_nets; k++)
-		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));
+		printf("net %d      %s, %s\n", k, net_model_words[f->net[k].model], net_describe(m->net[k]));
+	for (int k = 0; k < f->n_shares; k++)
+		printf("share %d    %s, tag %s%s\n", k, f->share[k].path, share_tag(m->share[k]), f->share[k].read_only ? ", read-only" : "");
 	printf("memory map\n");
 	for (int k = 0; k < m->mem.n_regions; k++) {
 		const struct region *r = &m->mem.regions[k];

@@ -25,7 +25,7 @@ static void console_input_ends(void **state)
 {
 	struct char_backend none = { 0 };
 
-	rig_setup_class(&virtio_console_class);
+	rig_setup_with(&virtio_console_class);
 	virtio_console_add(&rig.v->d, &none, NULL);
 	rig_up(0);
 	feed_itself(0, 1);
@@ -41,7 +41,7 @@ static void balloon_statistics_end(void **state)
 {
 	enum { STATS = 2 };
 
-	rig_setup_class(&virtio_balloon_class);
+	rig_setup_with(&virtio_balloon_class);
 	rig_up(1 << 1);
 	feed_itself(STATS, 2);
 	rig_write16(RIG_DEVICE + 2, 2);
@@ -64,10 +64,11 @@ static void net_buffers_too_small(void **state)
 	struct net_offload none = { 0 };
 	struct error e;
 
-	rig_setup_class(&virtio_net_class);
+	rig_setup_with(&virtio_net_class);
 	struct net *net = net_open(&(struct net_options){ .kind = NET_NONE }, true, rig.b->loop, &e);
 	virtio_net_attach(&rig.v->d, net, mac);
 	rig_up(MRG_RXBUF);
+	rig.v->vq[0].size = SIZE;
 	for (u16 k = 0; k < SIZE; k++) {
 		rig_desc(k, RIG_DATA + BYTES * k, BYTES, D_WRITE, 0);
 		rig_write16(RIG_DRIVER + 4 + 2ull * k, k);
@@ -86,7 +87,7 @@ static void net_buffers_too_small(void **state)
 	assert_int_equal(rig.v->in_flight, 0);
 	rig_teardown(NULL);
 	net_close(net);
-	rig_setup_class(&virtio_rng_class); /* for the teardown */
+	rig_setup_with(&virtio_rng_class); /* for the teardown */
 }
 
 /* More than any request may have, by buffers that overlap: refused by its status alone. */
@@ -100,9 +101,10 @@ static void disk_request_too_long(void **state)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	struct block *disk = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .aio = BLOCK_AIO_INLINE }, NULL, &e);
 	assert_non_null(disk);
-	rig_setup_class(&virtio_blk_class);
+	rig_setup_with(&virtio_blk_class);
 	virtio_blk_attach(&rig.v->d, disk, 1, "x");
 	rig_up(0);
+	rig.v->vq[0].size = 16;
 	rig_desc(0, RIG_DATA, 16, D_NEXT, 1); /* zeros: a read of sector 0 */
 	for (unsigned k = 1; k <= 10; k++)
 		rig_desc(k, 0x100000, 7 << 20, D_NEXT | D_WRITE, k + 1);
@@ -117,7 +119,7 @@ static void disk_request_too_long(void **state)
 	rig_teardown(NULL);
 	assert_true(block_close(disk, &e));
 	close(fd);
-	rig_setup_class(&virtio_rng_class);
+	rig_setup_with(&virtio_rng_class);
 }
 
 int main(void)
