@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "display/display.h"
 #include "mem/mem.h"
+#include "net/net.h"
 
 /* ---- the common part ---------------------------------------------------------------- */
 
@@ -174,6 +175,7 @@ extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
 extern const struct device_class ahci_class;     /* on PCI */
+extern const struct device_class e1000_class;    /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
@@ -257,5 +259,8 @@ void pci_host_on_pam(struct device *host, void (*fn)(void *arg, const u8 *pam), 
 
 #include "dev/pci_api.h"
 #include "dev/virtio_api.h"
+
+/* As for virtio_net_attach. */
+void e1000_attach(struct device *d, struct net *net, const u8 mac[NET_MAC_BYTES]);
 
 #endif

@@ -1,11 +1,9 @@
 /* Every class of devices.def, programmed by fuzz bytes: registers read and written through the
  * buses, time passing, DMA from RAM that holds fuzz bytes, its state saved, loaded (damaged, too).
  *
- * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=NAME in the environment
- * keeps mutations at that class. */
+ * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=name: that class alone. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,6 +20,7 @@ struct board {
 	struct device links, *pic, *bus, *io, *pci, *dev;
 	struct loop *loop;
 	struct net *net;
+	struct share *share;
 	struct lapic *lapic;
 };
 
@@ -99,6 +98,12 @@ static void connect_device(struct board *b, const struct device_class *cls)
 	} else if (cls == &virtio_console_class) {
 		virtio_console_add(b->dev, &be, NULL);
 		virtio_console_add(b->dev, &be, "channel");
+	} else if (cls == &virtio_9p_class) {
+		/* A folder that nothing is to be made in: what the server does has a target of its own. */
+		b->share = share_open(&(struct share_options){ .path = "/proc/self/task", .tag = "tag", .read_only = true }, false, b->loop, &e);
+		if (!b->share)
+			bug("%s", e.msg);
+		virtio_9p_attach(b->dev, b->share);
 	} else if (cls == &virtio_net_class) {
 		b->net = net_open(&(struct net_options){ .kind = NET_NONE }, true, b->loop, &e);
 		virtio_net_attach(b->dev, b->net, (const u8[6]){ 2 });
@@ -112,6 +117,8 @@ static void turn(struct board *b)
 	if (has_disk(b))
 		while (block_poll(disk(), true))
 			;
+	if (b->share)
+		share_drain(b->share);
 }
 
 /* The second memory BAR of the function under test: the modern registers. */
@@ -180,6 +187,10 @@ static void offer(struct board *b, struct input *in)
 	u8 header[16];
 	st64(header, take(in, 1));
 	st64(header + 8, take(in, 2));
+	if (b->share) { /* a message of 9P: its size, its type */
+		header[4] = header[0];
+		st32(header, 16 + header[8] % 32);
+	}
 	mem_write(&b->mem, data, header, sizeof(header));
 	const struct region *r = registers(b);
 	for (unsigned q = 0; r && q < 4; q++)
@@ -251,6 +262,17 @@ static void virtio_from_outside(struct board *b, struct input *in)
 	}
 }
 
+static const struct device_class *choose(u8 pick)
+{
+	const char *only = getenv("RING3_FUZZ_DEVICE");
+	unsigned n = 0;
+
+	for (; device_classes[n]; n++)
+		if (only && !strcmp(device_classes[n]->name, only))
+			return device_classes[n];
+	return device_classes[pick % n];
+}
+
 static void build(struct board *b, const struct device_class *cls)
 {
 	struct error e;
@@ -288,6 +310,8 @@ static void build(struct board *b, const struct device_class *cls)
 static void destroy(struct board *b)
 {
 	turn(b);
+	if (b->share)
+		share_close(b->share);
 	if (!is_base(b->dev->cls))
 		device_free(b->dev);
 	if (b->net)
@@ -405,43 +429,12 @@ static void access_register(struct board *b, struct input *in, u8 what)
 	}
 }
 
-static int class_of_environment(void)
-{
-	const char *name = getenv("RING3_FUZZ_DEVICE");
-
-	if (!name || !*name)
-		return -1;
-	for (int k = 0; device_classes[k]; k++)
-		if (!strcmp(device_classes[k]->name, name))
-			return k;
-	fprintf(stderr, "RING3_FUZZ_DEVICE=%s: no such class; those of devices.def by their names\n", name);
-	exit(1);
-}
-
-/* libFuzzer's; not there when the corpus is replayed. */
-size_t LLVMFuzzerMutate(u8 *data, size_t size, size_t max) __attribute__((weak));
-size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed);
-
-size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed)
-{
-	int cls = class_of_environment();
-
-	(void)seed;
-	size = LLVMFuzzerMutate(data, size, max);
-	if (cls >= 0 && size)
-		data[0] = (u8)cls;
-	return size;
-}
-
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	struct input in = { data, size };
 	struct board b;
-	int n = 0;
 
-	while (device_classes[n])
-		n++;
-	build(&b, device_classes[take(&in, 1) % (unsigned)n]);
+	build(&b, choose((u8)take(&in, 1)));
 	/* What DMA finds. */
 	for (u64 at = 0; at < 0x10000 && size; at += size)
 		mem_write(&b.mem, at, data, size);
