@@ -22,6 +22,7 @@ static struct {
 	struct net *net;
 	u64 bar;
 	unsigned n_sent, refuse;  /* refuse: so many sends are, before the next is not */
+	bool reset;               /* the driver resets the card while the back end has the frame */
 	size_t len[MAX_SENT];
 	u8 frame[MAX_SENT][2048];
 	u32 tx_tail;
@@ -34,6 +35,8 @@ static bool keep(struct net *n, const struct net_offload *o, const struct iovec 
 		return false;
 	}
 	assert_true(t.n_sent < MAX_SENT);
+	if (t.reset)
+		mem_phys_write(&t.b->mem, t.bar + R_CTRL, CTRL_RST, 4);
 	t.len[t.n_sent] = iov_read(iov, n_iov, 0, t.frame[t.n_sent], sizeof(t.frame[0]));
 	t.n_sent++;
 	return true;
@@ -631,6 +634,26 @@ static void rings_that_cannot_be(void **state)
 	assert_true(give(f, sizeof(f)));
 }
 
+/* Nothing of the ring that was is done then. */
+static void a_reset_while_it_sends(void **state)
+{
+	u8 f[8192];
+	size_t len = make_ip(f, 6, 5000, own);
+
+	rings_up();
+	leave_undone(f, len, false);
+	mem_write(&t.b->mem, DATA, f, len);
+	t.reset = true;
+	context(6, 54, 1448, 5000, TSE);
+	tx(DATA, (u32)len | DEXT | DTYP | TSE | IFCS | EOP | RS, 3 << 8);
+	go();
+	assert_int_equal(t.n_sent, 1);
+	assert_int_equal(get(R_TDH), 0);
+	assert_int_equal(tx_status(1), 0);
+	assert_int_equal(get(R_ICR), 0);
+	assert_int_equal(container_of(t.b->dev, struct e1000, d)->tx_sent, 0);
+}
+
 /* With the PHY's loopback what is sent comes back, and the cable is not there. */
 static void loopback(void **state)
 {
@@ -668,7 +691,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(eeprom), TEST(phy_registers), TEST(interrupts), TEST(throttled), TEST(a_frame), TEST(buffers), TEST(filters),
 		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(contexts_that_cannot_be),
-		TEST(rings_that_cannot_be), TEST(loopback), TEST(ports),
+		TEST(rings_that_cannot_be), TEST(a_reset_while_it_sends), TEST(loopback), TEST(ports),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
