@@ -2,7 +2,6 @@
 #define LOG_TOPIC "e1000"
 #include "dev/e1000_impl.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define BAR_REGISTERS 0u
@@ -88,6 +87,7 @@ static void reset_registers(struct e1000 *e)
 	e->tx_sent = 0;
 	e->irq_next = 0;
 	*e1000_reg(e, R_CTRL) = CTRL_FD | CTRL_SLU | 2 << 8; /* 1000 Mbit/s */
+	*e1000_reg(e, R_VET) = 0x8100;
 	*e1000_reg(e, R_PBA) = 0x00100030;
 	*e1000_reg(e, R_LEDCTL) = 0x07061302;
 	*e1000_reg(e, R_RA) = ld32(e->mac);
@@ -244,13 +244,8 @@ static bool e1000_init(struct device *d, struct error *err)
 
 	if (!d->loop)
 		return error_set(err, "it needs an event loop");
-	e->packet = malloc(E1000_FRAME_MAX);
-	e->segment = malloc(NET_FRAME_MAX);
-	if (!e->packet || !e->segment) {
-		free(e->packet);
-		free(e->segment);
+	if (!e1000_send_buffers(e))
 		return error_set(err, "out of memory");
-	}
 	e->task = (struct loop_task){ .fn = e1000_send_all, .arg = e };
 	timer_init(&e->throttle, d->clock, throttle_over, e);
 	e1000_eeprom_fill(e);
@@ -262,8 +257,7 @@ static bool e1000_init(struct device *d, struct error *err)
 	e->pci.written = config_written;
 	if (pci_plug(&e->pci, d, err))
 		return true;
-	free(e->packet);
-	free(e->segment);
+	e1000_free_buffers(e);
 	return false;
 }
 
@@ -299,8 +293,7 @@ static void e1000_destroy(struct device *d)
 
 	loop_cancel(d->loop, &e->task);
 	pci_unplug(&e->pci);
-	free(e->packet);
-	free(e->segment);
+	e1000_free_buffers(e);
 }
 
 static const struct state_field e1000_state[] = {

@@ -343,6 +343,36 @@ static void long_frames(void **state)
 	assert_int_equal(ld16(d + 10), e1000_sum(f + 14, 9000 - 14, 0));
 }
 
+/* Tags that go into descriptors, where VME says so; filtered, where VFE does. */
+static void vlan_received(void **state)
+{
+	u8 f[100], got[100], d[16];
+
+	rings_up();
+	make_frame(f, sizeof(f), own);
+	memcpy(f + 12, "\x81\0\xa1\x23", 4);
+	set(R_RCTL, RCTL_EN | RCTL_SECRC);
+	assert_true(give(f, sizeof(f)));
+	rx_desc(0, d);
+	assert_int_equal(ld16(d + 8), 100);
+	assert_int_equal(d[12], 1 | 2 | 4);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	assert_true(give(f, sizeof(f)));
+	rx_desc(1, d);
+	assert_int_equal(ld16(d + 8), 96);
+	assert_int_equal(d[12], 1 | 2 | 4 | 8);
+	assert_int_equal(ld16(d + 14), 0xa123);
+	mem_read(&t.b->mem, DATA + 0x800, got, 96);
+	assert_memory_equal(got, f, 12);
+	assert_memory_equal(got + 12, f + 16, 84);
+	set(R_RCTL, RCTL_EN | RCTL_SECRC | RCTL_VFE);
+	assert_true(give(f, sizeof(f)));
+	assert_int_equal(get(R_RDH), 2);
+	set(R_VFTA + 4 * (0x123 >> 5), 1u << (0x123 & 31));
+	assert_true(give(f, sizeof(f)));
+	assert_int_equal(get(R_RDH), 3);
+}
+
 /* An IPv4 packet of TCP or UDP, its sums right. */
 static size_t make_ip(u8 *f, u8 protocol, size_t payload, const u8 *to)
 {
@@ -440,6 +470,7 @@ static u8 tx_status(unsigned k)
 #define IC (4u << 24)
 #define TSE (4u << 24)
 #define RS (8u << 24)
+#define VLE (0x40u << 24)
 #define DEXT (0x20u << 24)
 #define DTYP (1u << 20)
 
@@ -582,6 +613,39 @@ static void segments(void **state)
 	}
 }
 
+static void vlan_sent(void **state)
+{
+	u8 f[3100];
+	size_t len = make_ip(f, 6, 3000, own);
+
+	rings_up();
+	leave_undone(f, len, false);
+	mem_write(&t.b->mem, DATA, f, len);
+	context(6, 54, 1448, 3000, TSE);
+	tx(DATA, (u32)len | DEXT | DTYP | TSE | IFCS | EOP | VLE, 3 << 8 | 0x2007u << 16);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	go();
+	assert_int_equal(t.n_sent, 3);
+	for (unsigned k = 0; k < 3; k++) {
+		u8 *s = t.frame[k];
+
+		assert_memory_equal(s, f, 12);
+		assert_memory_equal(s + 12, "\x81\0\x20\7\10\0", 6);
+		t.len[k] -= 4;
+		memmove(s + 12, s + 16, t.len[k] - 12);
+	}
+	check_segments(3000, 1448);
+	set(R_CTRL, get(R_CTRL) & ~(u32)CTRL_VME);
+	tx(DATA, 100 | IFCS | EOP | VLE, 7u << 16);
+	go();
+	assert_int_equal(t.len[3], 100);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	tx(DATA, 100 | IFCS | EOP | VLE, 7u << 16);
+	go();
+	assert_int_equal(t.len[4], 104);
+	assert_memory_equal(t.frame[4] + 16, f + 12, 88);
+}
+
 /* Segments that would write behind their headers, and the like: nothing is sent, the ring goes on. */
 static void contexts_that_cannot_be(void **state)
 {
@@ -690,7 +754,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(eeprom), TEST(phy_registers), TEST(interrupts), TEST(throttled), TEST(a_frame), TEST(buffers), TEST(filters),
-		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(contexts_that_cannot_be),
+		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(vlan_received), TEST(vlan_sent), TEST(contexts_that_cannot_be),
 		TEST(rings_that_cannot_be), TEST(a_reset_while_it_sends), TEST(loopback), TEST(ports),
 	};
 
