@@ -613,6 +613,46 @@ static void segments(void **state)
 	}
 }
 
+/* IPv6's header has a length without itself, and no sum. */
+static void segments_of_ipv6(void **state)
+{
+	u8 f[74 + 2500] = { 0 }, pseudo[40];
+
+	rings_up();
+	memcpy(f, own, 6);
+	f[12] = 0x86;
+	f[13] = 0xdd;
+	f[14] = 0x60;
+	f[20] = 6;
+	for (unsigned k = 0; k < 32; k++)
+		f[22 + k] = (u8)(k * 11);
+	memset(pseudo, 0, sizeof(pseudo));
+	memcpy(pseudo, f + 22, 32);
+	pseudo[39] = 6;
+	f[54 + 12] = 0x50;
+	f[54 + 13] = 0x18;
+	st16(f + 70, e1000_sum(pseudo, 40, 0));
+	for (unsigned k = 0; k < 2500; k++)
+		f[74 + k] = (u8)(k * 5);
+	mem_write(&t.b->mem, DATA, f, sizeof(f));
+	tx(14u | (u64)54 << 32 | (u64)70 << 40, 2500 | DEXT | 1u << 24 | TSE, 74u << 8 | 1000u << 16);
+	tx(DATA, (u32)sizeof(f) | DEXT | DTYP | TSE | IFCS | EOP | RS, 2 << 8);
+	go();
+	assert_int_equal(t.n_sent, 3);
+	for (unsigned k = 0; k < 3; k++) {
+		const u8 *s = t.frame[k];
+		unsigned part = k < 2 ? 1000 : 500;
+
+		assert_int_equal(t.len[k], 74 + part);
+		assert_int_equal(s[18] << 8 | s[19], 20 + part);
+		assert_int_equal(__builtin_bswap32(ld32(s + 58)), 1000 * k);
+		pseudo[34] = (u8)((20 + part) >> 8);
+		pseudo[35] = (u8)(20 + part);
+		assert_int_equal(e1000_sum(s + 54, 20 + part, e1000_sum(pseudo, 40, 0)), 0xffff);
+		assert_memory_equal(s + 74, f + 74 + 1000 * k, part);
+	}
+}
+
 static void vlan_sent(void **state)
 {
 	u8 f[3100];
@@ -754,7 +794,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(eeprom), TEST(phy_registers), TEST(interrupts), TEST(throttled), TEST(a_frame), TEST(buffers), TEST(filters),
-		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(vlan_received), TEST(vlan_sent), TEST(contexts_that_cannot_be),
+		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(segments_of_ipv6), TEST(vlan_received), TEST(vlan_sent), TEST(contexts_that_cannot_be),
 		TEST(rings_that_cannot_be), TEST(a_reset_while_it_sends), TEST(loopback), TEST(ports),
 	};
 
