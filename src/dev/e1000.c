@@ -54,7 +54,8 @@ void e1000_count(struct e1000 *e, unsigned reg, u64 n, bool wide)
 
 /* Those that only hold what was written, and how much of it. */
 static const struct { u16 first, last; u32 mask; } plain[] = {
-	{ R_CTRL_EXT, R_FLA, 0xffffffff }, { R_FCAL, R_FCAL, 0xffffffff }, { R_FCAL + 4, R_VET, 0xffff }, { R_ITR, R_ITR, 0xffff }, { R_FCTTV, R_FCTTV, 0xffff }, { R_TXCW, R_TXCW, 0xc000ffff },
+	{ R_CTRL_EXT, R_FLA, 0xffffffff }, { R_FCAL, R_FCAL, 0xffffffff }, { R_FCAL + 4, R_VET, 0xffff },
+	{ R_ITR, R_ITR, 0xffff }, { R_FCTTV, R_FCTTV, 0xffff }, { R_TXCW, R_TXCW, 0xc000ffff },
 	{ R_TIPG, R_TIPG, 0x3fffffff }, { R_AIFS, R_AIFS, 0xffff }, { R_LEDCTL, R_LEDCTL, 0xffffffff }, { R_PBA, R_PBA, 0xffff },
 	{ R_FCRTL, R_FCRTL, 0x8000fff8 }, { R_FCRTH, R_FCRTH, 0xfff8 },
 	{ R_RDBAL, R_RDBAL, 0xfffffff0 }, { R_RDBAH, R_RDBAH, 0xffffffff }, { R_RDLEN, R_RDLEN, 0xfff80 }, { R_RDH, R_RDT, 0xffff },

@@ -48,7 +48,8 @@ enum { STATUS_FD = 1 << 0, STATUS_LU = 1 << 1, STATUS_1000 = 2 << 6, STATUS_ASDV
 enum { INT_TXDW = 1 << 0, INT_TXQE = 1 << 1, INT_LSC = 1 << 2, INT_RXDMT0 = 1 << 4, INT_RXO = 1 << 6, INT_RXT0 = 1 << 7, INT_MDAC = 1 << 9 };
 #define INT_ALL 0x1ffffu
 /* RCTL, TCTL */
-enum { RCTL_EN = 1 << 1, RCTL_UPE = 1 << 3, RCTL_MPE = 1 << 4, RCTL_LPE = 1 << 5, RCTL_BAM = 1 << 15, RCTL_VFE = 1 << 18, RCTL_BSEX = 1 << 25, RCTL_SECRC = 1 << 26 };
+enum { RCTL_EN = 1 << 1, RCTL_UPE = 1 << 3, RCTL_MPE = 1 << 4, RCTL_LPE = 1 << 5, RCTL_BAM = 1 << 15, RCTL_VFE = 1 << 18, RCTL_BSEX = 1 << 25,
+       RCTL_SECRC = 1 << 26 };
 enum { TCTL_EN = 1 << 1, TCTL_PSP = 1 << 3 };
 
 /* A context descriptor, as checksums and segmentation need it: plain bytes, saved. */
