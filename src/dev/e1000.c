@@ -2,13 +2,13 @@
 #define LOG_TOPIC "e1000"
 #include "dev/e1000_impl.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define BAR_REGISTERS 0u
 #define BAR_IO 2u
 #define BAR_BYTES 0x20000u
 #define ITR_NS 256u
+#define RAH_MASK 0x8003ffffu     /* of the upper half of an address: valid, which one, two bytes */
 
 /* ---- interrupts ------------------------------------------------------------------------------------ */
 
@@ -54,7 +54,8 @@ void e1000_count(struct e1000 *e, unsigned reg, u64 n, bool wide)
 
 /* Those that only hold what was written, and how much of it. */
 static const struct { u16 first, last; u32 mask; } plain[] = {
-	{ R_CTRL_EXT, R_FLA, 0xffffffff }, { R_FCAL, R_VET, 0xffffffff }, { R_ITR, R_ITR, 0xffff }, { R_FCTTV, R_TXCW, 0xffffffff },
+	{ R_CTRL_EXT, R_FLA, 0xffffffff }, { R_FCAL, R_FCAL, 0xffffffff }, { R_FCAL + 4, R_VET, 0xffff },
+	{ R_ITR, R_ITR, 0xffff }, { R_FCTTV, R_FCTTV, 0xffff }, { R_TXCW, R_TXCW, 0xc000ffff },
 	{ R_TIPG, R_TIPG, 0x3fffffff }, { R_AIFS, R_AIFS, 0xffff }, { R_LEDCTL, R_LEDCTL, 0xffffffff }, { R_PBA, R_PBA, 0xffff },
 	{ R_FCRTL, R_FCRTL, 0x8000fff8 }, { R_FCRTH, R_FCRTH, 0xfff8 },
 	{ R_RDBAL, R_RDBAL, 0xfffffff0 }, { R_RDBAH, R_RDBAH, 0xffffffff }, { R_RDLEN, R_RDLEN, 0xfff80 }, { R_RDH, R_RDT, 0xffff },
@@ -72,6 +73,8 @@ static void write_plain(struct e1000 *e, u32 off, u32 val)
 	for (size_t k = 0; k < ARRAY_LEN(plain); k++)
 		if (off >= plain[k].first && off <= plain[k].last)
 			*e1000_reg(e, off) = (*e1000_reg(e, off) & ~plain[k].mask) | (val & plain[k].mask);
+	if (off >= R_RA && off < R_RA + 0x80 && (off & 4))
+		*e1000_reg(e, off) &= RAH_MASK;
 }
 
 /* What a reset, by CTRL or of the board, leaves: 13.4. The PHY keeps its own. */
@@ -85,6 +88,7 @@ static void reset_registers(struct e1000 *e)
 	e->tx_sent = 0;
 	e->irq_next = 0;
 	*e1000_reg(e, R_CTRL) = CTRL_FD | CTRL_SLU | 2 << 8; /* 1000 Mbit/s */
+	*e1000_reg(e, R_VET) = 0x8100;
 	*e1000_reg(e, R_PBA) = 0x00100030;
 	*e1000_reg(e, R_LEDCTL) = 0x07061302;
 	*e1000_reg(e, R_RA) = ld32(e->mac);
@@ -241,13 +245,8 @@ static bool e1000_init(struct device *d, struct error *err)
 
 	if (!d->loop)
 		return error_set(err, "it needs an event loop");
-	e->packet = malloc(E1000_FRAME_MAX);
-	e->segment = malloc(NET_FRAME_MAX);
-	if (!e->packet || !e->segment) {
-		free(e->packet);
-		free(e->segment);
+	if (!e1000_send_buffers(e))
 		return error_set(err, "out of memory");
-	}
 	e->task = (struct loop_task){ .fn = e1000_send_all, .arg = e };
 	timer_init(&e->throttle, d->clock, throttle_over, e);
 	e1000_eeprom_fill(e);
@@ -259,8 +258,7 @@ static bool e1000_init(struct device *d, struct error *err)
 	e->pci.written = config_written;
 	if (pci_plug(&e->pci, d, err))
 		return true;
-	free(e->packet);
-	free(e->segment);
+	e1000_free_buffers(e);
 	return false;
 }
 
@@ -296,8 +294,7 @@ static void e1000_destroy(struct device *d)
 
 	loop_cancel(d->loop, &e->task);
 	pci_unplug(&e->pci);
-	free(e->packet);
-	free(e->segment);
+	e1000_free_buffers(e);
 }
 
 static const struct state_field e1000_state[] = {

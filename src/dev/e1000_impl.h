@@ -13,8 +13,8 @@
  *     a frame is state but how much of it has been sent in segments (tx_sent).
  *  3. A frame is received as a whole or not at all; the back end holds it until there are descriptors.
  *  4. The machine lock is not held while a back end works; epoch tells whether the card was reset meanwhile.
- * Left out: VLAN tags (neither put in nor taken out: they pass as they are), wake-up, flow control frames,
- * delays of interrupts other than ITR, writing the EEPROM, 82542's addresses of registers. */
+ * Left out: wake-up, flow control frames, delays of interrupts other than ITR, writing the EEPROM, 82542's
+ * addresses of registers. */
 #ifndef RING3_E1000_IMPL_H
 #define RING3_E1000_IMPL_H
 
@@ -23,6 +23,7 @@
 
 #define E1000_REGS 0x6000u       /* bytes of registers; the rest of the BAR reads as 0 */
 #define E1000_EEPROM 64u         /* words */
+#define E1000_TAG 4u             /* bytes of a VLAN tag, behind both addresses */
 #define E1000_FRAME_MAX 0x40000u /* bytes that one packet of the ring may have, for segmentation */
 
 enum e1000_reg {
@@ -40,14 +41,15 @@ enum e1000_reg {
 	R_RXCSUM = 0x5000, R_MTA = 0x5200, R_RA = 0x5400, R_VFTA = 0x5600, R_WUC = 0x5800, R_WUFC = 0x5808, R_MANC = 0x5820,
 };
 /* CTRL, STATUS */
-enum { CTRL_FD = 1 << 0, CTRL_SLU = 1 << 6, CTRL_RST = 1 << 26 };
+enum { CTRL_FD = 1 << 0, CTRL_SLU = 1 << 6, CTRL_RST = 1 << 26, CTRL_VME = 1 << 30 };
 #define CTRL_PHY_RST (1u << 31)
 enum { STATUS_FD = 1 << 0, STATUS_LU = 1 << 1, STATUS_1000 = 2 << 6, STATUS_ASDV_1000 = 2 << 8, STATUS_MTXCKOK = 1 << 10 };
 /* ICR, ICS, IMS, IMC */
 enum { INT_TXDW = 1 << 0, INT_TXQE = 1 << 1, INT_LSC = 1 << 2, INT_RXDMT0 = 1 << 4, INT_RXO = 1 << 6, INT_RXT0 = 1 << 7, INT_MDAC = 1 << 9 };
 #define INT_ALL 0x1ffffu
 /* RCTL, TCTL */
-enum { RCTL_EN = 1 << 1, RCTL_UPE = 1 << 3, RCTL_MPE = 1 << 4, RCTL_LPE = 1 << 5, RCTL_BAM = 1 << 15, RCTL_BSEX = 1 << 25, RCTL_SECRC = 1 << 26 };
+enum { RCTL_EN = 1 << 1, RCTL_UPE = 1 << 3, RCTL_MPE = 1 << 4, RCTL_LPE = 1 << 5, RCTL_BAM = 1 << 15, RCTL_VFE = 1 << 18, RCTL_BSEX = 1 << 25,
+       RCTL_SECRC = 1 << 26 };
 enum { TCTL_EN = 1 << 1, TCTL_PSP = 1 << 3 };
 
 /* A context descriptor, as checksums and segmentation need it: plain bytes, saved. */
@@ -68,7 +70,7 @@ struct e1000 {
 	struct loop_task task;       /* the transmit ring */
 	u32 epoch;                   /* counts resets */
 	unsigned budget;             /* frames that this turn of the loop may still send */
-	u8 *packet, *segment;        /* E1000_FRAME_MAX, NET_FRAME_MAX bytes: the loop's thread's */
+	u8 *packet, *segment;        /* the loop's thread's: E1000_FRAME_MAX, NET_FRAME_MAX bytes, before them room for a tag */
 	/* State. */
 	u32 reg[E1000_REGS / 4];
 	u16 phy[32];
@@ -95,6 +97,9 @@ void e1000_eeprom_fill(struct e1000 *e);         /* from mac */
 void e1000_eecd_write(struct e1000 *e, u32 val);
 u32 e1000_eecd_read(struct e1000 *e);
 void e1000_eerd_write(struct e1000 *e, u32 val);
+
+bool e1000_send_buffers(struct e1000 *e);        /* e1000_tx.c: false: no memory */
+void e1000_free_buffers(struct e1000 *e);
 
 /* e1000_rx.c. False: there are not enough descriptors. */
 bool e1000_receive(struct e1000 *e, const u8 *frame, size_t len, bool checked);

@@ -10,10 +10,13 @@
 #define FRAME_MAX 1518u          /* 1522 with FCS; longer ones if RCTL.LPE */
 #define FRAME_LPE_MAX 16384u
 #define FCS_BYTES 4u
-enum { RX_DD = 1, RX_EOP = 2, RX_IXSM = 4, RX_TCPCS = 0x20, RX_IPCS = 0x40, RX_PIF = 0x80 };
+enum { RX_DD = 1, RX_EOP = 2, RX_IXSM = 4, RX_VP = 8, RX_TCPCS = 0x20, RX_IPCS = 0x40, RX_PIF = 0x80 };
 enum { RX_TCPE = 0x20, RX_IPE = 0x40 };
 enum { RXCSUM_IP = 1 << 8, RXCSUM_TU = 1 << 9 };
 enum { RAH_AV = 31 };
+
+/* What descriptors say of a frame. */
+struct verdict { u8 status, errors; u16 sum, tag; };
 
 /* ---- filters --------------------------------------------------------------------------------------- */
 
@@ -35,6 +38,22 @@ static bool in_table(struct e1000 *e, const u8 *to)
 	u32 hash = (u32)ld16(to + 4) >> shifts[*e1000_reg(e, R_RCTL) >> 12 & 3] & 0xfff;
 
 	return *e1000_reg(e, R_MTA + 4 * (hash >> 5)) >> (hash & 31) & 1;
+}
+
+/* The tag of a frame of a VLAN's. False: it has none. */
+static bool tag_of(struct e1000 *e, const u8 *frame, size_t len, u16 *tag)
+{
+	if (len < 14 + E1000_TAG || __builtin_bswap16(ld16(frame + 12)) != (u16)*e1000_reg(e, R_VET))
+		return false;
+	*tag = __builtin_bswap16(ld16(frame + 14));
+	return true;
+}
+
+static bool vlan_passes(struct e1000 *e, u16 tag)
+{
+	unsigned id = tag & 0xfff;
+
+	return !(*e1000_reg(e, R_RCTL) & RCTL_VFE) || (*e1000_reg(e, R_VFTA + 4 * (id >> 5)) >> (id & 31) & 1);
 }
 
 /* False: it is not for this card. status: what the descriptor says of how it passed. */
@@ -61,7 +80,7 @@ static u64 pseudo_sum(const u8 *ip, u16 tu_len)
 }
 
 /* What the card says of an IPv4 packet's sums. known: whoever sent it vouches for them. */
-static void judge(u32 wanted, const u8 *frame, size_t len, bool known, u8 *status, u8 *errors)
+static void judge(u32 wanted, const u8 *frame, size_t len, bool known, struct verdict *v)
 {
 	const u8 *ip = frame + 14;
 
@@ -71,18 +90,18 @@ static void judge(u32 wanted, const u8 *frame, size_t len, bool known, u8 *statu
 	if (head < 20 || total < head || total > len - 14)
 		return;
 	if (wanted & RXCSUM_IP) {
-		*status |= RX_IPCS;
+		v->status |= RX_IPCS;
 		if (!known && e1000_sum(ip, head, 0) != 0xffff)
-			*errors |= RX_IPE;
+			v->errors |= RX_IPE;
 	}
 	const u8 *tu = ip + head;
 	size_t tu_len = total - head;
 	bool fragment = (ip[6] & 0x3f) || ip[7], udp = ip[9] == 17;
 	if (!(wanted & RXCSUM_TU) || fragment || (ip[9] != 6 && !udp) || tu_len < (udp ? 8 : 20) || (udp && !ld16(tu + 6)))
 		return;
-	*status |= RX_TCPCS;
+	v->status |= RX_TCPCS;
 	if (!known && e1000_sum(tu, tu_len, pseudo_sum(ip, (u16)tu_len)) != 0xffff)
-		*errors |= RX_TCPE;
+		v->errors |= RX_TCPE;
 }
 
 /* ---- the ring -------------------------------------------------------------------------------------------- */
@@ -105,7 +124,7 @@ static u32 free_descriptors(struct e1000 *e, u32 *n)
 }
 
 /* One buffer of a frame: bytes into memory, then the descriptor, its last word at once. */
-static void fill_one(struct e1000 *e, u32 at, const u8 *bytes, u32 len, u8 status, u8 errors, u16 sum)
+static void fill_one(struct e1000 *e, u32 at, const u8 *bytes, u32 len, const struct verdict *v)
 {
 	u64 ring = (u64)*e1000_reg(e, R_RDBAH) << 32 | *e1000_reg(e, R_RDBAL), desc = ring + (u64)at * DESC_BYTES;
 	u8 addr[8], word[8] = { 0 };
@@ -113,9 +132,10 @@ static void fill_one(struct e1000 *e, u32 at, const u8 *bytes, u32 len, u8 statu
 	mem_read(e->d.mem, desc, addr, sizeof(addr));
 	mem_write(e->d.mem, ld64(addr), bytes, len);
 	st16(word, (u16)len);
-	st16(word + 2, sum);
-	word[4] = status;
-	word[5] = errors;
+	st16(word + 2, v->sum);
+	word[4] = v->status;
+	word[5] = v->errors;
+	st16(word + 6, v->tag);
 	mem_write(e->d.mem, desc + 8, word, sizeof(word));
 }
 
@@ -130,39 +150,55 @@ static void count(struct e1000 *e, const u8 *frame, size_t len)
 }
 
 /* len: with FCS, where it is kept. */
-static void fill_ring(struct e1000 *e, const u8 *frame, u32 len, u32 n, u8 status, u8 errors)
+static void fill_ring(struct e1000 *e, const u8 *frame, u32 len, u32 n, const struct verdict *v)
 {
 	u32 size = buffer_bytes(*e1000_reg(e, R_RCTL)), *head = e1000_reg(e, R_RDH), start = *e1000_reg(e, R_RXCSUM) & 0xff;
-	u16 sum = start < len ? e1000_sum(frame + start, len - start, 0) : 0;
+	struct verdict more = { .status = RX_DD }, end = *v;
+
+	end.status |= RX_DD | RX_EOP;
+	end.sum = start < len ? e1000_sum(frame + start, len - start, 0) : 0;
 
 	for (u32 done = 0; done < len; done += size) {
 		u32 part = MIN(size, len - done);
 		bool last = done + part == len;
 
-		fill_one(e, *head, frame + done, part, RX_DD | (last ? RX_EOP | status : 0), last ? errors : 0, sum);
+		fill_one(e, *head, frame + done, part, last ? &end : &more);
 		*head = *head + 1 == n ? 0 : *head + 1;
 	}
 }
 
+/* The frame as it goes to memory: filled up, with FCS, without the tag that goes into the descriptor. Its length. */
+static u32 prepare(struct e1000 *e, u8 *frame, const u8 *data, size_t len, bool strip)
+{
+	memcpy(frame, data, len);
+	if (len < FRAME_MIN) {
+		memset(frame + len, 0, FRAME_MIN - len);
+		len = FRAME_MIN;
+	}
+	if (!(*e1000_reg(e, R_RCTL) & RCTL_SECRC)) {
+		st32(frame + len, (u32)crc32(0, frame, (uInt)len));
+		len += FCS_BYTES;
+	}
+	if (strip) {
+		len -= E1000_TAG;
+		memmove(frame + 12, frame + 12 + E1000_TAG, len - 12);
+	}
+	return (u32)len;
+}
+
 bool e1000_receive(struct e1000 *e, const u8 *data, size_t len, bool checked)
 {
-	static const u8 zeros[FRAME_MIN];
-	u8 frame[FRAME_LPE_MAX + FCS_BYTES], status = 0, errors = 0;
+	u8 frame[FRAME_LPE_MAX + FCS_BYTES];
+	struct verdict v = { 0 };
 	u32 rctl = *e1000_reg(e, R_RCTL), n, wanted = *e1000_reg(e, R_RXCSUM) & (RXCSUM_IP | RXCSUM_TU);
 
 	if (!(rctl & RCTL_EN) || !pci_is_master(&e->pci) || len < 14 || len > (rctl & RCTL_LPE ? FRAME_LPE_MAX : FRAME_MAX) ||
-	    !passes(e, data, &status))
+	    !passes(e, data, &v.status))
 		return true;
-	memcpy(frame, data, len);
-	if (len < FRAME_MIN) {
-		memcpy(frame + len, zeros, FRAME_MIN - len);
-		len = FRAME_MIN;
-	}
-	u32 total = (u32)len;
-	if (!(rctl & RCTL_SECRC)) {
-		st32(frame + len, (u32)crc32(0, frame, (uInt)len));
-		total += FCS_BYTES;
-	}
+	bool tagged = tag_of(e, data, len, &v.tag), strip = tagged && (*e1000_reg(e, R_CTRL) & CTRL_VME);
+	if (tagged && !vlan_passes(e, v.tag))
+		return true;
+	u32 total = prepare(e, frame, data, len, strip);
 	u32 room = free_descriptors(e, &n), size = buffer_bytes(rctl), needed = (total + size - 1) / size;
 	if (room < needed) {
 		if (needed >= n)
@@ -172,11 +208,15 @@ bool e1000_receive(struct e1000 *e, const u8 *data, size_t len, bool checked)
 		return false;
 	}
 	if (wanted)
-		judge(wanted, frame, len, checked, &status, &errors);
-	if (!(status & (RX_IPCS | RX_TCPCS)))
-		status |= RX_IXSM;
-	count(e, frame, len + FCS_BYTES);
-	fill_ring(e, frame, total, n, status, errors);
+		judge(wanted, frame, total - (rctl & RCTL_SECRC ? 0 : FCS_BYTES), checked, &v);
+	if (!(v.status & (RX_IPCS | RX_TCPCS)))
+		v.status |= RX_IXSM;
+	if (strip)
+		v.status |= RX_VP;
+	else
+		v.tag = 0;
+	count(e, frame, MAX(len, FRAME_MIN) + FCS_BYTES);
+	fill_ring(e, frame, total, n, &v);
 	bool few = room - needed <= n >> ((rctl >> 8 & 3) + 1);
 	e1000_cause(e, INT_RXT0 | (few ? INT_RXDMT0 : 0));
 	return true;

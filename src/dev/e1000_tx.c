@@ -7,6 +7,7 @@
 #define LOG_TOPIC "e1000"
 #include "dev/e1000_impl.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define DESC_BYTES 16u
@@ -14,7 +15,7 @@
 #define BURST 128u               /* packets, or segments of them, a turn of the loop */
 #define FRAME_MIN 60u
 #define FRAME_MAX 16288u         /* that is not segmented: 3.3.3 */
-enum { CMD_EOP = 1, CMD_IFCS = 2, CMD_IC = 4, CMD_TSE = 4, CMD_RS = 8, CMD_DEXT = 0x20 };
+enum { CMD_EOP = 1, CMD_IFCS = 2, CMD_IC = 4, CMD_TSE = 4, CMD_RS = 8, CMD_DEXT = 0x20, CMD_VLE = 0x40 };
 enum { TYPE_CONTEXT = 0, TYPE_DATA = 1 };
 enum { OPTION_IP = 1, OPTION_TU = 2 };
 enum { TU_TCP = 1, TU_IPV4 = 2 };
@@ -28,7 +29,8 @@ struct packet {
 	u32 pieces, len;
 	u8 command[MAX_PIECES];  /* of its descriptors */
 	u8 first_command, options, sum_at, sum_start; /* the latter two: legacy */
-	bool extended, bad;
+	u16 tag;                 /* of its VLAN, if tagged */
+	bool extended, bad, tagged;
 };
 
 /* ---- checksums ------------------------------------------------------------------------------------ */
@@ -79,14 +81,30 @@ static void count(struct e1000 *e, const u8 *frame, size_t len)
 		e1000_count(e, ld32(frame) == 0xffffffff && ld16(frame + 4) == 0xffff ? R_BPTC : R_MPTC, 1, false);
 }
 
-/* Lock held; it is given up meanwhile. False: not now, or the card was reset. frame has room for FRAME_MIN. */
-static bool send_frame(struct e1000 *e, u8 *frame, size_t len)
+static void put_be16(u8 *p, size_t val) { st16(p, __builtin_bswap16((u16)val)); }
+static u16 be16(const u8 *p) { return __builtin_bswap16(ld16(p)); }
+
+/* Behind both addresses, which move to the front. */
+static u8 *put_tag(struct e1000 *e, u8 *frame, u16 tag)
+{
+	memmove(frame - E1000_TAG, frame, 12);
+	put_be16(frame + 8, *e1000_reg(e, R_VET));
+	put_be16(frame + 10, tag);
+	return frame - E1000_TAG;
+}
+
+/* Lock held; it is given up meanwhile. False: not now, or the card was reset. frame is one of the buffers. */
+static bool send_frame(struct e1000 *e, const struct packet *p, u8 *frame, size_t len)
 {
 	u32 epoch = e->epoch;
 	bool sent = true;
 
 	if (len < 14)
 		return true;
+	if (p->tagged && (*e1000_reg(e, R_CTRL) & CTRL_VME)) {
+		frame = put_tag(e, frame, p->tag);
+		len += E1000_TAG;
+	}
 	if (len < FRAME_MIN && (*e1000_reg(e, R_TCTL) & TCTL_PSP)) {
 		memset(frame + len, 0, FRAME_MIN - len);
 		len = FRAME_MIN;
@@ -108,9 +126,6 @@ static bool send_frame(struct e1000 *e, u8 *frame, size_t len)
 }
 
 /* ---- segmentation ------------------------------------------------------------------------------------ */
-
-static void put_be16(u8 *p, size_t val) { st16(p, __builtin_bswap16((u16)val)); }
-static u16 be16(const u8 *p) { return __builtin_bswap16(ld16(p)); }
 
 /* Whether what a segment's headers get lies within them. */
 static bool context_fits(const struct e1000_context *c)
@@ -163,7 +178,7 @@ static bool send_segments(struct e1000 *e, const struct packet *p)
 		memcpy(e->segment + c.header, e->packet + c.header + at, part);
 		segment_headers(e->segment, len, &c, at, at + part == payload);
 		put_sums(e->segment, len, &c, p->options);
-		if (!send_frame(e, e->segment, len))
+		if (!send_frame(e, p, e->segment, len))
 			return false;
 		e->tx_sent = at + part;
 	}
@@ -187,7 +202,7 @@ static bool send_packet(struct e1000 *e, const struct packet *p)
 		put_sum(e->packet, len, p->sum_start, 0, p->sum_at, false);
 	/* With an FCS of the driver's own: the wire has none. */
 	bool own_fcs = !(p->command[p->pieces - 1] & CMD_IFCS) && len > 4;
-	return send_frame(e, e->packet, own_fcs ? len - 4 : len);
+	return send_frame(e, p, e->packet, own_fcs ? len - 4 : len);
 }
 
 /* ---- the ring --------------------------------------------------------------------------------------------- */
@@ -226,6 +241,10 @@ static void add_piece(struct e1000 *e, struct packet *p, const struct desc *d)
 	} else {
 		mem_read(e->d.mem, d->addr, e->packet + p->len, len);
 		p->len += len;
+	}
+	if (command(d) & CMD_VLE) {
+		p->tagged = true;
+		p->tag = (u16)(d->status >> 16);
 	}
 }
 
@@ -301,4 +320,24 @@ void e1000_send_all(void *arg)
 	if (!e->budget)
 		loop_schedule(e->d.loop, &e->task);
 	mem_unlock(e->d.mem);
+}
+
+bool e1000_send_buffers(struct e1000 *e)
+{
+	u8 *packet = malloc(E1000_TAG + E1000_FRAME_MAX), *segment = malloc(E1000_TAG + NET_FRAME_MAX);
+
+	if (!packet || !segment) {
+		free(packet);
+		free(segment);
+		return false;
+	}
+	e->packet = packet + E1000_TAG;
+	e->segment = segment + E1000_TAG;
+	return true;
+}
+
+void e1000_free_buffers(struct e1000 *e)
+{
+	free(e->packet - E1000_TAG);
+	free(e->segment - E1000_TAG);
 }

@@ -22,6 +22,7 @@ static struct {
 	struct net *net;
 	u64 bar;
 	unsigned n_sent, refuse;  /* refuse: so many sends are, before the next is not */
+	bool reset;               /* the driver resets the card while the back end has the frame */
 	size_t len[MAX_SENT];
 	u8 frame[MAX_SENT][2048];
 	u32 tx_tail;
@@ -34,6 +35,8 @@ static bool keep(struct net *n, const struct net_offload *o, const struct iovec 
 		return false;
 	}
 	assert_true(t.n_sent < MAX_SENT);
+	if (t.reset)
+		mem_phys_write(&t.b->mem, t.bar + R_CTRL, CTRL_RST, 4);
 	t.len[t.n_sent] = iov_read(iov, n_iov, 0, t.frame[t.n_sent], sizeof(t.frame[0]));
 	t.n_sent++;
 	return true;
@@ -340,6 +343,36 @@ static void long_frames(void **state)
 	assert_int_equal(ld16(d + 10), e1000_sum(f + 14, 9000 - 14, 0));
 }
 
+/* Tags that go into descriptors, where VME says so; filtered, where VFE does. */
+static void vlan_received(void **state)
+{
+	u8 f[100], got[100], d[16];
+
+	rings_up();
+	make_frame(f, sizeof(f), own);
+	memcpy(f + 12, "\x81\0\xa1\x23", 4);
+	set(R_RCTL, RCTL_EN | RCTL_SECRC);
+	assert_true(give(f, sizeof(f)));
+	rx_desc(0, d);
+	assert_int_equal(ld16(d + 8), 100);
+	assert_int_equal(d[12], 1 | 2 | 4);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	assert_true(give(f, sizeof(f)));
+	rx_desc(1, d);
+	assert_int_equal(ld16(d + 8), 96);
+	assert_int_equal(d[12], 1 | 2 | 4 | 8);
+	assert_int_equal(ld16(d + 14), 0xa123);
+	mem_read(&t.b->mem, DATA + 0x800, got, 96);
+	assert_memory_equal(got, f, 12);
+	assert_memory_equal(got + 12, f + 16, 84);
+	set(R_RCTL, RCTL_EN | RCTL_SECRC | RCTL_VFE);
+	assert_true(give(f, sizeof(f)));
+	assert_int_equal(get(R_RDH), 2);
+	set(R_VFTA + 4 * (0x123 >> 5), 1u << (0x123 & 31));
+	assert_true(give(f, sizeof(f)));
+	assert_int_equal(get(R_RDH), 3);
+}
+
 /* An IPv4 packet of TCP or UDP, its sums right. */
 static size_t make_ip(u8 *f, u8 protocol, size_t payload, const u8 *to)
 {
@@ -437,6 +470,7 @@ static u8 tx_status(unsigned k)
 #define IC (4u << 24)
 #define TSE (4u << 24)
 #define RS (8u << 24)
+#define VLE (0x40u << 24)
 #define DEXT (0x20u << 24)
 #define DTYP (1u << 20)
 
@@ -579,6 +613,79 @@ static void segments(void **state)
 	}
 }
 
+/* IPv6's header has a length without itself, and no sum. */
+static void segments_of_ipv6(void **state)
+{
+	u8 f[74 + 2500] = { 0 }, pseudo[40];
+
+	rings_up();
+	memcpy(f, own, 6);
+	f[12] = 0x86;
+	f[13] = 0xdd;
+	f[14] = 0x60;
+	f[20] = 6;
+	for (unsigned k = 0; k < 32; k++)
+		f[22 + k] = (u8)(k * 11);
+	memset(pseudo, 0, sizeof(pseudo));
+	memcpy(pseudo, f + 22, 32);
+	pseudo[39] = 6;
+	f[54 + 12] = 0x50;
+	f[54 + 13] = 0x18;
+	st16(f + 70, e1000_sum(pseudo, 40, 0));
+	for (unsigned k = 0; k < 2500; k++)
+		f[74 + k] = (u8)(k * 5);
+	mem_write(&t.b->mem, DATA, f, sizeof(f));
+	tx(14u | (u64)54 << 32 | (u64)70 << 40, 2500 | DEXT | 1u << 24 | TSE, 74u << 8 | 1000u << 16);
+	tx(DATA, (u32)sizeof(f) | DEXT | DTYP | TSE | IFCS | EOP | RS, 2 << 8);
+	go();
+	assert_int_equal(t.n_sent, 3);
+	for (unsigned k = 0; k < 3; k++) {
+		const u8 *s = t.frame[k];
+		unsigned part = k < 2 ? 1000 : 500;
+
+		assert_int_equal(t.len[k], 74 + part);
+		assert_int_equal(s[18] << 8 | s[19], 20 + part);
+		assert_int_equal(__builtin_bswap32(ld32(s + 58)), 1000 * k);
+		pseudo[34] = (u8)((20 + part) >> 8);
+		pseudo[35] = (u8)(20 + part);
+		assert_int_equal(e1000_sum(s + 54, 20 + part, e1000_sum(pseudo, 40, 0)), 0xffff);
+		assert_memory_equal(s + 74, f + 74 + 1000 * k, part);
+	}
+}
+
+static void vlan_sent(void **state)
+{
+	u8 f[3100];
+	size_t len = make_ip(f, 6, 3000, own);
+
+	rings_up();
+	leave_undone(f, len, false);
+	mem_write(&t.b->mem, DATA, f, len);
+	context(6, 54, 1448, 3000, TSE);
+	tx(DATA, (u32)len | DEXT | DTYP | TSE | IFCS | EOP | VLE, 3 << 8 | 0x2007u << 16);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	go();
+	assert_int_equal(t.n_sent, 3);
+	for (unsigned k = 0; k < 3; k++) {
+		u8 *s = t.frame[k];
+
+		assert_memory_equal(s, f, 12);
+		assert_memory_equal(s + 12, "\x81\0\x20\7\10\0", 6);
+		t.len[k] -= 4;
+		memmove(s + 12, s + 16, t.len[k] - 12);
+	}
+	check_segments(3000, 1448);
+	set(R_CTRL, get(R_CTRL) & ~(u32)CTRL_VME);
+	tx(DATA, 100 | IFCS | EOP | VLE, 7u << 16);
+	go();
+	assert_int_equal(t.len[3], 100);
+	set(R_CTRL, get(R_CTRL) | CTRL_VME);
+	tx(DATA, 100 | IFCS | EOP | VLE, 7u << 16);
+	go();
+	assert_int_equal(t.len[4], 104);
+	assert_memory_equal(t.frame[4] + 16, f + 12, 88);
+}
+
 /* Segments that would write behind their headers, and the like: nothing is sent, the ring goes on. */
 static void contexts_that_cannot_be(void **state)
 {
@@ -631,6 +738,26 @@ static void rings_that_cannot_be(void **state)
 	assert_true(give(f, sizeof(f)));
 }
 
+/* Nothing of the ring that was is done then. */
+static void a_reset_while_it_sends(void **state)
+{
+	u8 f[8192];
+	size_t len = make_ip(f, 6, 5000, own);
+
+	rings_up();
+	leave_undone(f, len, false);
+	mem_write(&t.b->mem, DATA, f, len);
+	t.reset = true;
+	context(6, 54, 1448, 5000, TSE);
+	tx(DATA, (u32)len | DEXT | DTYP | TSE | IFCS | EOP | RS, 3 << 8);
+	go();
+	assert_int_equal(t.n_sent, 1);
+	assert_int_equal(get(R_TDH), 0);
+	assert_int_equal(tx_status(1), 0);
+	assert_int_equal(get(R_ICR), 0);
+	assert_int_equal(container_of(t.b->dev, struct e1000, d)->tx_sent, 0);
+}
+
 /* With the PHY's loopback what is sent comes back, and the cable is not there. */
 static void loopback(void **state)
 {
@@ -667,8 +794,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(eeprom), TEST(phy_registers), TEST(interrupts), TEST(throttled), TEST(a_frame), TEST(buffers), TEST(filters),
-		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(contexts_that_cannot_be),
-		TEST(rings_that_cannot_be), TEST(loopback), TEST(ports),
+		TEST(long_frames), TEST(checked_sums), TEST(legacy), TEST(extended_sums), TEST(segments), TEST(segments_of_ipv6), TEST(vlan_received), TEST(vlan_sent), TEST(contexts_that_cannot_be),
+		TEST(rings_that_cannot_be), TEST(a_reset_while_it_sends), TEST(loopback), TEST(ports),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

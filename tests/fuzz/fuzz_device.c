@@ -4,6 +4,7 @@
  * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=name: that class alone. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -73,6 +74,17 @@ static struct block *disk(void)
 
 static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class; }
 
+/* A network that hears nothing, and takes two frames of three at once. */
+static bool net_take(struct net *n, const struct net_offload *o, const struct iovec *iov, unsigned n_iov)
+{
+	static u8 frame[NET_FRAME_MAX];
+
+	iov_read(iov, n_iov, 0, frame, sizeof(frame));
+	return ++n->out_len % 3;
+}
+static ssize_t net_silent(struct net *n, struct net_offload *o) { return 0; }
+static const struct net_ops fuzz_net = { .read = net_silent, .send = net_take };
+
 #define FLASH (64u << 10)
 
 static void connect_device(struct board *b, const struct device_class *cls)
@@ -104,9 +116,11 @@ static void connect_device(struct board *b, const struct device_class *cls)
 		if (!b->share)
 			bug("%s", e.msg);
 		virtio_9p_attach(b->dev, b->share);
-	} else if (cls == &virtio_net_class) {
+	} else if (cls == &virtio_net_class || cls == &e1000_class) {
 		b->net = net_open(&(struct net_options){ .kind = NET_NONE }, true, b->loop, &e);
-		virtio_net_attach(b->dev, b->net, (const u8[6]){ 2 });
+		b->net->ops = &fuzz_net;
+		b->net->fd = eventfd(0, EFD_NONBLOCK);
+		(cls == &e1000_class ? e1000_attach : virtio_net_attach)(b->dev, b->net, (const u8[6]){ 2 });
 	}
 }
 
@@ -121,13 +135,55 @@ static void turn(struct board *b)
 		share_drain(b->share);
 }
 
-/* The second memory BAR of the function under test: the modern registers. */
+/* The registers of the function under test: virtio's second memory BAR, the e1000's first. */
 static const struct region *registers(const struct board *b)
 {
 	for (int k = 0; k < b->mem.n_declared; k++)
-		if (b->mem.declared[k].size == 0x4000)
+		if (b->mem.declared[k].size == (b->dev->cls == &e1000_class ? 0x20000 : 0x4000))
 			return &b->mem.declared[k];
 	return NULL;
+}
+
+static void be_master(struct board *b)
+{
+	mem_port_write(&b->mem, 0xcf8, 0x80001004, 4);
+	mem_port_write(&b->mem, 0xcfc, 7, 2);
+}
+
+/* Both rings in memory that holds fuzz bytes, on; every address is heard, or as the input says. */
+static void e1000_up(struct board *b, struct input *in, u64 at)
+{
+	u32 rctl = (u32)take(in, 4), tctl = (u32)take(in, 1);
+
+	be_master(b);
+	for (unsigned ring = 0x2800; ring <= 0x3800; ring += 0x1000) {
+		mem_phys_write(&b->mem, at + ring, 0x1000 * (1 + take(in, 1) % 12), 4);
+		mem_phys_write(&b->mem, at + ring + 8, 128 * (1 + take(in, 1) % 32), 4);
+		mem_phys_write(&b->mem, at + ring + 0x10, take(in, 1) % 16, 4);
+		mem_phys_write(&b->mem, at + ring + 0x18, take(in, 1), 4);
+	}
+	mem_phys_write(&b->mem, at + 0x5000, take(in, 2), 4);
+	mem_phys_write(&b->mem, at + 0xd0, take(in, 3), 4);
+	mem_phys_write(&b->mem, at + 0x100, rctl | (rctl & 1 ? 0x1a : 2), 4);
+	mem_phys_write(&b->mem, at + 0x400, tctl | 2, 4);
+}
+
+/* A context, and data that goes by it. */
+static void e1000_offer(struct board *b, struct input *in, u64 at)
+{
+	u64 ring = mem_phys_read(&b->mem, at + 0x3800, 4), n = mem_phys_read(&b->mem, at + 0x3808, 4) / 16;
+	u32 tail = (u32)mem_phys_read(&b->mem, at + 0x3818, 4);
+	u8 pieces = 1 + (u8)take(in, 1) % 4, tse = (u8)take(in, 1) & 4, d[16];
+
+	for (u8 k = 0; n && k < pieces; k++, tail++) {
+		bool context = k == 0 && pieces > 1;
+
+		st64(d, context ? take(in, 8) : 0x10000 + take(in, 2));
+		st32(d + 8, (u32)take(in, 2) | (context ? 0 : 1u << 20) | (u32)((take(in, 1) & 0x1b) | tse | 0x20 | (k + 1 == pieces)) << 24);
+		st32(d + 12, (u32)take(in, 4) & ~0xffu);
+		mem_write(&b->mem, ring + 16 * (tail % n), d, sizeof(d));
+	}
+	mem_phys_write(&b->mem, at + 0x3818, n ? tail % n : tail, 4);
 }
 
 /* As a driver does it, so that fuzz bytes reach the queues: which features, how large, packed or
@@ -140,6 +196,10 @@ static void bring_up(struct board *b, struct input *in)
 	if (!r)
 		return;
 	u64 at = r->base;
+	if (b->dev->cls == &e1000_class) {
+		e1000_up(b, in, at);
+		return;
+	}
 	mem_phys_write(&b->mem, at + 0x14, 0, 1);
 	mem_phys_write(&b->mem, at + 0x14, 3, 1);
 	for (unsigned k = 0; k < 2; k++) {
@@ -159,9 +219,7 @@ static void bring_up(struct board *b, struct input *in)
 		mem_phys_write(&b->mem, at + 0x30, place + 0x1800, 4);
 		mem_phys_write(&b->mem, at + 0x1c, 1, 2);
 	}
-	/* Bus master, and go. */
-	mem_port_write(&b->mem, 0xcf8, 0x80001004, 4);
-	mem_port_write(&b->mem, 0xcfc, 7, 2);
+	be_master(b);
 	mem_phys_write(&b->mem, at + 0x14, 15, 1);
 }
 
@@ -172,6 +230,11 @@ static void offer(struct board *b, struct input *in)
 	u8 n = 1 + (u8)take(in, 1) % 4, desc[16];
 	u16 idx;
 
+	if (b->dev->cls == &e1000_class) {
+		if (registers(b))
+			e1000_offer(b, in, registers(b)->base);
+		return;
+	}
 	for (u8 k = 0; k < n; k++) {
 		u8 kind = (u8)take(in, 1);
 

@@ -133,16 +133,17 @@ static size_t arguments(struct input *in, u8 *to, size_t cap)
 	return len;
 }
 
+/* Only in the folder itself: what is below may be a link out of it by now. */
 static void someone_else(u8 what)
 {
 	switch (what >> 4 & 7) {
 	case 0: rename(in_top("in/dir"), in_top("in/dir2")); break;
 	case 1: rename(in_top("in/dir2"), in_top("in/dir")); break;
 	case 2: rename(in_top("in/out"), in_top("in/dir")); break;
-	case 3: rename(in_top("in/a"), in_top("in/dir/a")); break;
+	case 3: rename(in_top("in/a"), in_top("in/b")); break;
 	case 4: unlink(in_top("in/a")); (void)!symlink("../out/secret", in_top("in/a")); break;
 	case 5: unlink(in_top("in/dir2")); (void)!symlink("../out", in_top("in/dir2")); break;
-	case 6: (void)!chmod(in_top("in/dir"), 0755); break;
+	case 6: rename(in_top("in/b"), in_top("in/dir2")); break;
 	default: mkdir(in_top("in/dir"), 0755);
 	}
 }

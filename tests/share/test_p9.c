@@ -770,17 +770,19 @@ static void any_bytes(void **state)
 
 static void bounded(void **state)
 {
-	u32 n = 1;
+	static struct session s;
+	struct error e;
+	u32 n = 0;
 
-	while (!attach(n) && n < 100000)
+	assert_true(session_init(&s, &(struct share_options){ .path = (char *)path_of("in") }, &e));
+	while (!fid_new(&s, n, &s.top) && n < 100000)
 		n++;
 	assert_in_range(n, 60000, 70000);
-	assert_int_equal(attach(n), ENOMEM);
-	assert_int_equal(clunk(5), 0);
-	assert_int_equal(attach(n), 0);
-	assert_int_equal(version(8192, "9P2000.L"), 0);
+	assert_int_equal(fid_new(&s, n, &s.top), -ENOMEM);
+	fid_free(&s, fid_get(&s, 5));
+	assert_int_equal(fid_new(&s, n, &s.top), 0);
+	session_destroy(&s);
 	/* No deeper than a thousand directories. */
-	assert_int_equal(attach(ROOT), 0);
 	assert_int_equal(walk(ROOT, 1, ""), 0);
 	int err = 0;
 	for (n = 0; n < 2000 && !err; n++)
