@@ -287,6 +287,63 @@ static void a_table_too_short_fails(void **state)
 	assert_true(wait_idle(FIRST) & ST_DRQ);
 }
 
+static void trims(void **state)
+{
+	static const u32 from[][2] = { { 0x10000, 512 } };
+	u8 ranges[512] = { 0 }, data[512];
+	u16 bm = bus_master();
+
+	enable_master();
+	put_table(0x1000, from, 1);
+	mem_port_write(&b->mem, bm + 4, 0x1000, 4);
+	st64(ranges + 8, 10 | 2ull << 48);
+	st64(ranges + 504, 30 | 1ull << 48);
+	mem_write(&b->mem, 0x10000, ranges, sizeof(ranges));
+	for (unsigned bad = 0; bad < 2; bad++) {
+		st64(ranges + 16, bad ? 64 | 1ull << 48 : 0);
+		mem_write(&b->mem, 0x10000, ranges, sizeof(ranges));
+		out8(b, bm, 0);
+		out8(b, bm, 1);
+		out8(b, FIRST + 1, 0);
+		out8(b, FIRST + 1, 1);
+		out8(b, FIRST + 2, 0);
+		command28(FIRST, 0xe0, 0, 1, 0x06);
+		assert_int_equal(wait_idle(FIRST), ST_DRDY | ST_DSC | (bad ? ST_ERR : 0));
+		assert_true(irq14());
+		assert_int_equal(in8(b, bm + 2) & 3, 0);
+	}
+	static const unsigned zero[] = { 10, 11, 30 };
+	for (unsigned k = 0; k < ARRAY_LEN(zero); k++) {
+		assert_int_equal(block_read(disk, zero[k] * 512, data, 512), 0);
+		for (unsigned j = 0; j < 512; j++)
+			assert_int_equal(data[j], 0);
+	}
+	assert_int_equal(block_read(disk, 12 * 512, data, 512), 0);
+	assert_pattern(data, 12 * 512, 512);
+}
+
+static void smart_and_logs(void **state)
+{
+	u8 page[512];
+
+	out8(b, FIRST + 1, 0xd0);
+	command28(FIRST, 0xe0, 0xc24f00, 1, 0xb0);
+	assert_true(wait_idle(FIRST) & ST_DRQ);
+	read_words(FIRST, page, sizeof(page));
+	assert_int_equal(page[2], 187);
+	command28(FIRST, 0xe0, 0, 0, 0x00);          /* both bytes of each register */
+	command28(FIRST, 0xe0, 0, 1, 0x2f);          /* the directory: nothing of queues here */
+	assert_true(wait_idle(FIRST) & ST_DRQ);
+	read_words(FIRST, page, sizeof(page));
+	assert_int_equal(ld16(page), 1);
+	assert_int_equal(ld16(page + 0x20), 0);
+	command28(FIRST, 0xe0, 0, 0, 0x00);
+	command28(FIRST, 0xe0, 0x10, 1, 0x2f);
+	assert_true(wait_idle(FIRST) & ST_ERR);
+	command28(FIRST, 0xe0, 0, 1, 0x60);          /* nor queued commands */
+	assert_true(wait_idle(FIRST) & ST_ERR);
+}
+
 /* ---- CD ---------------------------------------------------------------------------------------------- */
 
 static void packet(u8 device, u16 limit, const u8 *cmd)
@@ -385,7 +442,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(signatures), T(identifies), T(reads_and_writes_by_pio), T(reads_multiple_by_chs_and_48_bits), T(refuses_what_is_not_there),
-		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(cd_reads), T(cd_says_why_not), T(a_reset_in_the_middle),
+		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(trims), T(smart_and_logs), T(cd_reads), T(cd_says_why_not), T(a_reset_in_the_middle),
 		T(state_in_the_middle_of_a_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
