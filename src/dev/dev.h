@@ -172,6 +172,7 @@ extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
 extern const struct device_class ahci_class;     /* on PCI */
+extern const struct device_class nvme_class;     /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
@@ -222,6 +223,7 @@ struct ata_drive_config { struct block *blk; bool cd; const char *serial; };
 #define AHCI_PORTS 6u
 void ide_attach(struct device *d, unsigned unit, const struct ata_drive_config *cfg); /* 0, 1 on the first channel, 2, 3 on the second */
 bool ahci_attach(struct device *d, unsigned port, const struct ata_drive_config *cfg, struct error *e);
+void nvme_attach(struct device *d, struct block *blk, const char *serial);
 
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);
