@@ -1,12 +1,8 @@
 /* AHCI: what drivers and firmware do with the registers, on a disk of 64 sectors of its own pattern (port 0) and
  * a CD of 16 sectors (port 1). AHCI 1.3.1; ACS-3. */
 #include <errno.h>
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "board.h"
-#include "block/file.h"
 #include "dev/ahci_impl.h"
 
 #define DISK_SECTORS 64u
@@ -35,25 +31,6 @@ static int host_begins(void *arg, enum file_what what, u64 offset, u64 len, cons
 static void host_ends(void *arg, enum file_what what, u64 id, int error) { }
 
 static const struct file_hooks hooks = { host_begins, host_ends, NULL };
-
-static struct block *image(const char *name, size_t bytes, bool read_only)
-{
-	struct error e;
-	char path[64];
-	u8 *content = malloc(bytes);
-	int fd = memfd_create(name, 0);
-
-	for (size_t k = 0; k < bytes; k++)
-		content[k] = (u8)(k ^ k >> 9);
-	assert_int_equal(pwrite(fd, content, bytes, 0), bytes);
-	free(content);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	struct block *d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .read_only = read_only,
-							      .aio = BLOCK_AIO_THREADS, .hooks = &hooks }, NULL, &e);
-	if (!d)
-		fail_msg("%s", e.msg);
-	return d;
-}
 
 /* ---- access ------------------------------------------------------------------------------------- */
 
@@ -89,8 +66,8 @@ static int setup(void **state)
 	failing = false;
 	syncs = punches = 0;
 	b = board_new(&ahci_class);
-	disk = image("disk", DISK_SECTORS * 512, false);
-	cd = image("cd", CD_SECTORS * 2048, true);
+	disk = board_image("disk", DISK_SECTORS * 512, false, &hooks);
+	cd = board_image("cd", CD_SECTORS * 2048, true, &hooks);
 	mem_lock(&b->mem);
 	assert_true(ahci_attach(b->dev, 0, &(struct ata_drive_config){ disk, false, "SERIAL7" }, &e));
 	assert_true(ahci_attach(b->dev, 1, &(struct ata_drive_config){ cd, true, NULL }, &e));

@@ -1,9 +1,5 @@
 /* IDE: what drivers and firmware do with the registers, on a disk of 64 sectors of its own pattern and
  * a CD of 16 sectors. ATA/ATAPI-6; 82371SB datasheet. */
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "board.h"
 #include "dev/ide_impl.h"
 
@@ -13,30 +9,11 @@
 static struct board *b;
 static struct block *disk, *cd;
 
-static struct block *image(const char *name, size_t bytes, bool read_only)
-{
-	struct error e;
-	char path[64];
-	u8 *content = malloc(bytes);
-	int fd = memfd_create(name, 0);
-
-	for (size_t k = 0; k < bytes; k++)
-		content[k] = (u8)(k ^ k >> 9);
-	assert_int_equal(pwrite(fd, content, bytes, 0), bytes);
-	free(content);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	struct block *d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .read_only = read_only,
-							      .aio = BLOCK_AIO_THREADS }, NULL, &e);
-	if (!d)
-		fail_msg("%s", e.msg);
-	return d;
-}
-
 static int setup(void **state)
 {
 	b = board_new(&ide_class);
-	disk = image("disk", DISK_SECTORS * 512, false);
-	cd = image("cd", CD_SECTORS * 2048, true);
+	disk = board_image("disk", DISK_SECTORS * 512, false, NULL);
+	cd = board_image("cd", CD_SECTORS * 2048, true, NULL);
 	mem_lock(&b->mem);
 	ide_attach(b->dev, 0, &(struct ata_drive_config){ disk, false, "SERIAL7" });
 	ide_attach(b->dev, 2, &(struct ata_drive_config){ cd, true, NULL });
