@@ -652,6 +652,7 @@ static void a_stop_in_the_middle(void **state)
 
 static void a_reset_in_the_middle(void **state)
 {
+	command(0xef, 0, 0, 0x82, 0);               /* no write cache, and it stays so */
 	queue(0, false, 0, 1, false);
 	go(1);
 	set_port(0, CMD, CMD_FRE);
@@ -673,8 +674,20 @@ static void a_reset_in_the_middle(void **state)
 	assert_int_equal(hba(GHC), 1u << 31);
 	assert_int_equal(port(0, CI) | port(0, CLB) | port(0, PIE), 0);
 	start_port(0);
-	command(0x25, 5, 1, 0, 512);
+	command(0x35, 5, 1, 0, 512);
 	assert_ended(0, IS_DHRS);
+	assert_int_equal(syncs, 1);
+	mem_lock(&b->mem);
+	b->dev->cls->reset(b->dev);                 /* the machine's: as when it was switched on */
+	mem_unlock(&b->mem);
+	mem_port_write(&b->mem, 0xcf8, 0x80000024 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, (u32)bar, 4);
+	mem_port_write(&b->mem, 0xcf8, 0x80000004 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, PCI_CMD_MEM | PCI_CMD_MASTER, 2);
+	start_port(0);
+	command(0x35, 5, 1, 0, 512);
+	assert_ended(0, IS_DHRS);
+	assert_int_equal(syncs, 1);
 }
 
 static void a_software_reset(void **state)
