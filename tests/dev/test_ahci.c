@@ -456,6 +456,18 @@ static void smart(void **state)
 	assert_int_equal(fis_byte(0, 0x45) | fis_byte(0, 0x46) << 8, 0x2cf4);
 }
 
+/* A kernel that is loaded where another one's code was. */
+static void code_that_is_read_over(void **state)
+{
+	struct page_code *p = mem_page(&b->mem, DATA).code;
+	u32 gen;
+
+	mem_code_mark(p, 0x100, 4);
+	gen = p->gen;
+	command(0x25, 0, 1, 0, 512);
+	assert_int_not_equal(p->gen, gen);
+}
+
 /* ---- queues ------------------------------------------------------------------------------------------ */
 
 static void queue(unsigned slot, bool write, u64 lba, u16 sectors, bool fua)
@@ -737,7 +749,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(registers), T(the_first_fis_waits_for_its_place), T(interrupts_by_level), T(interrupts_by_message), T(identifies),
-		T(reads_and_writes), T(memory_in_tiny_pieces), T(refuses_what_is_not_there), T(host_errors), T(trims), T(smart),
+		T(reads_and_writes), T(memory_in_tiny_pieces), T(refuses_what_is_not_there), T(host_errors), T(trims), T(smart), T(code_that_is_read_over),
 		T(queued_commands), T(a_queued_command_fails), T(both_kinds_at_once_end_all), T(cd_reads), T(cd_says_why_not),
 		T(memory_that_is_not_there), T(waits_for_bus_master), T(a_stop_in_the_middle), T(a_reset_in_the_middle), T(a_software_reset),
 		T(state_goes_round),

@@ -411,6 +411,19 @@ static void host_errors(void **state)
 	assert_int_equal(mem_phys_read(&b->mem, DATA + 160, 8), 3);
 }
 
+/* A kernel that is loaded where another one's code was. */
+static void code_that_is_read_over(void **state)
+{
+	struct page_code *p = mem_page(&b->mem, DATA).code;
+	u32 gen;
+
+	mem_code_mark(p, 0x100, 4);
+	gen = p->gen;
+	create_queues(1, ENTRIES);
+	assert_int_equal(move(false, 0, 1, DATA, 0), NVME_OK);
+	assert_int_not_equal(p->gen, gen);
+}
+
 /* ---- queues --------------------------------------------------------------------------------------------- */
 
 /* The submissions' queue is longer than the completions': what has no room for its completion is not fetched. */
@@ -535,7 +548,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(registers), T(identifies), T(makes_and_deletes_queues), T(features_and_logs), T(events_wait), T(reads_and_writes),
-		T(zeroes_and_discards), T(refuses_what_is_not_there), T(host_errors), T(completions_that_are_not_taken), T(interrupts),
+		T(zeroes_and_discards), T(refuses_what_is_not_there), T(host_errors), T(code_that_is_read_over), T(completions_that_are_not_taken), T(interrupts),
 		T(waits_for_bus_master), T(a_reset_in_the_middle), T(state_goes_round),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
