@@ -176,6 +176,7 @@ extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000..
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
 extern const struct device_class ahci_class;     /* on PCI */
 extern const struct device_class e1000_class;    /* on PCI */
+extern const struct device_class nvme_class;     /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
@@ -235,6 +236,7 @@ bool atapi_push_button(struct mem *m, struct ata_drive *d);
 /* Another medium, the tray closed; NULL: none, the tray open. Returns the one that was there, of which
  * nothing is under way any more. */
 struct block *atapi_change_medium(struct mem *m, struct ata_drive *d, struct block *blk);
+void nvme_attach(struct device *d, struct block *blk, const char *serial);
 
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);
