@@ -120,6 +120,20 @@ class Named:
         assert not ok or r.returncode == 0, (command, r.stderr.decode())
         return r.stdout.decode(errors="replace") if ok else r
 
+    def see(self, *words, limit=240):
+        """Waits until all words are on the screen; the screen's text."""
+        end = time.monotonic() + limit * SLOWER
+        text = ""
+        while not all(w in text for w in words):
+            if time.monotonic() > end or self.p.poll() is not None:
+                self.p.kill()
+                said = self.p.stderr.read().decode() if self.p.stderr else ""
+                raise AssertionError(f"never saw {words}; status {self.p.poll()}\n{text}\n{said}")
+            time.sleep(0.2)
+            r = self.ctl("screen", ok=False)
+            text = r.stdout.decode() if r.returncode == 0 else ""
+        return text
+
 
 class NamedTerminal(Named, Terminal):
     """A machine with its serial console on a terminal, and a name."""
@@ -132,23 +146,12 @@ class NamedTerminal(Named, Terminal):
 class Machine(Named):
     """A machine with a screen, and nobody at its serial port."""
 
+    expect = Named.see
+
     def __init__(self, d, *args, engine="bt"):
         self.take_name(d)
         self.p = start("run", "--name", self.name, "--engine", engine, "--serial", "none", *args, env=self.env,
                        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-    def expect(self, *words, limit=240):
-        """Waits until all words are on the screen; the screen's text."""
-        end = time.monotonic() + limit * SLOWER
-        text = ""
-        while not all(w in text for w in words):
-            if time.monotonic() > end or self.p.poll() is not None:
-                self.p.kill()
-                raise AssertionError(f"never saw {words}; status {self.p.poll()}\n{text}\n{self.p.stderr.read().decode()}")
-            time.sleep(0.2)
-            r = self.ctl("screen", ok=False)
-            text = r.stdout.decode() if r.returncode == 0 else ""
-        return text
 
     def end(self, how="stop", status=67):
         if how:
