@@ -437,7 +437,7 @@ static void the_guest_opens_the_tray(void **state)
 static void the_host_changes_media(void **state)
 {
 	static const u8 capacity[12] = { 0x25 };
-	struct block *other = image("other", 5 * 2048, true);
+	struct block *other = board_image("other", 5 * 2048, true, NULL);
 	struct ata_drive *d = ide_drive_at(b->dev, 2);
 	struct error e;
 	u8 data[8];
@@ -478,7 +478,7 @@ static void a_medium_that_goes_in_the_middle(void **state)
 	unsigned k = 1;
 	u16 bm = bus_master();
 
-	big = image("big", SECTORS * 2048, true);
+	big = board_image("big", SECTORS * 2048, true, NULL);
 	change(2, big);
 	sense_is(0xa0, ready, 6, 0x28, 0);
 	packet(0xa0, 2048, read); /* through the port, sector by sector */
