@@ -128,11 +128,11 @@ static sym address_asked(struct verifier *v, const ZydisDecodedOperand *o)
 sym guest_offset(struct verifier *v)
 {
 	const struct guest_insn *g = &v->g;
-	if (g->mem < 0 || g->ea == SYM_NONE)
+	if (g->mem < 0 || (g->known && g->ea == SYM_NONE))
 		return SYM_NONE;
 	ZydisDecodedOperand o = g->zo[g->mem];
 	o.mem.segment = ZYDIS_REGISTER_DS;
-	return address_asked(v, &o);
+	return sym_low(&v->syms, address_asked(v, &o), g->zi.address_width);
 }
 
 /* Bits of the block's bytes that are its immediate. */
@@ -159,15 +159,29 @@ static bool varies_well(struct verifier *v, unsigned off, unsigned len)
 	return !of_it || (v->g.kind == G_PLAIN && of_it << off == immediate_bytes(v) && v->g.zo[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
 }
 
+/* What the map says of FOP and FDS is the instruction's. */
+static bool fop_right(struct verifier *v, u16 fop)
+{
+	const struct guest_insn *g = &v->g;
+	if (!(fop & FOP_X87))
+		return true;
+	unsigned code = (g->zi.opcode & 7u) << 8 | (unsigned)g->zi.raw.modrm.mod << 6 | (unsigned)g->zi.raw.modrm.reg << 3 | g->zi.raw.modrm.rm;
+	bool mem = g->mem >= 0;
+	ZydisRegister s = mem ? g->zo[g->mem].mem.segment : ZYDIS_REGISTER_NONE;
+	return ((fop & FOP_OPCODE) == code && (bool)(fop & FOP_MEM) == mem && (!mem || s - ZYDIS_REGISTER_ES == (fop >> FOP_SEG & 7))) ||
+	       verify_bad(v, v->k->map[v->k_insn].host, "FOP or FDS of another instruction");
+}
+
 bool guest_prepare(struct verifier *v, unsigned insn)
 {
 	struct guest_insn *g = &v->g;
 	const struct block *k = v->k;
-	*g = (struct guest_insn){ .known = v->guest && k->page->mode == CODE64 && insn < k->n, .mem = -1, .ea = SYM_NONE };
-	if (!g->known)
+	bool there = v->guest && insn < k->n, x87 = there && (k->map[insn].fop & FOP_X87);
+	*g = (struct guest_insn){ .known = there && !v->legacy, .x87 = x87 && v->legacy, .mem = -1, .ea = SYM_NONE };
+	if (!g->known && !g->x87)
 		return true;
 	unsigned off = k->map[insn].guest, len = k->map[insn + 1].guest - off;
-	if (isa_decode(CODE64, v->b->in.quirks, v->guest + off, MIN(len, 15u), &g->zi, g->zo) != ISA_OK || g->zi.length != len)
+	if (isa_decode(k->page->mode, v->b->in.quirks, v->guest + off, MIN(len, 15u), &g->zi, g->zo) != ISA_OK || g->zi.length != len)
 		return verify_bad(v, k->map[insn].host, "guest instruction %u is not %u bytes long", insn, len);
 	g->lin = k->lin + off;
 	g->next = g->lin + len;
@@ -178,8 +192,10 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	for (unsigned n = 0; n < g->zi.operand_count; n++)
 		if (g->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY && g->zo[n].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
 			g->mem = (i8)n;
+	if (!fop_right(v, k->map[insn].fop))
+		return false;
 	bool lea = g->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
-	if (g->mem >= 0 && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
+	if (g->mem >= 0 && g->known && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 		g->ea = address_asked(v, &g->zo[g->mem]);
 	if (g->ea != SYM_NONE && reaches_bits(&g->zi, g->zo) && g->zo[0].size >= 32)
 		g->ea = sym_add(&v->syms, g->ea, sym_bit_word(&v->syms, guest_start(v, (unsigned)gpr_number(&g->zo[1])), g->zo[0].size));
@@ -246,6 +262,13 @@ static bool same_vector_form(const ZydisDecodedInstruction *a, const ZydisDecode
 {
 	return a->avx.vector_length == b->avx.vector_length && a->avx.mask.mode == b->avx.mask.mode && a->avx.mask.reg == b->avx.mask.reg &&
 	       a->avx.broadcast.mode == b->avx.broadcast.mode && a->avx.rounding.mode == b->avx.rounding.mode && a->avx.has_sae == b->avx.has_sae;
+}
+
+bool guest_same_x87(const struct verifier *v, const struct hinsn *h)
+{
+	const struct guest_insn *g = &v->g;
+	return g->zi.opcode == h->zi.opcode && g->zi.mnemonic == h->zi.mnemonic && g->zi.raw.modrm.reg == h->zi.raw.modrm.reg &&
+	       (g->mem >= 0 ? h->mem >= 0 : h->mem < 0 && g->zi.raw.modrm.rm == h->zi.raw.modrm.rm);
 }
 
 bool guest_own_before(struct verifier *v, const struct path *p, const struct hinsn *h)
@@ -466,6 +489,8 @@ static bool pointers_told(struct verifier *v, const struct path *p, u32 off)
 bool guest_done(struct verifier *v, const struct path *p, u32 off)
 {
 	const struct guest_insn *g = &v->g;
+	if (g->x87)
+		return p->own ? pointers_told(v, p, off) : verify_bad(v, off, "the guest's instruction is not there");
 	if (!g->known)
 		return true;
 	if (g->kind == G_OTHER)
