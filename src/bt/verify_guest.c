@@ -159,26 +159,30 @@ static bool varies_well(struct verifier *v, unsigned off, unsigned len)
 	return !of_it || (v->g.kind == G_PLAIN && of_it << off == immediate_bytes(v) && v->g.zo[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
 }
 
-/* What the map says of FOP and FDS is the instruction's. */
-static bool fop_right(struct verifier *v, u16 fop)
+/* What the map must say of FOP and FDS, where it is not left to the interpreter. */
+static u16 fop_asked(const struct guest_insn *g)
 {
-	const struct guest_insn *g = &v->g;
-	if (!(fop & FOP_X87))
-		return true;
+	switch (g->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FENI8087_NOP: case ZYDIS_MNEMONIC_FDISI8087_NOP: case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return 0;
+	default:
+		break;
+	}
+	if (g->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || g->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || (g->zi.opcode & 0xf8) != 0xd8)
+		return 0;
 	unsigned code = (g->zi.opcode & 7u) << 8 | (unsigned)g->zi.raw.modrm.mod << 6 | (unsigned)g->zi.raw.modrm.reg << 3 | g->zi.raw.modrm.rm;
-	bool mem = g->mem >= 0;
-	ZydisRegister s = mem ? g->zo[g->mem].mem.segment : ZYDIS_REGISTER_NONE;
-	return ((fop & FOP_OPCODE) == code && (bool)(fop & FOP_MEM) == mem && (!mem || s - ZYDIS_REGISTER_ES == (fop >> FOP_SEG & 7))) ||
-	       verify_bad(v, v->k->map[v->k_insn].host, "FOP or FDS of another instruction");
+	if (g->mem >= 0)
+		code |= FOP_MEM | (unsigned)(g->zo[g->mem].mem.segment - ZYDIS_REGISTER_ES) << FOP_SEG;
+	return (u16)(FOP_X87 | code);
 }
 
 bool guest_prepare(struct verifier *v, unsigned insn)
 {
 	struct guest_insn *g = &v->g;
 	const struct block *k = v->k;
-	bool there = v->guest && insn < k->n, x87 = there && (k->map[insn].fop & FOP_X87);
-	*g = (struct guest_insn){ .known = there && !v->legacy, .x87 = x87 && v->legacy, .mem = -1, .ea = SYM_NONE };
-	if (!g->known && !g->x87)
+	*g = (struct guest_insn){ .known = v->guest && !v->legacy && insn < k->n, .mem = -1, .ea = SYM_NONE };
+	if (!v->guest || insn >= k->n)
 		return true;
 	unsigned off = k->map[insn].guest, len = k->map[insn + 1].guest - off;
 	if (isa_decode(k->page->mode, v->b->in.quirks, v->guest + off, MIN(len, 15u), &g->zi, g->zo) != ISA_OK || g->zi.length != len)
@@ -192,8 +196,10 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	for (unsigned n = 0; n < g->zi.operand_count; n++)
 		if (g->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY && g->zo[n].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
 			g->mem = (i8)n;
-	if (!fop_right(v, k->map[insn].fop))
-		return false;
+	u16 fop = k->map[insn].fop;
+	g->x87 = v->legacy && (fop & FOP_X87);
+	if (fop != FOP_INTERP && fop != fop_asked(g))
+		return verify_bad(v, k->map[insn].host, "FOP or FDS of another instruction");
 	bool lea = g->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
 	if (g->mem >= 0 && g->known && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 		g->ea = address_asked(v, &g->zo[g->mem]);
