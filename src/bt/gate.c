@@ -14,20 +14,10 @@
 #else
 #pragma GCC target("general-regs-only")
 #endif
-#include "bt/bt.h"
+#include "bt/gate.h"
 #include "cpu/quick_api.h"
 
-struct at { struct bt *b; struct cpu *c; struct ctx *x; struct block *k; unsigned n; };
-
 /* ---- ways on ---------------------------------------------------------------------------------------- */
-
-/* After the instruction, in the block. */
-static const u8 *go_on(const struct at *a)
-{
-	const struct block *k = a->k;
-	a->x->exit = exit_id(k->index, a->n + 1, X_KICK);
-	return k->map[a->n + 1].no_resume ? NULL : k->checked + k->map[a->n + 1].host;
-}
 
 /* At c->rip, in another block, with c->rflags; privilege may have changed. */
 static const u8 *go_to(const struct at *a)
@@ -68,89 +58,6 @@ static const u8 *change_level(const struct at *a, enum gate g)
 	return NULL;
 }
 
-/* ---- strings ---------------------------------------------------------------------------------------- */
-
-static u8 *reach(const struct at *a, const u8 *gs, u64 lin, bool store)
-{
-	u64 entry = ld64(gs + table_at(lin, store));
-	u8 *host = (u8 *)(lin + entry - 1);
-	return entry && (u64)(host - a->c->mem->ram) < a->c->mem->ram_size ? host : NULL;
-}
-
-static u64 room(u64 lin) { return 4096 - (lin & PAGE_MASK); }
-
-/* One element that lies in two pages, of the source or the destination. */
-static bool copy_across(const struct at *a, const u8 *gs, bool movs, unsigned size)
-{
-	struct cpu *c = a->c;
-	u64 v = c->regs[R_AX], from = c->regs[R_SI], to = c->regs[R_DI];
-	for (unsigned n = 0; n < size && movs; n++) {
-		const u8 *p = reach(a, gs, from + n, false);
-		if (!p)
-			return false;
-		v = (v & ~(0xffull << 8 * n)) | (u64)*(const volatile u8 *)p << 8 * n;
-	}
-	if (!reach(a, gs, to, true) || !reach(a, gs, to + size - 1, true))
-		return false;
-	for (unsigned n = 0; n < size; n++)
-		*(volatile u8 *)reach(a, gs, to + n, true) = (u8)(v >> 8 * n);
-	return true;
-}
-
-/* As many elements as lie in one page, at most `most`. The number done; 0: not here. */
-static u64 copy_run(const struct at *a, const u8 *gs, bool movs, unsigned log, u64 most)
-{
-	struct cpu *c = a->c;
-	u64 from = c->regs[R_SI], to = c->regs[R_DI], bytes = MIN(most, 4096u) << log;
-	bytes = MIN(bytes, room(to));
-	if (movs)
-		bytes = MIN(bytes, room(from));
-	u64 n = bytes >> log;
-	if (!n)
-		return copy_across(a, gs, movs, 1u << log);
-	u8 *d = reach(a, gs, to, true);
-	const u8 *s = movs ? reach(a, gs, from, false) : NULL;
-	if (!d || (movs && !s))
-		return 0;
-	u64 count = n;
-	switch (log | (movs ? 4u : 0u)) {
-#define RUN(of, insn) case of: __asm__ volatile("rep " insn : "+D"(d), "+S"(s), "+c"(count) : "a"(c->regs[R_AX]) : "memory"); break
-	RUN(0, "stosb"); RUN(1, "stosw"); RUN(2, "stosl"); RUN(3, "stosq");
-	RUN(4, "movsb"); RUN(5, "movsw"); RUN(6, "movsl"); RUN(7, "movsq");
-#undef RUN
-	}
-	return n;
-}
-
-/* MOVS and STOS of 64-bit code, forward, page by page. Between two pages it can be interrupted. */
-static const u8 *string(const struct at *a)
-{
-	struct cpu *c = a->c;
-	const struct insn_map *m = &a->k->map[a->n];
-	bool movs = m->string == MAP_MOVS, rep = m->gate_arg & GATE_REP;
-	unsigned log = m->gate_arg & 3;
-	const u8 *gs;
-	__asm__ volatile("rdgsbase %0" : "=r"(gs)); /* b->space may be that of another EFLAGS.AC */
-	if (c->rflags & FL_DF)
-		return NULL;
-	for (u64 left = rep ? c->regs[R_CX] : 1; left;) {
-		u64 n = copy_run(a, gs, movs, log, left);
-		if (!n)
-			return NULL;
-		left -= n;
-		c->regs[R_DI] += n << log;
-		if (movs)
-			c->regs[R_SI] += n << log;
-		if (rep)
-			c->regs[R_CX] = left;
-		if (left && __atomic_load_n(&a->x->kicked, __ATOMIC_RELAXED)) {
-			a->x->exit = exit_id(a->k->index, a->n, X_KICK);
-			return NULL;
-		}
-	}
-	return go_on(a);
-}
-
 /* ---- registers ---------------------------------------------------------------------------------------- */
 
 static const u8 *segment_base(const struct at *a, enum gate g)
@@ -164,7 +71,7 @@ static const u8 *segment_base(const struct at *a, enum gate g)
 	if (g == GATE_RDFSBASE || g == GATE_RDGSBASE) {
 		v = g == GATE_RDFSBASE ? a->x->fs_base : a->x->gs_base;
 		*r = wide ? v : (u32)v;
-		return go_on(a);
+		return gate_go_on(a);
 	}
 	if (!cpu_address_valid(c, v))
 		return NULL;
@@ -172,7 +79,7 @@ static const u8 *segment_base(const struct at *a, enum gate g)
 		a->x->fs_base = c->ebase[S_FS] = c->seg[S_FS].base = v;
 	else
 		a->x->gs_base = v; /* the rest on leaving (bt.c) */
-	return go_on(a);
+	return gate_go_on(a);
 }
 
 static const u8 *pkru(const struct at *a, enum gate g)
@@ -181,10 +88,10 @@ static const u8 *pkru(const struct at *a, enum gate g)
 	if (!(c->cr4 & CR4_PKE) || (u32)c->regs[R_CX])
 		return NULL;
 	if (g == GATE_WRPKRU)
-		return !(u32)c->regs[R_DX] && (u32)c->regs[R_AX] == c->pkru ? go_on(a) : NULL;
+		return !(u32)c->regs[R_DX] && (u32)c->regs[R_AX] == c->pkru ? gate_go_on(a) : NULL;
 	c->regs[R_AX] = c->pkru;
 	c->regs[R_DX] = 0;
-	return go_on(a);
+	return gate_go_on(a);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------ */
@@ -197,7 +104,7 @@ const u8 *gate_run(struct bt *b)
 	const u8 *to = NULL;
 	switch (g) {
 	case GATE_SYSCALL: case GATE_SYSRET: case GATE_IRET: to = change_level(&a, g); break;
-	case GATE_STRING: to = string(&a); break;
+	case GATE_STRING: to = gate_string(&a); break;
 	case GATE_RDFSBASE: case GATE_RDGSBASE: case GATE_WRFSBASE: case GATE_WRGSBASE: to = segment_base(&a, g); break;
 	case GATE_RDPKRU: case GATE_WRPKRU: to = pkru(&a, g); break;
 	case GATE_NONE: case N_GATES: break;

@@ -685,6 +685,8 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return stack_kind(t, i);
 	if (scan_size(i))
 		return K_MEM;
+	if (system_gate(t, i))
+		return K_GATE;
 	if (loads_data_segment(i))
 		return K_INTERP; /* goes on here where the class is the same */
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
@@ -729,7 +731,7 @@ bool legacy_emit(struct translation *t, unsigned k)
 	case K_NOP: return true;
 	case K_SYSTEM: return system_emit(t, k);
 	case K_STRING: string_emit(t, k); return true;
-	case K_INTERP: case K_INTERP_LAST: return false;
+	case K_INTERP: case K_INTERP_LAST: case K_GATE: return false;
 	default: return emit_branch(t, k);
 	}
 }

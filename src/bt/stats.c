@@ -27,7 +27,7 @@ static const char *gate_name(enum gate g)
 	case GATE_SYSCALL: return "SYSCALL";
 	case GATE_SYSRET: return "SYSRET";
 	case GATE_IRET: return "IRETQ";
-	case GATE_STRING: return "MOVS, STOS over pages";
+	case GATE_STRING: return "string instructions";
 	case GATE_RDFSBASE: return "RDFSBASE";
 	case GATE_RDGSBASE: return "RDGSBASE";
 	case GATE_WRFSBASE: return "WRFSBASE";

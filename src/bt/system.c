@@ -40,6 +40,8 @@ bool system_possible(const struct translation *t, const struct tins *i)
 enum gate system_gate(const struct translation *t, const struct tins *i)
 {
 	bool cpl0 = t->page->cpl == 0;
+	if (string_gated(t, i))
+		return GATE_STRING;
 	if (t->page->mode != CODE64)
 		return GATE_NONE;
 	switch (i->zi.mnemonic) {

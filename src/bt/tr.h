@@ -129,6 +129,8 @@ void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);
 void string_emit(struct translation *t, unsigned k);
+bool string_gated(const struct translation *t, const struct tins *i); /* gate_string.c has it all */
+u8 string_gate_arg(const struct tins *i);
 
 /* legacy.c: the same for 16- and 32-bit code */
 enum kind legacy_kind(struct translation *t, struct tins *i);

@@ -571,8 +571,34 @@ static enum gate gate_asked(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_WRGSBASE: return GATE_WRGSBASE;
 	case ZYDIS_MNEMONIC_RDPKRU: return GATE_RDPKRU;
 	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
-	default: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? GATE_STRING : GATE_NONE;
+	default: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP && (zi->opcode & 0xf0) == 0xa0 ? GATE_STRING : GATE_NONE;
 	}
+}
+
+/* Flat segments, addresses of the code's own width. */
+static bool string_plain(const struct verifier *v)
+{
+	const struct guest_insn *g = &v->g;
+	const struct code_page *p = v->k->page;
+	for (unsigned n = 0; n < g->zi.operand_count; n++) {
+		if (g->zo[n].type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		ZydisRegister s = g->zo[n].mem.segment;
+		if (v->legacy ? !(p->klass.flat >> (s - ZYDIS_REGISTER_ES) & 1) : s == ZYDIS_REGISTER_FS || s == ZYDIS_REGISTER_GS)
+			return false;
+	}
+	return g->zi.address_width == (v->legacy ? 32 : 64);
+}
+
+static u8 string_asked(const ZydisDecodedInstruction *zi)
+{
+	static const u8 ops[] = { STRING_MOVS, STRING_CMPS, 0, STRING_STOS, STRING_LODS, STRING_SCAS };
+	unsigned size = zi->operand_width / 8u, arg = size == 8 ? 3 : size / 2;
+	if (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+		arg |= GATE_REP;
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_REPNE)
+		arg |= GATE_REPNE;
+	return (u8)(arg | (unsigned)ops[(zi->opcode - 0xa4) / 2] << GATE_OP);
 }
 
 bool guest_gate(const struct verifier *v)
@@ -581,10 +607,9 @@ bool guest_gate(const struct verifier *v)
 	const ZydisDecodedInstruction *zi = &v->g.zi;
 	enum gate g = gate_asked(zi);
 	if (g != GATE_STRING)
-		return m->gate == g && g != GATE_NONE;
-	bool movs = zi->mnemonic == ZYDIS_MNEMONIC_MOVSB || zi->mnemonic == ZYDIS_MNEMONIC_MOVSW || zi->mnemonic == ZYDIS_MNEMONIC_MOVSD || zi->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
-	unsigned size = zi->operand_width / 8u, arg = (size == 8 ? 3 : size / 2) | (zi->attributes & ZYDIS_ATTRIB_HAS_REP ? GATE_REP : 0);
-	return m->gate == g && m->gate_arg == arg && m->string == (movs ? MAP_MOVS : MAP_STOS);
+		return m->gate == g && g != GATE_NONE && !v->legacy;
+	u8 arg = string_asked(zi), op = arg >> GATE_OP;
+	return m->gate == g && m->gate_arg == arg && string_plain(v) && m->string == (op == STRING_MOVS ? MAP_MOVS : op == STRING_STOS ? MAP_STOS : 0);
 }
 
 /* It is the target of the guest's indirect branch. */

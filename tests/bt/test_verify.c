@@ -454,6 +454,11 @@ static void other_map(void **state)
 	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
 	REFUSED("strings", k->map[2].gate_arg, 0);
 	REFUSED("strings", k->map[2].string, MAP_STOS);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | STRING_SCAS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | GATE_REPNE | STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate, GATE_RDPKRU);
+	REFUSED("interp", k->map[1].string, MAP_MOVS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);

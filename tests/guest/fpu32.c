@@ -1,6 +1,6 @@
 /* x87, MMX and MXCSR in 32- and 16-bit code, as a translator sees them: where FIP, FDP, FOP, FCS and FDS point after
  * other blocks, through segments with a base, in protected, V86 and real mode, in the environment's image of each; SDM
- * vol. 1 8.1.8 to 8.1.10. String instructions through segments. Each is done several times, so that it also runs warm. */
+ * vol. 1 8.1.8 to 8.1.10. String instructions through segments and over pages. Each is done several times, so that it also runs warm. */
 #include "guest.h"
 
 const char guest_name[] = "fpu32";
@@ -192,6 +192,42 @@ static void strings(void)
 	}
 }
 
+/* Over several pages, forward and backward, elements across two. */
+static u8 from[3 * 4096], to[3 * 4096];
+#define REP(text, count, source, dest, acc) ({ \
+	struct { const u8 *si; u8 *di; u32 cx, ax; bool z; } o_ = { (source), (dest), (count), (acc), false }; \
+	__asm__ volatile(text "; cld" : "+S"(o_.si), "+D"(o_.di), "+c"(o_.cx), "+a"(o_.ax), "=@ccz"(o_.z) : : "memory"); \
+	o_; })
+static void long_strings(void)
+{
+	for (unsigned k = 0; k < ROUNDS; k++) {
+		for (unsigned n = 0; n < sizeof(from); n++)
+			from[n] = (u8)(n * 7 + (n >> 8) + k) | 1;
+		memset(to, 0, sizeof(to));
+		check("rep movsl ends", REP("rep movsl", 2500, from + 1, to + 2, 0).cx == 0);
+		bool same = to[1] == 0 && to[2 + 10000] == 0;
+		for (unsigned n = 0; n < 10000; n++)
+			same &= to[2 + n] == from[1 + n];
+		check("rep movsl over pages", same);
+		check("repe cmpsb finds no difference", REP("repe cmpsb", 10000, from + 1, to + 2, 0).z);
+		to[2 + 9000] ^= 0x40;
+		check_eq("repe cmpsb finds one", REP("repe cmpsb", 10000, from + 1, to + 2, 0).cx, 999);
+		check_eq("repe cmpsw backward finds it", REP("std; repe cmpsw", 5000, from + 1 + 9998, to + 2 + 9998, 0).cx, 4500);
+		check_eq("rep lodsl", REP("rep lodsl", 2000, from + 3, to, 0).ax, from[7999] | (u32)from[8000] << 8 | (u32)from[8001] << 16 | (u32)from[8002] << 24);
+		check("rep stosw ends", REP("rep stosw", 5001, from, to + 1, 0x1234).di == to + 1 + 10002);
+		check("rep stosw over pages", to[0] == 0 && to[1] == 0x34 && to[4096] == 0x12 && to[10002] == 0x12 && to[10003] == 0);
+		check_eq("repne scasb", REP("repne scasb", 12000, from, to + 10004 - 9000, 0).cx, 12000 - 9000);
+		to[1000] = 0;
+		check_eq("repne scasb backward", REP("std; repne scasb", 12000, from, to + 9990, 0).cx, 12000 - 8991);
+		memcpy(to, from, sizeof(to));
+		REP("std; rep movsb", 9000, to + 8999, to + 9999, 0);
+		same = true;
+		for (unsigned n = 0; n < 9000; n++)
+			same &= to[1000 + n] == from[n];
+		check("rep movsb backward, over itself", same && to[999] == from[999] && to[10000] == from[10000]);
+	}
+}
+
 int main(void)
 {
 	write_cr4(read_cr4() | 0x600);
@@ -202,5 +238,6 @@ int main(void)
 	code16();
 	values();
 	strings();
+	long_strings();
 	return 0;
 }
