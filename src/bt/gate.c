@@ -19,6 +19,19 @@
 
 /* ---- ways on ---------------------------------------------------------------------------------------- */
 
+/* The space for what the processor is now, if there is one. */
+static struct space *space_known(struct bt *b)
+{
+	const struct cpu *c = b->cpu;
+	struct space *s = space_near(b, c->mmu);
+	for (unsigned k = 0; k < N_SPACES && !s; k++) {
+		struct space *x = &b->spaces[k];
+		if (x->epoch == c->epoch && x->mmu < N_MMU && x->user == (x->mmu == MMU_USER) && class_equal(&x->klass, &b->klass))
+			b->near[x->mmu] = x;
+	}
+	return s ? s : space_near(b, c->mmu);
+}
+
 /* At c->rip, in another block, with c->rflags; privilege may have changed. */
 static const u8 *go_to(const struct at *a)
 {
@@ -30,7 +43,7 @@ static const u8 *go_to(const struct at *a)
 	a->x->exit = exit_id(a->k->index, a->n, X_INDIRECT);
 	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
 		a->x->kicked = 1;
-	struct space *s = space_near(b, c->mmu);
+	struct space *s = space_known(b);
 	if (s)
 		space_enter(b, s);
 	else
@@ -56,6 +69,21 @@ static const u8 *change_level(const struct at *a, enum gate g)
 		return go_to(a);
 	c->rflags = old;
 	return NULL;
+}
+
+/* To an address space of which translations are kept, as kernels do it whenever they change to another process. */
+static const u8 *write_cr3(const struct at *a)
+{
+	struct cpu *c = a->c;
+	u64 v = c->regs[a->k->map[a->n].gate_arg], to = v & ~(1ull << 63);
+	u16 epoch = c->pcid_epoch[to & 0xfff];
+	if (!(c->cr4 & CR4_PCIDE) || v == to || (to & ~c->maxphyaddr_mask) || !epoch || a->x->ac != ((u32)c->rflags & FL_AC))
+		return NULL;
+	c->cr3 = to;
+	c->epoch = epoch;
+	c->rflags = flags_unpack(c->rflags, a->x->flags);
+	c->rip = a->k->lin + a->k->map[a->n + 1].guest;
+	return go_to(a);
 }
 
 /* ---- registers ---------------------------------------------------------------------------------------- */
@@ -104,6 +132,7 @@ const u8 *gate_run(struct bt *b)
 	const u8 *to = NULL;
 	switch (g) {
 	case GATE_SYSCALL: case GATE_SYSRET: case GATE_IRET: to = change_level(&a, g); break;
+	case GATE_CR3: to = write_cr3(&a); break;
 	case GATE_STRING: to = gate_string(&a); break;
 	case GATE_RDFSBASE: case GATE_RDGSBASE: case GATE_WRFSBASE: case GATE_WRGSBASE: to = segment_base(&a, g); break;
 	case GATE_RDPKRU: case GATE_WRPKRU: to = pkru(&a, g); break;

@@ -26,6 +26,7 @@ static const char *gate_name(enum gate g)
 	switch (g) {
 	case GATE_SYSCALL: return "SYSCALL";
 	case GATE_SYSRET: return "SYSRET";
+	case GATE_CR3: return "MOV CR3, no flush";
 	case GATE_IRET: return "IRETQ";
 	case GATE_STRING: return "string instructions";
 	case GATE_RDFSBASE: return "RDFSBASE";

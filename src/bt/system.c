@@ -48,6 +48,7 @@ enum gate system_gate(const struct translation *t, const struct tins *i)
 	case ZYDIS_MNEMONIC_SYSCALL: return cpl0 ? GATE_NONE : GATE_SYSCALL;
 	case ZYDIS_MNEMONIC_SYSRET: return cpl0 && (i->zi.attributes & ZYDIS_ATTRIB_HAS_REX) && i->zi.raw.rex.W ? GATE_SYSRET : GATE_NONE;
 	case ZYDIS_MNEMONIC_IRETQ: return cpl0 ? GATE_IRET : GATE_NONE;
+	case ZYDIS_MNEMONIC_MOV: return cpl0 && i->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && i->zo[0].reg.value == ZYDIS_REGISTER_CR3 ? GATE_CR3 : GATE_NONE;
 	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
 	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
 	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
@@ -56,6 +57,11 @@ enum gate system_gate(const struct translation *t, const struct tins *i)
 	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
 	default: return GATE_NONE;
 	}
+}
+
+u8 system_gate_arg(const struct tins *i, enum gate g)
+{
+	return g == GATE_STRING ? string_gate_arg(i) : g == GATE_CR3 ? (u8)ZydisRegisterGetId(i->zo[1].reg.value) : 0;
 }
 
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved)

@@ -123,6 +123,7 @@ void groups_plan(struct translation *t);
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 enum gate system_gate(const struct translation *t, const struct tins *i);
+u8 system_gate_arg(const struct tins *i, enum gate g); /* insn_map.gate_arg */
 /* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 

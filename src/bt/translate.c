@@ -167,8 +167,7 @@ static bool emit_one(struct translation *t, unsigned k)
 	}
 	if (gate) {
 		t->map[k].gate = (u8)system_gate(t, i);
-		if (t->map[k].gate == GATE_STRING)
-			t->map[k].gate_arg = string_gate_arg(i);
+		t->map[k].gate_arg = system_gate_arg(i, t->map[k].gate);
 		gate_emit(t, e, k, saved);
 	} else {
 		t->map[k].fop = FOP_INTERP;

@@ -559,12 +559,13 @@ bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h,
 	return true;
 }
 
-static enum gate gate_asked(const ZydisDecodedInstruction *zi)
+static enum gate gate_asked(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_SYSCALL: return GATE_SYSCALL;
 	case ZYDIS_MNEMONIC_SYSRET: return zi->raw.rex.W ? GATE_SYSRET : GATE_NONE;
 	case ZYDIS_MNEMONIC_IRETQ: return GATE_IRET;
+	case ZYDIS_MNEMONIC_MOV: return zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && zo[0].reg.value == ZYDIS_REGISTER_CR3 ? GATE_CR3 : GATE_NONE;
 	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
 	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
 	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
@@ -605,9 +606,9 @@ bool guest_gate(const struct verifier *v)
 {
 	const struct insn_map *m = &v->k->map[v->k_insn];
 	const ZydisDecodedInstruction *zi = &v->g.zi;
-	enum gate g = gate_asked(zi);
+	enum gate g = gate_asked(zi, v->g.zo);
 	if (g != GATE_STRING)
-		return m->gate == g && g != GATE_NONE && !v->legacy;
+		return m->gate == g && g != GATE_NONE && !v->legacy && m->gate_arg == (g == GATE_CR3 ? gpr_number(&v->g.zo[1]) : 0);
 	u8 arg = string_asked(zi), op = arg >> GATE_OP;
 	return m->gate == g && m->gate_arg == arg && string_plain(v) && m->string == (op == STRING_MOVS ? MAP_MOVS : op == STRING_STOS ? MAP_STOS : 0);
 }

@@ -451,6 +451,9 @@ static void other_map(void **state)
 	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
 	REFUSED("gates", k->map[8].gate, GATE_IRET);
 	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("gate_cr3", k->map[1].gate, GATE_SYSRET);
+	REFUSED("gate_cr3", k->map[1].gate_arg, R_8);
+	REFUSED("gate_cr3", k->map[1].gate_arg, 16);
 	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
 	REFUSED("strings", k->map[2].gate_arg, 0);
 	REFUSED("strings", k->map[2].string, MAP_STOS);
