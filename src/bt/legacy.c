@@ -133,23 +133,26 @@ static void offset_into(struct emit *e, unsigned r, const struct la *a)
 		e_reg(e, 0x0fb7, r, r); /* movzx r32, r16 */
 }
 
-/* The operand, with T and E in use. */
-static struct marg mem(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
+/* The operand at offset T, with T and E in use. */
+static struct marg mem_at_t(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
 {
 	struct emit *e = &t->e;
-	offset_into(e, T, a);
 	if (!flat(t, a->seg)) {
 		e_lea(e, E, M_BASE(T, size));
 		e_mem(e, E_W | E_GS | 0x3b, E, M_ABS(CTX(seg_end) + 8 * (2 * a->seg + store)));
 		cold_add(t, e_jcc(e, CC_NBE), k);
 		e_mem(e, E_GS | 0x03, T, M_ABS(CTX(seg_base) + 8 * a->seg));
-	} else if (is_const(a)) {
-		how = NO_CROSSING; /* const_crosses */
 	}
 	page_of(t, k, E, T, size, how, X_INSN);
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, E, M_SIB(ENC_NONE, E, 3, store ? (i32)STORE_HALF : 0));
 	cold_add(t, test_jump(e, E, 1, CC_Z), k);
 	return M_SIB(T, E, 0, -1);
+}
+
+static struct marg mem(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
+{
+	offset_into(&t->e, T, a);
+	return mem_at_t(t, k, a, size, store, is_const(a) && flat(t, a->seg) ? NO_CROSSING /* const_crosses */ : how);
 }
 
 /* Loads that extend with zeros, stores. */
@@ -394,6 +397,45 @@ static bool emit_memory(struct translation *t, unsigned k)
 	if (i->fop)
 		mark_commit(t, k);
 	return has_high8(i) ? with_high8(t, k, &x) : put(t, i, &x);
+}
+
+/* BT, BTS, BTR, BTC of memory by a register: of the doubleword that it says, whose bit it is. */
+static bool emit_bits(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	unsigned bit = gpr(i->zo[1].reg.value);
+	struct la a;
+	struct enc x;
+	if (!address_of(i, &i->zo[0], &a))
+		return false;
+	e_reg(e, 0x8b, V, bit);
+	e_reg(e, 0xc1, 7, V); e8(e, 5);         /* sar r12d, 5 */
+	offset_into(e, T, &a);
+	e_mem(e, 0x8d, T, M_SIB(T, V, 2, 0));   /* lea r11d, [r11 + r12 * 4] */
+	if (a.adsz == 2)
+		e_reg(e, 0x0fb7, T, T);
+	struct marg m = mem_at_t(t, k, &a, 4, i->zo[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, MAY_CROSS);
+	e_reg(e, 0x8b, V, bit);
+	e_reg(e, 0x83, 4, V); e8(e, 31);        /* and r12d, 31 */
+	flags_for_insn(t, k);
+	enc_of(&i->zi, i->zo, &x);
+	x.reg = V;
+	x.mem = true;
+	x.base = m.base;
+	x.index = m.index;
+	x.scale = 0;
+	x.disp = m.disp;
+	return put(t, i, &x);
+}
+static bool is_bits(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		return i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && i->zo[0].size == 32 && i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	default:
+		return false;
+	}
 }
 
 /* LODS, SCAS, CMPS without REP: bytes of the operand; 0: not one of them, or not here. */
@@ -711,6 +753,8 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	struct la a;
+	if (is_bits(i))
+		return address_of(i, m, &a) ? K_BITS : K_INTERP;
 	if (m && ((!is_moffs(i) && !one_operand_of_memory(i)) || !address_of(i, m, &a)))
 		return K_INTERP;
 	if (unit >= 0)
@@ -724,6 +768,7 @@ bool legacy_emit(struct translation *t, unsigned k)
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
 	case K_MEM: return scan_size(&t->ins[k]) ? emit_scan(t, k) : emit_memory(t, k);
+	case K_BITS: return emit_bits(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
