@@ -122,6 +122,33 @@ static const u8 *pkru(const struct at *a, enum gate g)
 	return gate_go_on(a);
 }
 
+/* ---- flags ----------------------------------------------------------------------------------------------- */
+
+/* POPF of 32 and 64 bits, from a flat stack, that changes no more than status flags, DF and IF. */
+static const u8 *popf(const struct at *a)
+{
+	struct cpu *c = a->c;
+	unsigned n = a->k->map[a->n].gate_arg;
+	u64 sp = n == 8 ? c->regs[R_SP] : (u32)c->regs[R_SP], may = FL_STATUS | FL_DF, others = FL_TF | FL_NT | FL_AC | FL_ID;
+	const u8 *p = (sp & PAGE_MASK) + n <= 4096 ? gate_reach(a, gate_table(), sp, false) : NULL;
+	if (!p || (c->rflags & FL_VM))
+		return NULL;
+	u64 v = n == 8 ? *(const volatile u64_any *)p : *(const volatile u32_any *)p, now = (c->rflags & ~(u64)FL_AC) | a->x->ac;
+	if (c->cpl <= (c->rflags & FL_IOPL) >> 12)
+		may |= FL_IF;
+	if (!c->cpl)
+		others |= FL_IOPL;
+	if ((v ^ now) & others)
+		return NULL;
+	c->rflags = (c->rflags & ~may) | (v & may);
+	a->x->flags = flags_pack(v);
+	c->regs[R_SP] = n == 8 ? sp + 8 : (u32)sp + 4u;
+	c->event_mask = (c->event_mask & ~(u32)EV_INTR) | (c->rflags & FL_IF ? EV_INTR : 0);
+	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
+		a->x->kicked = 1;
+	return gate_go_on(a);
+}
+
 /* ---- all of it ------------------------------------------------------------------------------------------ */
 
 const u8 *gate_run(struct bt *b)
@@ -136,6 +163,7 @@ const u8 *gate_run(struct bt *b)
 	case GATE_STRING: to = gate_string(&a); break;
 	case GATE_RDFSBASE: case GATE_RDGSBASE: case GATE_WRFSBASE: case GATE_WRGSBASE: to = segment_base(&a, g); break;
 	case GATE_RDPKRU: case GATE_WRPKRU: to = pkru(&a, g); break;
+	case GATE_POPF: to = popf(&a); break;
 	case GATE_NONE: case N_GATES: break;
 	}
 	b->stats.gates[g] += to != NULL;

@@ -35,6 +35,7 @@ static const char *gate_name(enum gate g)
 	case GATE_WRGSBASE: return "WRGSBASE";
 	case GATE_RDPKRU: return "RDPKRU";
 	case GATE_WRPKRU: return "WRPKRU, the same value";
+	case GATE_POPF: return "POPF";
 	case GATE_NONE: case N_GATES: break;
 	}
 	return "?";

@@ -37,11 +37,22 @@ bool system_possible(const struct translation *t, const struct tins *i)
 	}
 }
 
+/* Of a flat stack. */
+static bool is_popf(const struct translation *t, const struct tins *i)
+{
+	const struct seg_class *c = &t->page->klass;
+	if (t->page->mode == CODE64)
+		return i->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ && i->zi.operand_width == 64;
+	return i->zi.mnemonic == ZYDIS_MNEMONIC_POPFD && !c->sp16 && (c->flat >> S_SS & 1);
+}
+
 enum gate system_gate(const struct translation *t, const struct tins *i)
 {
 	bool cpl0 = t->page->cpl == 0;
 	if (string_gated(t, i))
 		return GATE_STRING;
+	if (is_popf(t, i))
+		return GATE_POPF;
 	if (t->page->mode != CODE64)
 		return GATE_NONE;
 	switch (i->zi.mnemonic) {
@@ -61,7 +72,8 @@ enum gate system_gate(const struct translation *t, const struct tins *i)
 
 u8 system_gate_arg(const struct tins *i, enum gate g)
 {
-	return g == GATE_STRING ? string_gate_arg(i) : g == GATE_CR3 ? (u8)ZydisRegisterGetId(i->zo[1].reg.value) : 0;
+	return g == GATE_STRING ? string_gate_arg(i) : g == GATE_CR3 ? (u8)ZydisRegisterGetId(i->zo[1].reg.value) :
+	       g == GATE_POPF ? (u8)(i->zi.operand_width / 8u) : 0;
 }
 
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved)

@@ -565,6 +565,7 @@ static enum gate gate_asked(const ZydisDecodedInstruction *zi, const ZydisDecode
 	case ZYDIS_MNEMONIC_SYSCALL: return GATE_SYSCALL;
 	case ZYDIS_MNEMONIC_SYSRET: return zi->raw.rex.W ? GATE_SYSRET : GATE_NONE;
 	case ZYDIS_MNEMONIC_IRETQ: return GATE_IRET;
+	case ZYDIS_MNEMONIC_POPFQ: case ZYDIS_MNEMONIC_POPFD: return GATE_POPF;
 	case ZYDIS_MNEMONIC_MOV: return zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && zo[0].reg.value == ZYDIS_REGISTER_CR3 ? GATE_CR3 : GATE_NONE;
 	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
 	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
@@ -607,6 +608,9 @@ bool guest_gate(const struct verifier *v)
 	const struct insn_map *m = &v->k->map[v->k_insn];
 	const ZydisDecodedInstruction *zi = &v->g.zi;
 	enum gate g = gate_asked(zi, v->g.zo);
+	const struct seg_class *c = &v->k->page->klass;
+	if (g == GATE_POPF)
+		return m->gate == g && m->gate_arg == zi->operand_width / 8u && zi->operand_width == (v->legacy ? 32 : 64) && (!v->legacy || (!c->sp16 && (c->flat >> S_SS & 1)));
 	if (g != GATE_STRING)
 		return m->gate == g && g != GATE_NONE && !v->legacy && m->gate_arg == (g == GATE_CR3 ? gpr_number(&v->g.zo[1]) : 0);
 	u8 arg = string_asked(zi), op = arg >> GATE_OP;

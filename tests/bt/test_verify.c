@@ -452,6 +452,8 @@ static void other_map(void **state)
 	REFUSED("gates", k->map[8].gate, GATE_IRET);
 	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
 	REFUSED("gate_cr3", k->map[1].gate, GATE_SYSRET);
+	REFUSED("gate_popf", k->map[1].gate_arg, 4);
+	REFUSED("gate_popf", k->map[1].gate, GATE_IRET);
 	REFUSED("gate_cr3", k->map[1].gate_arg, R_8);
 	REFUSED("gate_cr3", k->map[1].gate_arg, 16);
 	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
