@@ -39,6 +39,16 @@ static struct comp_shape comp_shape(struct cpu *c, unsigned comp, unsigned n)
 	}
 }
 
+/* Between registers and an image: count pieces of so many bytes, each so far from the one before. */
+static void pieces_move(u8 *to, unsigned to_step, const u8 *from, unsigned from_step, unsigned bytes, unsigned count)
+{
+#define EACH(n) case n: for (unsigned k = 0; k < count; k++, to += to_step, from += from_step) memcpy(to, from, n); break
+	switch (bytes) {
+	EACH(4); EACH(8); EACH(16); EACH(32); EACH(64);
+	}
+#undef EACH
+}
+
 static bool bytes_zero(const u8 *p, unsigned n)
 {
 	for (; n >= 8; n -= 8, p += 8) {
@@ -99,8 +109,7 @@ u64 fpu_xinuse(struct cpu *c)
 static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
 {
 	struct comp_shape s = comp_shape(c, comp, reg_count(c));
-	for (unsigned r = 0; r < s.count; r++)
-		memcpy(p + r * s.bytes, s.first + r * s.stride, s.bytes);
+	pieces_move(p, s.bytes, s.first, s.stride, s.bytes, s.count);
 	if (comp != XC_PKRU)
 		return s.count * s.bytes;
 	st32(p + 4, 0);
@@ -110,17 +119,13 @@ static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
 /* p NULL: the initial configuration. */
 static void comp_load(struct cpu *c, unsigned comp, const u8 *p)
 {
+	static const u8 zeros[64];
 	struct comp_shape s = comp_shape(c, comp, reg_count(c));
 	if (comp == XC_PKRU) {
 		mmu_set_pkru(c, p ? ld32(p) : 0);
 		return;
 	}
-	for (unsigned r = 0; r < s.count; r++) {
-		if (p)
-			memcpy(s.first + r * s.stride, p + r * s.bytes, s.bytes);
-		else
-			memset(s.first + r * s.stride, 0, s.bytes);
-	}
+	pieces_move(s.first, s.stride, p ? p : zeros, p ? s.bytes : 0, s.bytes, s.count);
 }
 
 /* Offset of a component >= 2; xcomp: XCOMP_BV, or 0 for the standard layout. */
