@@ -75,7 +75,7 @@ static u64 bits_away(const struct cpu *c, const struct insn *i)
 	return (u64)(i->opsz == 8 ? (i64)c->regs[i->r] >> 6 << 3 : (i64)(i32)c->regs[i->r] >> 5 << 2);
 }
 /* Enters what the instruction's accesses have brought into the interpreter's TLB. */
-struct touched { u64 lin[3]; unsigned n; };
+struct touched { u64 lin[5]; unsigned n; }; /* of a string through SS: all of them */
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];

@@ -166,14 +166,15 @@ struct insn_map {
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
 	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
-	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
+	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP, GATE_REPNE, enum gate_string_op << GATE_OP; GATE_CR3: the register; GATE_POPF: 4 or 8 bytes */
 	u16 string_from;
 };
 
 /* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
-enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
-	    GATE_RDPKRU, GATE_WRPKRU, N_GATES };
-enum { GATE_REP = 4 };
+enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_CR3, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
+	    GATE_RDPKRU, GATE_WRPKRU, GATE_POPF, N_GATES };
+enum { GATE_REP = 4, GATE_REPNE = 8, GATE_OP = 4 };
+enum gate_string_op { STRING_STOS, STRING_MOVS, STRING_LODS, STRING_SCAS, STRING_CMPS };
 
 struct block;
 struct link {

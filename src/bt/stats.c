@@ -26,14 +26,16 @@ static const char *gate_name(enum gate g)
 	switch (g) {
 	case GATE_SYSCALL: return "SYSCALL";
 	case GATE_SYSRET: return "SYSRET";
+	case GATE_CR3: return "MOV CR3, no flush";
 	case GATE_IRET: return "IRETQ";
-	case GATE_STRING: return "MOVS, STOS over pages";
+	case GATE_STRING: return "string instructions";
 	case GATE_RDFSBASE: return "RDFSBASE";
 	case GATE_RDGSBASE: return "RDGSBASE";
 	case GATE_WRFSBASE: return "WRFSBASE";
 	case GATE_WRGSBASE: return "WRGSBASE";
 	case GATE_RDPKRU: return "RDPKRU";
 	case GATE_WRPKRU: return "WRPKRU, the same value";
+	case GATE_POPF: return "POPF";
 	case GATE_NONE: case N_GATES: break;
 	}
 	return "?";

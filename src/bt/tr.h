@@ -123,18 +123,23 @@ void groups_plan(struct translation *t);
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 enum gate system_gate(const struct translation *t, const struct tins *i);
+u8 system_gate_arg(const struct tins *i, enum gate g); /* insn_map.gate_arg */
 /* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);
 void string_emit(struct translation *t, unsigned k);
+bool string_gated(const struct translation *t, const struct tins *i); /* gate_string.c has it all */
+u8 string_gate_arg(const struct tins *i);
 
 /* legacy.c: the same for 16- and 32-bit code */
 enum kind legacy_kind(struct translation *t, struct tins *i);
 bool legacy_emit(struct translation *t, unsigned k);
 u64 legacy_target(const struct translation *t, unsigned k);
 void legacy_push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+/* Stores the offset of its memory operand; T is used, flags are not. False: not with this address. */
+bool legacy_offset(struct translation *t, const struct tins *i, struct marg to);
 /* Whether the operand's segment is one that needs neither base nor limit. */
 bool legacy_flat(const struct translation *t, const ZydisDecodedOperand *o);
 
@@ -202,7 +207,7 @@ unsigned unused_register(const struct tins *i);
 bool one_operand_of_memory(const struct tins *i);
 bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size);
 bool is_hint(const ZydisDecodedInstruction *zi);
-bool is_state(const ZydisDecodedInstruction *zi);
+bool is_left(const struct cpu *c, const ZydisDecodedInstruction *zi);
 int unit_of(const struct tins *i);
 void use_unit(struct translation *t, int unit);
 enum kind interp_kind(const struct tins *i);

@@ -167,6 +167,7 @@ static bool emit_one(struct translation *t, unsigned k)
 	}
 	if (gate) {
 		t->map[k].gate = (u8)system_gate(t, i);
+		t->map[k].gate_arg = system_gate_arg(i, t->map[k].gate);
 		gate_emit(t, e, k, saved);
 	} else {
 		t->map[k].fop = FOP_INTERP;

@@ -309,7 +309,7 @@ static bool units_loaded(struct verifier *v, struct path *p, const struct hinsn 
 /* To gate.c: an exit for the interpreter, of an instruction that has this gate. */
 static bool gate_checked(struct verifier *v, const struct path *p, const struct hinsn *h, bool saved)
 {
-	if (v->legacy || !v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->g.known && !guest_gate(v)))
+	if (!v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->guest && !guest_gate(v)))
 		return verify_bad(v, h->off, "a gate that is not the instruction's");
 	return exit_checked(v, p, h, saved);
 }

@@ -444,7 +444,7 @@ static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h,
 	u16 fop = v->root == ROOT_INSN ? v->k->map[v->k_insn].fop : 0;
 	bool imm = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	u64 value = imm ? from->imm.value.u : 0;
-	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != (disp == CTX(fdp) ? 64 : 32) || !(fop & FOP_X87) || (v->g.known && !p->own))
+	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != (disp == CTX(fdp) ? 64 : 32) || !(fop & FOP_X87) || ((v->g.known || v->g.x87) && !p->own))
 		return verify_bad(v, h->off, "x87 pointers that are not the instruction's to write");
 	if (disp == CTX(x87_last)) {
 		p->x87 |= X87_LAST;
@@ -456,7 +456,7 @@ static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h,
 	}
 	p->x87 |= X87_FDP;
 	sym s = imm ? sym_const(&v->syms, value) : gpr_number(from) >= 0 ? p->reg[gpr_number(from)] : SYM_NONE;
-	return !v->g.known || s == guest_offset(v) || verify_bad(v, h->off, "FDP that is not the operand's offset");
+	return !(v->g.known || v->g.x87) || s == guest_offset(v) || verify_bad(v, h->off, "FDP that is not the operand's offset");
 }
 
 /* WRGSBASE: to the space that goes with ctx.ac. */
@@ -789,6 +789,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		return verify_bad(v, h->off, "x87 code in a block that does not ask for it");
 	if (own && !guest_own_before(v, p, h))
 		return false;
+	if (v->g.x87 && h->x87 && v->root == ROOT_INSN && (!guest_same_x87(v, h) || p->own++))
+		return verify_bad(v, h->off, "an x87 instruction that is not the guest's");
 	if (h->string)
 		return string_memory(v, p, h);
 	if (h->zi.mnemonic == ZYDIS_MNEMONIC_WRGSBASE && !space_change(v, p, h))

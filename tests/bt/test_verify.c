@@ -451,9 +451,19 @@ static void other_map(void **state)
 	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
 	REFUSED("gates", k->map[8].gate, GATE_IRET);
 	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("gate_cr3", k->map[1].gate, GATE_SYSRET);
+	REFUSED("gate_popf", k->map[1].gate_arg, 4);
+	REFUSED("gate_popf", k->map[1].gate, GATE_IRET);
+	REFUSED("gate_cr3", k->map[1].gate_arg, R_8);
+	REFUSED("gate_cr3", k->map[1].gate_arg, 16);
 	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
 	REFUSED("strings", k->map[2].gate_arg, 0);
 	REFUSED("strings", k->map[2].string, MAP_STOS);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | STRING_SCAS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | GATE_REPNE | STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate, GATE_RDPKRU);
+	REFUSED("interp", k->map[1].string, MAP_MOVS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);
@@ -523,6 +533,67 @@ static void other_map(void **state)
 	print_message("%u fields changed\n", n_tried);
 }
 
+/* ---- 32-bit code ------------------------------------------------------------------------------------------------------------ */
+
+/* What tells of an x87 instruction: itself, but for where its memory is, and the stores of FDP, FOP and FDS. */
+static bool tells(const struct host *h)
+{
+	i64 to = h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY ? h->zo[0].mem.disp.value : 0;
+	return (h->zi.mnemonic == ZYDIS_MNEMONIC_MOV && (to == CTX(fdp) || to == CTX(x87_last) || to == CTX(x87_seg))) ||
+	       (h->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && h->zi.opcode >= 0xd8 && h->zi.opcode <= 0xdf);
+}
+
+/* Whether only the place of its memory operand is another; the verifier knows that it is some of the guest's. */
+static bool moved_memory(const struct host *a, const struct host *b)
+{
+	return a->zi.mnemonic == b->zi.mnemonic && a->zi.opcode == b->zi.opcode && a->zi.opcode >= 0xd8 && a->zi.raw.modrm.reg == b->zi.raw.modrm.reg &&
+	       a->zi.operand_count == b->zi.operand_count && a->zi.raw.modrm.mod != 3;
+}
+
+static void x87_pointers(void **state)
+{
+	static const struct sample s = { "x87_32", asm_x87_32, asm_x87_32_end };
+	struct error e;
+	char ta[128], tb[128];
+	unsigned n_tried = 0;
+	rig_code32();
+	decoder_init();
+	rig_code(CODE, s.at, (size_t)(s.end - s.at));
+	struct block *k = rig_block(CODE);
+	assert_non_null(k);
+	assert_true(k->classes & 1u << FC_X87);
+	if (!verify_block(r.bt, k, s.at, &e))
+		fail_msg("as it is: %s", e.msg);
+	code_get(k, old);
+	for (u32 off = k->map[0].host; off < k->bytes; off++) {
+		struct host h, b;
+		if (!host_at(k, old, off, &h) || h.off != off || !tells(&h))
+			continue;
+		for (u32 bit = off * 8; bit < (off + h.zi.length) * 8; bit++, n_tried++) {
+			*byte_of(k, bit / 8) ^= (u8)(1 << (bit & 7));
+			bool taken = verify_block(r.bt, k, s.at, &e);
+			code_get(k, now);
+			if (taken && host_at(k, now, off, &b) && strcmp(text(&h, ta), text(&b, tb)) && !moved_memory(&h, &b))
+				fail_msg("%s became %s, and is accepted", text(&h, ta), text(&b, tb));
+			code_put(k, old, bit / 8, 1);
+		}
+		nothing(byte_of(k, off), h.zi.length);
+		if (verify_block(r.bt, k, s.at, &e))
+			fail_msg("without %s it is accepted", text(&h, ta));
+		code_put(k, old, off, h.zi.length);
+		n_tried++;
+	}
+	for (unsigned n = 0; n < 5; n++)
+		for (unsigned bit = 1; bit < 1u << 16; bit <<= 1, n_tried++) {
+			k->map[n].fop ^= (u16)bit;
+			if (verify_block(r.bt, k, s.at, &e))
+				fail_msg("instruction %u: bit %#x of FOP is accepted", n, bit);
+			k->map[n].fop ^= (u16)bit;
+		}
+	print_message("%u changes\n", n_tried);
+	assert_true(n_tried > 400);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +602,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(no_instruction, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(jumps, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(other_map, rig_up, rig_down),
+		cmocka_unit_test_setup_teardown(x87_pointers, rig_up, rig_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
