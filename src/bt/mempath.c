@@ -138,12 +138,42 @@ u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc)
 	return e_jcc(e, cc);
 }
 
+static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
+static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
+
+/* The address is in window n; T: that window. addr: a register, or T. */
+static void window_load(struct translation *t, unsigned k, unsigned addr, unsigned n)
+{
+	struct emit *e = &t->e;
+	u32 which = t->b->window_of[n];
+	if (addr != T)
+		e_mov(e, T, addr);
+	e_reg(e, E_W | 0xc1, 5, T);                      /* shr */
+	e8(e, WINDOW_BITS);
+	if (which) {
+		e_reg(e, E_W | (which < 0x80 ? 0x83 : 0x81), 7, T); /* cmp */
+		if (which < 0x80)
+			e8(e, which);
+		else
+			e32(e, which);
+	}
+	cold_add(t, e_jcc(e, CC_NZ), k);
+	cold_last(t)->kind = X_WINDOW;
+	e_ctx_load(e, T, M_WINDOW(n));
+}
+
 /* A constant address. */
 static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store, struct enc *x)
 {
 	struct emit *e = &t->e;
 	bool near = lin - 1 == (u64)(i64)(i32)(lin - 1);
-	if (near) {
+	unsigned window = t->ins[k].window;
+	if (window < N_WINDOWS && near) {
+		e_ctx_load(e, T, M_WINDOW(window));
+	} else if (window < N_WINDOWS) {
+		e_const(e, T, lin - 1);
+		add_ctx(e, M_WINDOW(window));
+	} else if (near) {
 		entry_load_at(e, lin, store);
 		cold_add(t, test_jump(e, T, 1, CC_Z), k);
 	} else { /* T = lin - 1 + entry; without an entry its lowest bit is lin - 1's */
@@ -218,9 +248,6 @@ bool mem_offset(struct translation *t, const struct ea *a, struct marg to)
 	e_ctx_store(&t->e, r, to);
 	return !add_base;
 }
-
-static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
-static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
 /* The registers and the segment's base are added to T, but for what x still names. */
 static void add_parts(struct translation *t, unsigned k, const struct ea *a, unsigned spare, struct enc *x)
@@ -306,18 +333,23 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		mem_constant(t, k, a->lin, store, x);
 		return;
 	}
-	struct ea low = first ? group_lowest(i, a) : *a;
+	unsigned window = a->bits ? N_WINDOWS : window_for(i, a);
+	struct ea low = first && window == N_WINDOWS ? group_lowest(i, a) : *a;
 	unsigned addr = address(e, &low, &add_base);
 	if (add_base)
 		add_ctx(e, home_of(a->base));
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
-	if (first)
-		page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);
-	else
-		page_of(t, k, T, addr, size, how, X_INSN);
-	entry_load(e, first ? i->group_store : store);
-	cold_add(t, test_jump(e, T, 1, CC_Z), k);
+	if (window < N_WINDOWS) {
+		window_load(t, k, addr, window);
+	} else {
+		if (first)
+			page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);
+		else
+			page_of(t, k, T, addr, size, how, X_INSN);
+		entry_load(e, first ? i->group_store : store);
+		cold_add(t, test_jump(e, T, 1, CC_Z), k);
+	}
 	add_parts(t, k, a, spare, x);
 	x->disp = (a->konst ? (i32)a->lin : a->disp) - 1;
 	if (first)

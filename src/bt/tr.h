@@ -35,6 +35,7 @@ struct tins {
 	u16 group_span;      /* of the first: bytes from group_lo on that it has */
 	i32 group_lo;        /* relative to its own address */
 	i32 group_disp;      /* of others: from T */
+	u8 window, window_stack; /* its operand's, the one by RSP (window.c); N_WINDOWS: by the table */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 	bool varies;         /* its immediate is read from the guest's code (selfcheck.c) */
 };
@@ -115,6 +116,12 @@ void cold_emit(struct translation *t);
 /* Jumps by the bits of r under mask; clobbers the flags. */
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
+
+/* The window that the operand's address is thought to be in. */
+static inline unsigned window_for(const struct tins *i, const struct ea *a)
+{
+	return i->kind == K_LEAVE || (!a->konst && a->base == HOST_SP) ? i->window_stack : i->window;
+}
 
 /* group.c */
 void groups_plan(struct translation *t);

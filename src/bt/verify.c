@@ -271,7 +271,7 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 		if (!saved && !p->host_flags && v->root != ROOT_STALE)
 			v->entry_lost = true;
 		break;
-	case X_INSN: case X_GROUP:
+	case X_INSN: case X_GROUP: case X_WINDOW:
 		if (kind == X_GROUP && (v->root != ROOT_INSN || !k->map[v->k_insn + 1].no_resume))
 			return verify_bad(v, h->off, "leaves a group that is none");
 		if ((v->root != ROOT_INSN && v->root != ROOT_DEAD) || insn != v->k_insn)
