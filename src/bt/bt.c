@@ -149,18 +149,27 @@ static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool 
 	return on && k->valid ? n : 0;
 }
 
-/* The block has taken instruction n's access for one to another window than it goes to. */
-static void window_learn(struct bt *b, struct block *k, unsigned n)
+/* The block has taken instruction n's access for one to another window than it goes to. True: it is mended; else it
+ * is to be made anew. */
+static bool window_learn(struct bt *b, struct block *k, unsigned n)
 {
 	const struct insn *i = decoded(b, k, n);
-	struct touched t;
 	u64 lin = k->lin + k->map[n].guest;
+	struct touched t;
 	if (!i)
-		return;
+		return false;
 	touches(b->cpu, i, &t);
-	if (i->flags & IF_MEM)
-		window_site_learn(b, lin, false, t.lin[0]);
+	unsigned to = i->flags & IF_MEM ? window_site_learn(b, lin, false, t.lin[0]) : N_WINDOWS, at = k->map[n].window_at;
+	if (at && to < N_WINDOWS) {
+		u8 *site = b->rw + (k->checked - b->rx) + at;
+		if (ld32(site) != b->window_of[to]) {
+			st32(site, b->window_of[to]);
+			st32(site + WINDOW_SITE_DISP, (u32)(WINDOW_AT + 8 * (i32)to));
+			return true;
+		}
+	}
 	window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
+	return false;
 }
 
 static bool units_usable(const struct cpu *c, const struct block *k)
@@ -266,11 +275,9 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		insn_by_interp(b, k, n, &(struct touched){ 0 });
 		return NULL;
 	case X_INSN: case X_FAULT: case X_GROUP: case X_WINDOW:
-		if (kind == X_WINDOW)
-			window_learn(b, k, n);
-		n = group_by_interp(b, k, n, kind == X_GROUP);
-		if (kind == X_WINDOW)
+		if (kind == X_WINDOW && !window_learn(b, k, n))
 			block_drop(b, k);
+		n = group_by_interp(b, k, n, kind == X_GROUP);
 		if (!n || !k->valid)
 			return NULL;
 		*in = k;

@@ -164,11 +164,11 @@ void space_protect(struct bt *b, struct page_code *p);
 
 bool window_init(struct bt *b, struct error *e);
 void window_destroy(struct bt *b);
-/* How an access of the instruction at lin goes, which may lead to `guess`: by which window; N_WINDOWS: by the
+/* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
  * table. stack: the one by RSP. */
 unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess);
-/* The access led to ea, which is in another window. */
-void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
+/* The access led to ea, which is in another window. Returns the one that it is known for now, or N_WINDOWS. */
+unsigned window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
 /* Of a constant address; N_WINDOWS: none. */
 unsigned window_of(struct bt *b, u64 lin);
 /* It faults, and there is nothing to be mapped. True: so often that it goes by the table from now on. */
@@ -216,7 +216,10 @@ struct insn_map {
 	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
 	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
 	u16 string_from;
+	u16 window_at;   /* from the block's start: where WINDOW_SITE_BYTES of code say which window its operand is in; 0 */
 };
+/* At window_at: imm32 of the CMP with what is above WINDOW_BITS; a JNZ of 6 bytes; MOV r11, gs:[disp32], of 5 and 4. */
+enum { WINDOW_SITE_JNZ = 4, WINDOW_SITE_DISP = 4 + 6 + 5 };
 
 /* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
 enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
@@ -404,6 +407,7 @@ struct bt {
 	enum bt_windows windows;
 	u16 window_of[N_WINDOWS]; /* which 512 GiB each of the first n_windows is, for good */
 	u32 n_windows, n_regions;
+	u8 window_last;           /* that a site was found to go to */
 	struct window_region region[WINDOW_REGIONS];
 	struct window_site *sites; /* by hash */
 	u64 window_fault;         /* the host's address in a window where an access has faulted; 1: elsewhere; 0: none has */

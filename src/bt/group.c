@@ -329,22 +329,38 @@ static void form(struct plan *p, unsigned k)
 
 /* ---- windows ------------------------------------------------------------------------------------------------- */
 
-/* Where the operand may lead: with the registers as they are before the block. */
-static u64 guess(const struct translation *t, const struct ea *a)
+static unsigned guest_of(unsigned host) { return host == HOST_SP ? R_SP : host == HOME11 ? R_11 : host == HOME15 ? R_15 : host; }
+
+/* The general registers that it writes with something that is no sum of theirs. */
+static u32 overwritten(const struct tins *i)
+{
+	u32 w = 0;
+	if (i->kind == K_LEA || i->zi.mnemonic == ZYDIS_MNEMONIC_ADD || i->zi.mnemonic == ZYDIS_MNEMONIC_SUB)
+		return 0;
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (gpr(&i->zo[k]) >= 0 && i->zo[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+			w |= 1u << gpr(&i->zo[k]);
+	return w;
+}
+
+/* Where the operand may lead: with the registers as they are before the block, of which it has written some. 0: who
+ * knows. */
+static u64 guess(const struct translation *t, const struct ea *a, u32 written)
 {
 	const struct cpu *c = t->b->cpu;
 	u64 lin = a->seg ? c->ebase[a->seg] : 0;
-	static const u8 guest[] = { [HOST_SP] = R_SP, [HOME11] = R_11, [HOME15] = R_15 };
 	if (a->konst)
 		return lin + a->lin;
+	if ((a->base != ENC_NONE && written >> guest_of(a->base) & 1) || (a->base == ENC_NONE && written >> guest_of(a->index) & 1))
+		return 0;
 	if (a->base != ENC_NONE)
-		lin += c->regs[a->base >= HOST_SP ? guest[a->base] : a->base];
+		lin += c->regs[guest_of(a->base)];
 	if (a->index != ENC_NONE)
-		lin += c->regs[a->index >= HOST_SP ? guest[a->index] : a->index] << a->scale;
+		lin += c->regs[guest_of(a->index)] << a->scale;
 	return lin + (u64)(i64)a->disp;
 }
 
-static void window_plan(struct translation *t, unsigned k)
+static void window_plan(struct translation *t, unsigned k, u32 *written)
 {
 	struct tins *i = &t->ins[k];
 	const ZydisDecodedOperand *m = memory_of(i);
@@ -355,7 +371,8 @@ static void window_plan(struct translation *t, unsigned k)
 	u64 lin = insn_lin_of(t, k);
 	i->window_stack = (u8)window_site(t->b, lin, true, t->b->cpu->regs[R_SP]);
 	if (m && operand_ea(t, i, m, &a))
-		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a)));
+		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a, *written)));
+	*written |= overwritten(i);
 }
 
 void groups_plan(struct translation *t)
@@ -363,10 +380,11 @@ void groups_plan(struct translation *t)
 	struct plan p = { .t = t };
 	struct values v = { .next = 0 };
 	forget_all(&v);
+	u32 written = 0;
 	for (unsigned k = 0; k < t->n; k++) {
 		t->ins[k].group = GROUP_NONE;
 		t->ins[k].no_resume = t->ins[k].t_held = false;
-		window_plan(t, k);
+		window_plan(t, k, &written);
 		if (t->page->mode != CODE64)
 			continue;
 		p.access[k] = access_of(t, &t->ins[k], &v);

@@ -142,7 +142,7 @@ static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) 
 static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
 /* The address is in window n; T: that window. addr: a register, or T. */
-static void window_load(struct translation *t, unsigned k, unsigned addr, unsigned n)
+static void window_load(struct translation *t, unsigned k, unsigned addr, unsigned n, bool by_sp)
 {
 	struct emit *e = &t->e;
 	u32 which = t->b->window_of[n];
@@ -150,13 +150,10 @@ static void window_load(struct translation *t, unsigned k, unsigned addr, unsign
 		e_mov(e, T, addr);
 	e_reg(e, E_W | 0xc1, 5, T);                      /* shr */
 	e8(e, WINDOW_BITS);
-	if (which) {
-		e_reg(e, E_W | (which < 0x80 ? 0x83 : 0x81), 7, T); /* cmp */
-		if (which < 0x80)
-			e8(e, which);
-		else
-			e32(e, which);
-	}
+	e_reg(e, E_W | 0x81, 7, T);                      /* cmp */
+	if (!by_sp)
+		t->map[k].window_at = (u16)(e->p - t->start);
+	e32(e, which);
 	cold_add(t, e_jcc(e, CC_NZ), k);
 	cold_last(t)->kind = X_WINDOW;
 	e_ctx_load(e, T, M_WINDOW(n));
@@ -333,7 +330,7 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		mem_constant(t, k, a->lin, store, x);
 		return;
 	}
-	unsigned window = a->bits ? N_WINDOWS : window_for(i, a);
+	unsigned window = a->bits ? N_WINDOWS : by_sp(i, a) ? i->window_stack : i->window;
 	struct ea low = first && window == N_WINDOWS ? group_lowest(i, a) : *a;
 	unsigned addr = address(e, &low, &add_base);
 	if (add_base)
@@ -341,7 +338,7 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
 	if (window < N_WINDOWS) {
-		window_load(t, k, addr, window);
+		window_load(t, k, addr, window, by_sp(i, a));
 	} else {
 		if (first)
 			page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);

@@ -117,11 +117,8 @@ void cold_emit(struct translation *t);
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
 
-/* The window that the operand's address is thought to be in. */
-static inline unsigned window_for(const struct tins *i, const struct ea *a)
-{
-	return i->kind == K_LEAVE || (!a->konst && a->base == HOST_SP) ? i->window_stack : i->window;
-}
+/* The access is where RSP is. */
+static inline bool by_sp(const struct tins *i, const struct ea *a) { return i->kind == K_LEAVE || (!a->konst && a->base == HOST_SP); }
 
 /* group.c */
 void groups_plan(struct translation *t);

@@ -207,7 +207,7 @@ static bool in_window(struct verifier *v, const struct path *p, sym a, unsigned 
 		return true;
 	for (unsigned k = 0; k < p->n_facts; k++) {
 		const struct fact *f = &p->facts[k];
-		if (f->kind != (which ? FACT_EQUAL : FACT_ZERO) || (which && (!sym_is_const(s, (sym)f->n, &x) || x != which)))
+		if (f->kind != FACT_EQUAL || !sym_is_const(s, (sym)f->n, &x) || x != which)
 			continue;
 		const struct atom *high = sym_single(s, f->of);
 		if (high && high->kind == AT_SHR && high->n == WINDOW_BITS && sym_is_const(s, sym_add(s, a, sym_scale(s, high->of, ~0ull)), &x) &&

@@ -43,6 +43,7 @@ enum { TICKS_BEFORE = 2, CREDIT_FIRST = 6000, CREDIT_TICK = 300, CREDIT_MAX = 12
 /* ---- sites: which window an instruction's accesses go to --------------------------------------------- */
 
 #define WAYS 4u
+#define CHANGES_MAX 8u /* then it is one that goes here and there */
 enum { UNKNOWN = N_WINDOWS + 1 };
 
 static u64 site_key(u64 lin, bool stack) { return lin << 1 | stack; }
@@ -87,20 +88,23 @@ unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess)
 	const struct window_site *s = site_find(b, site_key(lin, stack));
 	if (s && s->window != UNKNOWN)
 		return s->window;
-	unsigned n = window_of(b, guess);
-	return n < N_WINDOWS ? n : window_of(b, lin); /* no address as yet: as near as the code */
+	unsigned n = guess ? window_of(b, guess) : N_WINDOWS;
+	return n < N_WINDOWS ? n : b->window_last < b->n_windows ? b->window_last : window_of(b, lin);
 }
 
-void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea)
+unsigned window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea)
 {
 	struct window_site *s = site_make(b, site_key(lin, stack));
 	unsigned n = window_of(b, ea);
 	if (s->window == n || s->window == N_WINDOWS)
-		return;
-	s->window = (u8)(n == N_WINDOWS || s->changes == 2 ? N_WINDOWS : n);
+		return s->window;
+	s->window = (u8)(n == N_WINDOWS || s->changes == CHANGES_MAX ? N_WINDOWS : n);
 	s->changes++;
+	if (!stack)
+		b->window_last = (u8)n;
 	b->stats.window_sites++;
 	b->stats.window_sites_table += s->window == N_WINDOWS;
+	return s->window;
 }
 
 bool window_site_missed(struct bt *b, u64 lin)
