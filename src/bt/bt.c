@@ -149,6 +149,7 @@ static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool 
 	return on && k->valid ? n : 0;
 }
 
+#define WINDOW_CHANGES_MAX 8u /* then its addresses are here and there */
 /* The block has taken instruction n's access for one to another window than it goes to. True: it is mended; else it
  * is to be made anew. */
 static bool window_learn(struct bt *b, struct block *k, unsigned n)
@@ -159,17 +160,22 @@ static bool window_learn(struct bt *b, struct block *k, unsigned n)
 	if (!i)
 		return false;
 	touches(b->cpu, i, &t);
-	unsigned to = i->flags & IF_MEM ? window_site_learn(b, lin, false, t.lin[0]) : N_WINDOWS, at = k->map[n].window_at;
-	if (at && to < N_WINDOWS) {
-		u8 *site = b->rw + (k->checked - b->rx) + at;
-		if (ld32(site) != b->window_of[to]) {
-			st32(site, b->window_of[to]);
-			st32(site + WINDOW_SITE_DISP, (u32)(WINDOW_AT + 8 * (i32)to));
-			return true;
-		}
+	struct insn_map *m = &k->map[n];
+	unsigned to = i->flags & IF_MEM ? window_of(b, t.lin[0]) : N_WINDOWS;
+	u8 *site = b->rw + (k->checked - b->rx) + m->window_at;
+	if (!m->window_at || (to < N_WINDOWS && ld32(site) == b->window_of[to])) {
+		window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
+		return false;
 	}
-	window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
-	return false;
+	if (to == N_WINDOWS || m->window_changes++ == WINDOW_CHANGES_MAX) {
+		window_site_table(b, lin, false);
+		return false;
+	}
+	b->window_last = (u8)to;
+	b->stats.window_sites++;
+	st32(site, b->window_of[to]);
+	st32(site + WINDOW_SITE_DISP, (u32)(WINDOW_AT + 8 * (i32)to));
+	return true;
 }
 
 static bool units_usable(const struct cpu *c, const struct block *k)

@@ -119,7 +119,7 @@ struct window_page {
 	u32 ram;              /* page of RAM << 1 | mapped for stores */
 };
 struct window_pages { struct window_page *at; u32 n, cap, maps; };
-struct window_site { u64 key; u8 window, changes, misses; };
+struct window_site { u64 key; u8 window, changes, misses; }; /* window: N_WINDOWS: by the table */
 #define WINDOW_SITES 16384u
 #define WINDOW_REGIONS 12u
 struct space;
@@ -167,9 +167,10 @@ void window_destroy(struct bt *b);
 /* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
  * table. stack: the one by RSP. */
 unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess);
-/* The access led to ea, which is in another window. Returns the one that it is known for now, or N_WINDOWS. */
-unsigned window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
-/* Of a constant address; N_WINDOWS: none. */
+/* The access led to ea, which is in another window; again and again, and it goes by the table. */
+void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
+void window_site_table(struct bt *b, u64 lin, bool stack);
+/* The window of a linear address; N_WINDOWS: it has none. */
 unsigned window_of(struct bt *b, u64 lin);
 /* It faults, and there is nothing to be mapped. True: so often that it goes by the table from now on. */
 bool window_site_missed(struct bt *b, u64 lin);
@@ -216,6 +217,7 @@ struct insn_map {
 	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
 	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
 	u16 string_from;
+	u8 window_changes; /* how often that has been mended */
 	u16 window_at;   /* from the block's start: where WINDOW_SITE_BYTES of code say which window its operand is in; 0 */
 };
 /* At window_at: imm32 of the CMP with what is above WINDOW_BITS; a JNZ of 6 bytes; MOV r11, gs:[disp32], of 5 and 4. */

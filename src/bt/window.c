@@ -33,17 +33,18 @@
 _Static_assert(GUARD > WINDOW_REACH + 4096 && REGION_BYTES < MEM_ALIAS_STEP, "a region lies between two aliases of RAM");
 #define PAGE_BITS 27 /* of a window */
 #define PAGES_MAX_WINDOW (1u << 18)
+#define RUN_MAX 256 /* pages: what is mapped at once is also looked at, and may not be used */
 #define MAPS_MAX 24000 /* of all vCPUs; each may split one mapping in three, and the host allows a process 65530 */
 static _Atomic u32 maps;
 
-/* Costs, in calls to the host's kernel of 1 to 5 us: what a space may spend at first, what it gets for each tick (1 to
- * 10 ms) and at most has. */
-enum { TICKS_BEFORE = 2, CREDIT_FIRST = 6000, CREDIT_TICK = 300, CREDIT_MAX = 12000, TICKS_BANNED = 250 };
+/* What windows may cost, in calls to the host's kernel, of 3 to 7 us: a twentieth of the space's time, which is counted
+ * in ticks of its guest, 1 to 10 ms; a loan at the start. Where that is too little they are taken back, and given
+ * again when twice the time has gone by. */
+enum { TICKS_BEFORE = 25, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
 
 /* ---- sites: which window an instruction's accesses go to --------------------------------------------- */
 
 #define WAYS 4u
-#define CHANGES_MAX 8u /* then it is one that goes here and there */
 enum { UNKNOWN = N_WINDOWS + 1 };
 
 static u64 site_key(u64 lin, bool stack) { return lin << 1 | stack; }
@@ -92,19 +93,22 @@ unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess)
 	return n < N_WINDOWS ? n : b->window_last < b->n_windows ? b->window_last : window_of(b, lin);
 }
 
-unsigned window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea)
+void window_site_table(struct bt *b, u64 lin, bool stack)
+{
+	site_make(b, site_key(lin, stack))->window = N_WINDOWS;
+	b->stats.window_sites_table++;
+}
+
+void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea)
 {
 	struct window_site *s = site_make(b, site_key(lin, stack));
 	unsigned n = window_of(b, ea);
 	if (s->window == n || s->window == N_WINDOWS)
-		return s->window;
-	s->window = (u8)(n == N_WINDOWS || s->changes == CHANGES_MAX ? N_WINDOWS : n);
-	s->changes++;
-	if (!stack)
-		b->window_last = (u8)n;
-	b->stats.window_sites++;
-	b->stats.window_sites_table += s->window == N_WINDOWS;
-	return s->window;
+		return;
+	if (++s->changes > 2)
+		window_site_table(b, lin, stack);
+	else
+		s->window = (u8)n;
 }
 
 bool window_site_missed(struct bt *b, u64 lin)
@@ -113,9 +117,8 @@ bool window_site_missed(struct bt *b, u64 lin)
 	if (++s->misses < 16)
 		return false;
 	s->misses = 0;
-	s->window = N_WINDOWS;
-	site_make(b, site_key(lin, true))->window = N_WINDOWS;
-	b->stats.window_sites_table++;
+	window_site_table(b, lin, false);
+	window_site_table(b, lin, true);
 	return true;
 }
 
@@ -321,7 +324,7 @@ static bool map_run(struct bt *b, struct space *s, unsigned n, u64 lin, u32 ram,
 			s->credit = -1;
 			return false; /* those that were set are not there: unmapping them does no harm */
 		}
-	int prot = PROT_READ | (store ? PROT_WRITE : 0), flags = MAP_SHARED | MAP_FIXED | (pages <= 16 ? MAP_POPULATE : 0);
+	int prot = PROT_READ | (store ? PROT_WRITE : 0), flags = MAP_SHARED | MAP_FIXED | (pages <= 64 ? MAP_POPULATE : 0);
 	if (mmap(at, (u64)pages << 12, prot, flags, b->cpu->mem->fd, (off_t)((u64)ram << 12)) == MAP_FAILED)
 		bug("the host does not map %u pages of RAM in a window: %m", pages);
 	b->stats.window_pages += pages;
@@ -355,25 +358,54 @@ static bool mapped_so(const struct space *s, u32 page, u32 ram, bool store)
 	return p && p->ram >> 1 == ram && (p->ram & 1 || !store);
 }
 
-/* The page and those beside it that could be in a TLB as well. */
-static void fill_group(struct bt *b, struct space *s, unsigned n, u64 lin, u32 ram, bool store)
+/* Which pages beside lin's could be in a TLB as well, and follow it in RAM as they do in the address space: from the
+ * first to behind the last, relative to it. */
+static void neighbours(struct bt *b, const struct space *s, unsigned n, u64 lin, u32 ram, bool store, int *first, int *end)
 {
-	u64 gpa[MMU_GROUP], first = lin & ~(u64)(MMU_GROUP * 4096 - 1);
-	unsigned self = (unsigned)(lin >> 12) & (MMU_GROUP - 1);
-	u32 found = mmu_neighbours(b->cpu, lin, store, gpa), page[MMU_GROUP];
-	if (found && ram_page(b, gpa[self]) != ram)
-		found = 0; /* the TLB goes by what the tables said before */
-	for (unsigned k = 0; k < MMU_GROUP; k++) {
-		page[k] = k == self ? ram : found >> k & 1 ? ram_page(b, gpa[k]) : ~0u;
-		if (page[k] != ~0u && (mapped_so(s, page_number(n, first + k * 4096), page[k], store) || (k != self && store && atomic_load(&b->cpu->mem->code[page[k]].lines))))
-			page[k] = ~0u;
+	u64 gpa[MMU_GROUP], group = ~0ull;
+	u32 found = 0;
+	bool up = true;
+	*first = 0;
+	*end = 1;
+	for (int k = 1;; k += up ? 1 : -1) {
+		u64 at = lin + (u64)(i64)k * 4096;
+		unsigned in = (unsigned)(at >> 12) & (MMU_GROUP - 1);
+		bool there = k < RUN_MAX && k > -RUN_MAX && !((at ^ lin) >> 21); /* one table of the lowest level */
+		if (there && at / (MMU_GROUP * 4096) != group) {
+			struct walk w;
+			group = at / (MMU_GROUP * 4096);
+			found = mmu_neighbours(b->cpu, at, store, gpa);
+			if (mmu_used(b->cpu, at, store, &w)) {
+				found |= 1u << in;
+				gpa[in] = w.gpa;
+			}
+		}
+		u32 next = ram + (u32)k;
+		if (there && found >> in & 1 && ram_page(b, gpa[in]) == next && !mapped_so(s, page_number(n, at), next, store) &&
+		    (!store || !atomic_load(&b->cpu->mem->code[next].lines))) {
+			if (up)
+				*end = k + 1;
+			else
+				*first = k;
+			continue;
+		}
+		if (!up)
+			return;
+		up = false;
+		group = ~0ull;
+		k = 0;
 	}
-	for (unsigned k = 0, run; k < MMU_GROUP; k += run) {
-		for (run = 1; page[k] != ~0u && k + run < MMU_GROUP && page[k + run] == page[k] + run;)
-			run++;
-		if (page[k] != ~0u)
-			map_run(b, s, n, first + k * 4096, page[k], run, store);
-	}
+}
+
+/* The page and those that follow it, and that it follows. */
+static void fill_run(struct bt *b, struct space *s, unsigned n, u64 lin, u32 ram, bool store)
+{
+	struct walk w;
+	int first = 0, end = 1;
+	/* The TLB may still go by what the tables said before. */
+	if (mmu_used(b->cpu, lin, store, &w) && ram_page(b, w.gpa) == ram)
+		neighbours(b, s, n, lin, ram, store, &first, &end);
+	map_run(b, s, n, lin + (u64)(i64)first * 4096, ram + (u32)first, (u32)(end - first), store);
 }
 
 /* The space goes without windows: they cost too much. */
@@ -382,7 +414,7 @@ static void give_up(struct bt *b, struct space *s)
 	u32 ticks = s->ticks;
 	window_take(b, s);
 	s->ticks = ticks;
-	s->banned = ticks + TICKS_BANNED;
+	s->banned = 2 * ticks;
 }
 
 /* The page at lin, of window n. */
@@ -398,7 +430,7 @@ static bool fill(struct bt *b, struct space *s, unsigned n, u64 lin)
 	if (mapped_so(s, page, ram, store))
 		return false;
 	if (!fill_large(b, s, n, lin, store))
-		fill_group(b, s, n, lin, ram, store);
+		fill_run(b, s, n, lin & ~PAGE_MASK, ram, store);
 	return mapped_so(s, page, ram, store);
 }
 
@@ -461,20 +493,16 @@ void window_unmap(struct bt *b, struct space *s, u64 lin, u64 pages)
 	}
 }
 
-void window_check(struct bt *b, struct space *s)
+/* Marks those that are no longer as the tables have it: ram ~0. Returns how many. */
+static u32 mark_changed(struct bt *b, struct space *s)
 {
-	struct window_pages *w = &s->window;
-	u64 gpa[MMU_GROUP], of = 0;
-	u32 found = 0;
+	u64 gpa[MMU_GROUP], of = ~0ull;
+	u32 found = 0, changed = 0;
 	bool stores = false;
-	b->stats.window_checks++;
-	s->credit -= (i32)(w->n / 128);
-	for (u32 n = 0; n < w->cap && w->n;) {
-		struct window_page *p = &w->at[n];
-		if (!p->page) {
-			n++;
+	for (u32 n = 0; n < s->window.cap; n++) {
+		struct window_page *p = &s->window.at[n];
+		if (!p->page)
 			continue;
-		}
 		u64 lin = page_lin(b, p->page);
 		unsigned self = (unsigned)(lin >> 12) & (MMU_GROUP - 1);
 		bool store = p->ram & 1;
@@ -488,9 +516,26 @@ void window_check(struct bt *b, struct space *s)
 			stores = store;
 		}
 		if (found >> self & 1 && ram_page(b, gpa[self]) == p->ram >> 1)
-			n++;
+			continue;
+		p->ram = ~0u;
+		changed++;
+	}
+	return changed;
+}
+
+void window_check(struct bt *b, struct space *s)
+{
+	struct window_pages *w = &s->window;
+	u32 changed = mark_changed(b, s);
+	b->stats.window_checks++;
+	s->credit -= (i32)(w->n / 128);
+	if (changed > w->n / 4) /* all at once costs less a page */
+		clear(b, s);
+	for (u32 n = 0; n < w->cap && w->n;) {
+		if (w->at[n].page && w->at[n].ram == ~0u)
+			page_unmap(b, s, &w->at[n]); /* another may take its place */
 		else
-			page_unmap(b, s, p); /* another may take its place */
+			n++;
 	}
 	if (s->credit < 0)
 		give_up(b, s);
@@ -515,13 +560,13 @@ void window_tick(struct bt *b, struct space *s)
 		return;
 	s->ticks++;
 	if (s->windowed) {
-		s->credit = MIN(s->credit + CREDIT_TICK, MAX(s->credit, CREDIT_MAX));
+		s->credit = MAX(s->credit, MIN(s->credit + CREDIT_TICK, CREDIT_MAX));
 		return;
 	}
 	if (b->windows != WINDOWS_ON && s->ticks < (s->banned ? s->banned : TICKS_BEFORE))
 		return;
 	s->windowed = true;
-	s->credit = b->windows == WINDOWS_ON ? INT32_MAX / 2 : CREDIT_FIRST;
+	s->credit = b->windows == WINDOWS_ON ? INT32_MAX / 2 : CREDIT_FIRST + (i32)MIN(s->ticks, CREDIT_MAX / CREDIT_TICK) * CREDIT_TICK;
 	b->stats.windows_given++;
 }
 
