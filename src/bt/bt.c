@@ -305,7 +305,7 @@ static enum run_exit why_left(const struct cpu *c)
 /* What translations depend on beside the code and its page, and what seldom changes. */
 static u32 translation_mode(const struct cpu *c)
 {
-	u32 m = c->cr4 & CR4_TSD ? 1 : 0;
+	u32 m = (c->cr4 & CR4_TSD ? 1 : 0) | (c->cr4 & CR4_LA57 ? 1u << 31 : 0);
 	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
 		m |= (u32)(c->nofpu[f] == V_UD) << f;
 	return m;
