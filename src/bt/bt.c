@@ -175,6 +175,7 @@ static bool window_learn(struct bt *b, struct block *k, unsigned n)
 	b->stats.window_sites++;
 	st32(site, b->window_of[to]);
 	st32(site + WINDOW_SITE_DISP, (u32)(WINDOW_AT + 8 * (i32)to));
+	verify_again(b, k);
 	return true;
 }
 

@@ -514,6 +514,8 @@ void x87_resolve(struct bt *b, u32 id);
 bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e);
 /* For translate.c: a new block, verified if it is its turn; false: it must not be run (bug() where all are verified). */
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest);
+/* The same of a block that was changed since, where all are verified: it must still be in order. */
+void verify_again(struct bt *b, const struct block *k);
 void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
 

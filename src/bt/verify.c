@@ -823,6 +823,26 @@ bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 	bug("the block of guest code at %#lx is not what it should be, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, e.msg, g, h, c);
 }
 
+void verify_again(struct bt *b, const struct block *k)
+{
+	struct error e;
+	u8 guest[2 * 4096];
+	if (b->verify_every != 1 || !k->valid)
+		return;
+	if (k->made_from) {
+		memcpy(guest, k->made_from, k->guest_bytes);
+	} else {
+		unsigned off = (unsigned)(k->lin & PAGE_MASK), first = MIN(k->guest_bytes, 4096 - off);
+		memcpy(guest, k->page->host + off, first);
+		if (k->page2)
+			memcpy(guest + first, k->page2->host, k->guest_bytes - first);
+		if (atomic_load(&k->page->code->gen) != k->page->gen || (k->page2 && atomic_load(&k->page2->code->gen) != k->page2->gen))
+			return; /* no longer what it was made from */
+	}
+	if (!verify_block(b, k, guest, &e))
+		bug("the block of guest code at %#lx is not what it should be after a change, %s", (unsigned long)k->lin, e.msg);
+}
+
 void verify_init(struct bt *b)
 {
 	const char *s = getenv("RING3_BT_VERIFY");
