@@ -149,7 +149,7 @@ static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool 
 	return on && k->valid ? n : 0;
 }
 
-#define WINDOW_CHANGES_MAX 8u /* then its addresses are here and there */
+#define WINDOW_CHANGES_MAX 3u /* then its addresses are here and there */
 /* The block has taken instruction n's access for one to another window than it goes to. True: it is mended; else it
  * is to be made anew. */
 static bool window_learn(struct bt *b, struct block *k, unsigned n)
@@ -167,10 +167,18 @@ static bool window_learn(struct bt *b, struct block *k, unsigned n)
 		window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
 		return false;
 	}
-	if (to == N_WINDOWS || m->window_changes++ == WINDOW_CHANGES_MAX) {
+	unsigned from = 0;
+	while (from < b->n_windows && b->window_of[from] != ld32(site))
+		from++;
+	if (to < N_WINDOWS && m->window_changes == WINDOW_CHANGES_MAX && !m->window_two) {
+		window_site_two(b, lin, from, to);
+		return false;
+	}
+	if (to == N_WINDOWS || m->window_two) {
 		window_site_table(b, lin, false);
 		return false;
 	}
+	m->window_changes++;
 	b->window_last = (u8)to;
 	b->stats.window_sites++;
 	st32(site, b->window_of[to]);

@@ -119,7 +119,7 @@ struct window_page {
 	u32 ram;              /* page of RAM << 1 | mapped for stores */
 };
 struct window_pages { struct window_page *at; u32 n, cap, maps; };
-struct window_site { u64 key; u8 window, changes, misses; }; /* window: N_WINDOWS: by the table */
+struct window_site { u64 key; u8 window, second, changes, misses; }; /* window N_WINDOWS: by the table; second N_WINDOWS: none */
 #define WINDOW_SITES 16384u
 #define WINDOW_REGIONS 12u
 struct space;
@@ -165,11 +165,13 @@ void space_protect(struct bt *b, struct page_code *p);
 bool window_init(struct bt *b, struct error *e);
 void window_destroy(struct bt *b);
 /* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
- * table. stack: the one by RSP. */
-unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess);
+ * table. *second: by which other as well, or N_WINDOWS. stack: the one by RSP. */
+unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess, u8 *second);
 /* The access led to ea, which is in another window; again and again, and it goes by the table. */
 void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
 void window_site_table(struct bt *b, u64 lin, bool stack);
+/* It goes to these two. */
+void window_site_two(struct bt *b, u64 lin, unsigned one, unsigned other);
 /* The window of a linear address; N_WINDOWS: it has none. */
 unsigned window_of(struct bt *b, u64 lin);
 /* It faults, and there is nothing to be mapped. True: so often that it goes by the table from now on. */
@@ -218,6 +220,7 @@ struct insn_map {
 	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
 	u16 string_from;
 	u8 window_changes; /* how often that has been mended */
+	bool window_two; /* it has a second one */
 	u16 window_at;   /* from the block's start: where WINDOW_SITE_BYTES of code say which window its operand is in; 0 */
 };
 /* At window_at: imm32 of the CMP with what is above WINDOW_BITS; a JNZ of 6 bytes; MOV r11, gs:[disp32], of 5 and 4. */
@@ -314,7 +317,7 @@ struct stats {
 	    check_terms, checks_made, checks_failed;
 	u64 exits[X_KINDS], gates[N_GATES], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
 	u64 load_fills, store_fills, table_releases;
-	u64 windows_given, windows_taken, window_faults, window_pages, window_unmaps, window_checks, window_sites, window_sites_table;
+	u64 windows_given, windows_taken, window_faults, window_pages, window_unmaps, window_checks, window_sites, window_sites_two, window_sites_table;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
 	u64 verified, refused;
@@ -412,6 +415,7 @@ struct bt {
 	u8 window_last;           /* that a site was found to go to */
 	struct window_region region[WINDOW_REGIONS];
 	struct window_site *sites; /* by hash */
+	u64 site_known[1024];     /* a bit by hash: perhaps it is one of them */
 	u64 window_fault;         /* the host's address in a window where an access has faulted; 1: elsewhere; 0: none has */
 	int perf_fd;              /* -1: none */
 	u32 perf_lines;

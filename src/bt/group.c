@@ -365,13 +365,14 @@ static void window_plan(struct translation *t, unsigned k, u32 *written)
 	struct tins *i = &t->ins[k];
 	const ZydisDecodedOperand *m = memory_of(i);
 	struct ea a;
-	i->window = i->window_stack = N_WINDOWS;
+	i->window = i->window_stack = i->window_second = N_WINDOWS;
 	if (!t->page->klass.windowed)
 		return;
 	u64 lin = insn_lin_of(t, k);
-	i->window_stack = (u8)window_site(t->b, lin, true, t->b->cpu->regs[R_SP]);
+	u8 none;
+	i->window_stack = (u8)window_site(t->b, lin, true, t->b->cpu->regs[R_SP], &none);
 	if (m && operand_ea(t, i, m, &a))
-		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a, *written)));
+		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a, *written), &i->window_second));
 	*written |= overwritten(i);
 }
 

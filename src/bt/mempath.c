@@ -15,6 +15,8 @@
  * but for its displacement; the others are op reg, [T + disp], after mov T, gs:[slot] where T was lost. */
 #include "bt/tr.h"
 
+#define SECONDS_MAX 4u /* of a block: each doubles the verifier's paths through a group */
+
 bool mem_possible(const struct ea *a)
 {
 	if (a->konst)
@@ -27,7 +29,7 @@ bool mem_possible(const struct ea *a)
 void cold_add(struct translation *t, u8 *site, unsigned k)
 {
 	if (t->n_cold < ARRAY_LEN(t->cold))
-		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN };
+		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN, .second = N_WINDOWS };
 	else
 		t->e.full = true;
 }
@@ -74,7 +76,7 @@ void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind
 /* Jumps of one instruction that leave alike share what they lead to. */
 static bool leaves_as(const struct cold *a, const struct cold *b)
 {
-	return a->insn == b->insn && a->kind == b->kind && a->saved == b->saved && a->rcx == b->rcx && a->addr == b->addr;
+	return a->second == N_WINDOWS && b->second == N_WINDOWS && a->insn == b->insn && a->kind == b->kind && a->saved == b->saved && a->rcx == b->rcx && a->addr == b->addr;
 }
 
 void cold_emit(struct translation *t)
@@ -91,6 +93,14 @@ void cold_emit(struct translation *t)
 		e_set32(e, c->site, at);
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
+		if (c->second < N_WINDOWS) { /* T: what is above WINDOW_BITS */
+			e_reg(e, E_W | 0x81, 7, T);              /* cmp */
+			e32(e, t->b->window_of[c->second]);
+			u8 *neither = e_jcc(e, CC_NZ);
+			e_ctx_load(e, T, M_WINDOW(c->second));
+			e_jmp_to(e, c->back);
+			e_here32(e, neither);
+		}
 		if (c->kind == X_INDIRECT) {
 			if (c->addr != T)
 				e_mov(e, T, c->addr);
@@ -157,6 +167,12 @@ static void window_load(struct translation *t, unsigned k, unsigned addr, unsign
 	cold_add(t, e_jcc(e, CC_NZ), k);
 	cold_last(t)->kind = X_WINDOW;
 	e_ctx_load(e, T, M_WINDOW(n));
+	if (!by_sp && t->ins[k].window_second < N_WINDOWS && t->n_seconds < SECONDS_MAX) {
+		t->n_seconds++;
+		t->map[k].window_two = true;
+		cold_last(t)->second = t->ins[k].window_second;
+		cold_last(t)->back = emit_here(e);
+	}
 }
 
 /* A constant address. */

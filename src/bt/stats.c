@@ -116,6 +116,7 @@ static void count_tables(const struct bt *b, struct counters *t)
 	counter_add(t, "  unmapped", counter_read(&s->window_unmaps));
 	counter_add(t, "looked at again after a flush", counter_read(&s->window_checks));
 	counter_add(t, "instructions found to go elsewhere", counter_read(&s->window_sites));
+	counter_add(t, "  and to two windows in turn", counter_read(&s->window_sites_two));
 	counter_add(t, "  and left to the table", counter_read(&s->window_sites_table));
 	counter_add(t, "KiB now", __atomic_load_n(&b->table_pages, __ATOMIC_RELAXED) * 4ull);
 }

@@ -48,9 +48,11 @@ enum { TICKS_BEFORE = 25, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20
 enum { UNKNOWN = N_WINDOWS + 1 };
 
 static u64 site_key(u64 lin, bool stack) { return lin << 1 | stack; }
+static u64 site_hash(u64 key) { return key * 0x9e3779b97f4a7c15ull; }
+static bool site_perhaps(const struct bt *b, u64 key) { return b->site_known[site_hash(key) >> 54] >> (site_hash(key) >> 48 & 63) & 1; }
 static struct window_site *site_find(const struct bt *b, u64 key)
 {
-	struct window_site *s = &b->sites[(key * 0x9e3779b97f4a7c15ull) >> 50 & ~(u64)(WAYS - 1)];
+	struct window_site *s = &b->sites[site_hash(key) >> 50 & ~(u64)(WAYS - 1)];
 	for (unsigned n = 0; n < WAYS; n++)
 		if (s[n].key == key)
 			return &s[n];
@@ -64,11 +66,12 @@ static struct window_site *site_make(struct bt *b, u64 key)
 	struct window_site *s = site_find(b, key);
 	if (s)
 		return s;
-	s = &b->sites[(key * 0x9e3779b97f4a7c15ull) >> 50 & ~(u64)(WAYS - 1)];
+	s = &b->sites[site_hash(key) >> 50 & ~(u64)(WAYS - 1)];
 	for (unsigned n = 1; n < WAYS; n++)
 		if (!s[n].key || (s->key && s[n].window != N_WINDOWS && s->window == N_WINDOWS))
 			s = &s[n];
-	*s = (struct window_site){ .key = key, .window = UNKNOWN };
+	*s = (struct window_site){ .key = key, .window = UNKNOWN, .second = N_WINDOWS };
+	b->site_known[site_hash(key) >> 54] |= 1ull << (site_hash(key) >> 48 & 63);
 	return s;
 }
 
@@ -84,18 +87,35 @@ unsigned window_of(struct bt *b, u64 lin)
 	return b->n_windows++;
 }
 
-unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess)
+unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess, u8 *second)
 {
-	const struct window_site *s = site_find(b, site_key(lin, stack));
-	if (s && s->window != UNKNOWN)
+	u64 key = site_key(lin, stack);
+	const struct window_site *s = site_perhaps(b, key) ? site_find(b, key) : NULL;
+	*second = N_WINDOWS;
+	if (s && s->window != UNKNOWN) {
+		*second = s->second;
 		return s->window;
+	}
 	unsigned n = guess ? window_of(b, guess) : N_WINDOWS;
 	return n < N_WINDOWS ? n : b->window_last < b->n_windows ? b->window_last : window_of(b, lin);
 }
 
+void window_site_two(struct bt *b, u64 lin, unsigned one, unsigned other)
+{
+	struct window_site *s = site_make(b, site_key(lin, false));
+	if (s->second < N_WINDOWS) { /* known, but the block had no room for it */
+		window_site_table(b, lin, false);
+		return;
+	}
+	s->window = (u8)one;
+	s->second = (u8)other;
+	b->stats.window_sites_two++;
+}
+
 void window_site_table(struct bt *b, u64 lin, bool stack)
 {
-	site_make(b, site_key(lin, stack))->window = N_WINDOWS;
+	struct window_site *s = site_make(b, site_key(lin, stack));
+	s->window = s->second = N_WINDOWS;
 	b->stats.window_sites_table++;
 }
 
