@@ -462,6 +462,7 @@ static void vcpu_destroy(struct cpu *c)
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->sites);
 	free(b->memo);
 	free(b);
 }
@@ -490,7 +491,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
 	b->memo = memo_new();
-	if (!b->scratch || !b->memo || !window_init(b, e) || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	if (!b->scratch || !b->memo || !window_sites_init(b, e) || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;

@@ -162,7 +162,7 @@ bool space_stores(const struct bt *b, u64 lin); /* it has an entry for stores */
 /* Takes back every store entry of a page that comes to hold code. */
 void space_protect(struct bt *b, struct page_code *p);
 
-bool window_init(struct bt *b, struct error *e);
+bool window_sites_init(struct bt *b, struct error *e);
 void window_destroy(struct bt *b);
 /* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
  * table. *second: by which other as well, or N_WINDOWS. stack: the one by RSP. */
