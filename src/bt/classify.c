@@ -242,6 +242,8 @@ static enum kind branch_kind(const struct translation *t, const struct tins *i)
 	bool memory = o->type == ZYDIS_OPERAND_TYPE_MEMORY;
 	if (memory && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !eight_bytes_possible(t, i))
 		return K_INTERP_LAST;
+	if (direct && t->page->mode == CODE64 && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !cpu_canonical(t->b->cpu, t->lin + i->off + i->zi.length + o->imm.value.u))
+		return K_INTERP_LAST; /* the fault is the branch's */
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP: return direct ? K_JMP : K_JMP_IND;
 	case ZYDIS_MNEMONIC_CALL: return direct ? K_CALL : K_CALL_IND;

@@ -35,11 +35,13 @@ struct tins {
 	u16 group_span;      /* of the first: bytes from group_lo on that it has */
 	i32 group_lo;        /* relative to its own address */
 	i32 group_disp;      /* of others: from T */
+	u8 window, window_stack; /* its operand's, the one by RSP (window.c); N_WINDOWS: by the table */
+	u8 window_second;    /* where its operand is as well; N_WINDOWS: nowhere */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 	bool varies;         /* its immediate is read from the guest's code (selfcheck.c) */
 };
 /* A jump out of line, to leave. */
-struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
+struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; u8 second; /* window */ u8 *back; };
 
 #define SIDES_MAX 4u
 struct translation {
@@ -58,6 +60,7 @@ struct translation {
 	unsigned n_cold;
 	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
+	u8 n_seconds;
 	bool saved;          /* here, flags are in ctx.flags */
 	u64 ahead;
 	u8 classes;
@@ -115,6 +118,9 @@ void cold_emit(struct translation *t);
 /* Jumps by the bits of r under mask; clobbers the flags. */
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
+
+/* The access is where RSP is. */
+static inline bool by_sp(const struct tins *i, const struct ea *a) { return i->kind == K_LEAVE || (!a->konst && a->base == HOST_SP); }
 
 /* group.c */
 void groups_plan(struct translation *t);

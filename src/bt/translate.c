@@ -186,6 +186,7 @@ static void emit_body(struct translation *t)
 			t->e = e;
 			t->out = out;
 			t->n_cold = t->sides = 0;
+			t->n_seconds = 0;
 			emit_entries(t);
 		}
 		if (emit_one(t, k))

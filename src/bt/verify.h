@@ -21,6 +21,7 @@ enum atom_kind {
 	AT_SPACE,    /* n: the host's gs base for EFLAGS.AC clear, set; or 0 */
 	AT_ENTRY,    /* page-table entry of the page of `of`; n: of the store half; at: which load of it */
 	AT_ENTRY_AT, /* the same at table offset `at`; of: which load of it */
+	AT_WINDOW,   /* n: window n of the space */
 	AT_ROR,      /* of >> n rotated */
 	AT_LOW,      /* the low n bits of `of` */
 	AT_SHL,      /* of << n */

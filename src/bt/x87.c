@@ -83,7 +83,7 @@ void x87_resolve(struct bt *b, u32 id)
 	enum exit_kind kind = id & 15;
 	/* A block that was left by a branch has stored what is to be known of it; and a return may
 	 * have come from elsewhere in between. */
-	bool within = kind == X_INSN || kind == X_FAULT || kind == X_KICK || kind == X_GROUP;
+	bool within = kind == X_INSN || kind == X_FAULT || kind == X_KICK || kind == X_GROUP || kind == X_WINDOW;
 	bool operated = false, data = false;
 	c->fdp = x->fdp;
 	for (unsigned n = within ? id >> 4 & 63 : 0; n-- > 0 && !data;) {

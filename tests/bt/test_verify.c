@@ -15,9 +15,9 @@ static const struct sample { const char *name; const u8 *at, *end; } samples[] =
 /* ---- blocks ---------------------------------------------------------------------------------------- */
 
 /* Where a sample is in RAM, and at which linear addresses: as low as there, and high, where addresses
- * do not fit into 32 bits; as code that is watched and as code that checks itself. */
-static const struct way { u64 base; enum bt_code code; } ways[] = {
-	{ 0, CODE_WATCHED }, { 0x7f1234000000, CODE_WATCHED }, { 0, CODE_CHECKED },
+ * do not fit into 32 bits; as code that is watched and as code that checks itself; as user code that goes by windows. */
+static const struct way { u64 base; enum bt_code code; bool windowed; } ways[] = {
+	{ 0, CODE_WATCHED }, { 0x7f1234000000, CODE_WATCHED }, { 0, CODE_CHECKED }, { 0x7f1234000000, CODE_WATCHED, true },
 };
 #define WATCHED (&ways[0])
 #define CHECKED (&ways[2])
@@ -43,6 +43,9 @@ static struct block *block_of(const struct sample *s, const struct way *way)
 {
 	u64 phys = CODE + 0x1000 * (u64)(s - samples), base = way->base;
 	r.bt->code = way->code;
+	r.bt->windows = way->windowed ? WINDOWS_ON : WINDOWS_OFF;
+	if (way->windowed != (r.c->cpl == 3))
+		rig_fresh(way->windowed ? 3 : 0);
 	if (way->code == CODE_CHECKED)
 		other_immediates(s, phys + 0x200);
 	rig_code(phys + 0x200, s->at, (size_t)(s->end - s->at));
@@ -53,6 +56,7 @@ static struct block *block_of(const struct sample *s, const struct way *way)
 	if (!k)
 		fail_msg("%s has no block", s->name);
 	assert_true((k->made_from != NULL) == (way->code == CODE_CHECKED));
+	assert_true(k->page->klass.windowed == way->windowed);
 	if (!verify_block(r.bt, k, s->at, &e))
 		fail_msg("%s as it is: %s", s->name, e.msg);
 	return k;
@@ -151,7 +155,7 @@ static bool came_before(const struct sample *s, const struct block *k, const str
 	return false;
 }
 
-static bool insn_exit(u64 id) { return (id & 15) == X_INSN || (id & 15) == X_GROUP; }
+static bool insn_exit(u64 id) { return (id & 15) == X_INSN || (id & 15) == X_GROUP || (id & 15) == X_WINDOW; }
 
 /* Where a jump at its place in the block goes in the end, by way of other jumps; *insn: to an exit for
  * the interpreter; *again: to another. */
@@ -217,6 +221,27 @@ static bool kept_t(const struct sample *s, const struct block *k, u32 at)
 	return kept;
 }
 
+/* It makes an address in T of which nothing is used but in which window it is. */
+static bool only_looked_at(const struct block *k, const struct host *a)
+{
+	struct host h = *a;
+	while ((h.zi.mnemonic == ZYDIS_MNEMONIC_LEA || h.zi.mnemonic == ZYDIS_MNEMONIC_MOV || h.zi.mnemonic == ZYDIS_MNEMONIC_ADD) &&
+	       h.zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetId(h.zo[0].reg.value) == T)
+		if (!host_at(k, old, h.off + h.zi.length, &h))
+			return false;
+	return h.off != a->off && h.zi.mnemonic == ZYDIS_MNEMONIC_SHR && h.zo[1].imm.value.u == WINDOW_BITS;
+}
+/* The same sum with another constant, or none. */
+static bool same_but_constants(const struct host *a, const struct host *b)
+{
+	const ZydisDecodedOperand *x = &a->zo[1], *y = &b->zo[1];
+	if (b->zi.mnemonic != a->zi.mnemonic)
+		return a->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
+	if (x->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return y->type == x->type;
+	return x->type == ZYDIS_OPERAND_TYPE_MEMORY && y->type == x->type && x->mem.base == y->mem.base && x->mem.index == y->mem.index && x->mem.scale == y->mem.scale;
+}
+
 /* Why an accepted change is right to be accepted. NULL: it is not. */
 static const char *harmless(const struct sample *s, const struct block *k, const struct host *a, const struct host *b)
 {
@@ -230,8 +255,10 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	    (a->zo[0].mem.disp.value == CTX(save_rax) || a->zo[0].mem.disp.value == CTX(save_v)))
 		return "the register was kept there before";
 	i64 slot = a->zo[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? a->zo[1].mem.disp.value - CTX(group) : -1;
-	if (m == ZYDIS_MNEMONIC_MOV && slot >= 0 && slot < (i64)sizeof(r.bt->ctx->group) && kept_t(s, k, a->off))
+	if (m == ZYDIS_MNEMONIC_MOV && slot >= 0 && slot < (i64)sizeof(r.bt->ctx->group) && (kept_t(s, k, a->off) || k->page->klass.windowed /* the same sum anew */))
 		return "T was kept, and is what the slot has";
+	if (k->page->klass.windowed && only_looked_at(k, a) && same_but_constants(a, b))
+		return "of an address near by it is looked at whether it is in the window: the access itself is in it then, or faults";
 	if (m == ZYDIS_MNEMONIC_LAHF && b->zi.mnemonic == ZYDIS_MNEMONIC_SAHF)
 		return "which status flags are live is not looked at";
 	if (m == ZYDIS_MNEMONIC_JMP && b->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
