@@ -428,15 +428,18 @@ struct bt {
 };
 static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
 
+/* Its blocks are of the present class; windows come with the space. */
+static inline bool space_fits(const struct bt *b, const struct space *s)
+{
+	struct seg_class k = b->klass;
+	k.windowed = s->windowed && k.mode == CODE64;
+	return class_equal(&s->klass, &k);
+}
 /* The space of this index for the present address space and class, if it was chosen lately; NULL. */
 static inline struct space *space_near(const struct bt *b, enum mmu_index mmu)
 {
 	struct space *s = b->near[mmu];
-	if (!s || s->epoch != b->cpu->epoch || s->mmu != mmu)
-		return NULL;
-	struct seg_class k = b->klass;
-	k.windowed = s->windowed && k.mode == CODE64;
-	return class_equal(&s->klass, &k) ? s : NULL;
+	return s && s->epoch == b->cpu->epoch && s->mmu == mmu && space_fits(b, s) ? s : NULL;
 }
 /* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
 static inline void space_ac_pair(struct bt *b)

@@ -26,7 +26,7 @@ static struct space *space_known(struct bt *b)
 	struct space *s = space_near(b, c->mmu);
 	for (unsigned k = 0; k < N_SPACES && !s; k++) {
 		struct space *x = &b->spaces[k];
-		if (x->epoch == c->epoch && x->mmu < N_MMU && x->user == (x->mmu == MMU_USER) && class_equal(&x->klass, &b->klass))
+		if (x->epoch == c->epoch && x->mmu < N_MMU && x->user == (x->mmu == MMU_USER) && space_fits(b, x))
 			b->near[x->mmu] = x;
 	}
 	return s ? s : space_near(b, c->mmu);
