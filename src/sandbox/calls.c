@@ -156,7 +156,7 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 		if (calls & lists[k].when)
 			err = allow(ctx, lists[k].calls, lists[k].rules);
 	/* fstat by another name, which also takes paths: the C library looks so at a stream that is first used, and
-	 * does without. The helper's are answered by net_files.c. */
+	 * does without. The helper's are answered by paths.c. */
 	if (!err && !(calls & (CALLS_NET | CALLS_FILES)))
 		err = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(newfstatat), 0);
 	return err;
