@@ -22,8 +22,9 @@
 
 #define RESOLV_CONF "/etc/resolv.conf"
 
-/* malloc, when an arena shrinks; how many processors there are, for the number of arenas. */
-static const char *const librarys[] = { "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu/online", "/proc/stat", "/proc/cpuinfo" };
+/* malloc, when an arena shrinks; how many processors there are, for the number of arenas; how much memory, in qsort. */
+static const char *const librarys[] = { "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu/online", "/proc/stat", "/proc/cpuinfo",
+					"/proc/meminfo" };
 
 static int resolv_conf = -1;
 static bool is_helper;

@@ -222,6 +222,8 @@ static void fill_an_arena(void)
 		free(p[k]);
 }
 
+static int compare(const void *a, const void *b) { return memcmp(a, b, 8); }
+
 static void do_work(void)
 {
 	void *big = malloc(64 << 20), *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -230,6 +232,8 @@ static void do_work(void)
 		_exit(10);
 	memset(big, 1, 64 << 20);
 	free(realloc(big, 128 << 20));
+	static u64 many[4096];
+	qsort(many, ARRAY_LEN(many), sizeof(*many), compare);
 	fill_an_arena();
 	if (open("/proc/sys/vm/overcommit_memory", O_RDONLY) >= 0 || errno != ENOENT)
 		_exit(12);
