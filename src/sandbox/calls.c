@@ -32,8 +32,8 @@ static const int both[] = {
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(lseek), SCMP_SYS(fstat),
 	SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(dup), SCMP_SYS(accept), SCMP_SYS(accept4), SCMP_SYS(shutdown),
 	SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(sendto), SCMP_SYS(sendmsg), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt),
-	/* memory; mmap and mprotect are below */
-	SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
+	/* memory; mmap and mprotect are below; sysinfo: qsort, of how much there is */
+	SCMP_SYS(sysinfo), SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
 	/* signals, threads, time */
 	SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall), SCMP_SYS(futex), SCMP_SYS(sched_yield),
 	SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(getrandom),
@@ -158,7 +158,7 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 		if (calls & lists[k].when)
 			err = allow(ctx, lists[k].calls, lists[k].rules);
 	/* fstat by another name, which also takes paths: the C library looks so at a stream that is first used, and
-	 * does without. The helper's are answered by net_files.c. */
+	 * does without. The helper's are answered by paths.c. */
 	if (!err && !(calls & (CALLS_NET | CALLS_FILES)))
 		err = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(newfstatat), 0);
 	return err;

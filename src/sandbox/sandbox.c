@@ -37,7 +37,7 @@ static _Noreturn void stopped(int call)
 static void on_sigsys(int sig, siginfo_t *si, void *context)
 {
 	(void)sig;
-	if (si->si_code == SYS_SECCOMP && !net_files_answer(si, context))
+	if (si->si_code == SYS_SECCOMP && !paths_answer(si, context))
 		stopped(si->si_syscall);
 	if (si->si_code != SYS_SECCOMP)
 		threads_on_signal(si);
@@ -50,7 +50,7 @@ void sandbox_catch(void)
 
 static bool enter_landlock(const struct sandbox_folder *folders, int n, unsigned calls, struct error *e)
 {
-	/* The name server's file comes to the helper by seccomp (net_files.c). */
+	/* The name server's file comes to the helper by seccomp (paths.c). */
 	if (calls & CALLS_NET && !seccomp_is_there())
 		return error_set(e, "it would be without a name server, since this host has no seccomp");
 	int set = landlock_make(folders, n, calls & CALLS_NET, e);
@@ -107,6 +107,6 @@ bool sandbox_enter_net(enum sandbox_mode mode, struct error *e)
 {
 	if (mode == SANDBOX_OFF)
 		return true;
-	net_files_open();
+	paths_open_helpers();
 	return enter(mode, CALLS_NET, NULL, 0, e);
 }

@@ -1,7 +1,8 @@
 /* sandbox: what a process may still ask of the kernel once a guest runs in it.
  *
  * Two walls, one behind the other. seccomp: a list of calls and arguments (calls.c); anything else ends the
- * process, with the call's name on standard error and status SANDBOX_STATUS. No call on the lists opens,
+ * process, with the call's name on standard error and status SANDBOX_STATUS (paths.c has a few that the C
+ * library makes by itself: they fail). No call on the lists opens,
  * makes, removes or looks up a file, starts a program or a process, signals another process, or maps memory
  * that can be executed. Landlock: no file by any path, should seccomp's wall have a hole.
  *

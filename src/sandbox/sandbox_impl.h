@@ -23,8 +23,8 @@ bool landlock_restrict(int set); /* async-signal-safe */
 bool threads_each(bool (*fn)(int arg), int arg, struct error *e);
 bool threads_on_signal(const siginfo_t *si); /* of SIGSYS; false: it is not for threads_each */
 
-/* net_files.c: what the helper gets instead of files. */
-void net_files_open(void);
-bool net_files_answer(siginfo_t *si, void *context); /* false: not a call on a path */
+/* paths.c: what calls on paths get that are expected. */
+void paths_open_helpers(void);
+bool paths_answer(const siginfo_t *si, void *context); /* of SIGSYS; false: not one of them */
 
 #endif

@@ -210,6 +210,20 @@ static void blocked_signal(void **state)
 
 /* ---- what goes on working ----------------------------------------------------------------------------- */
 
+/* On a thread this is an arena of its own, and when it shrinks malloc wants to look at a file. */
+static void fill_an_arena(void)
+{
+	enum { N = 2000, BYTES = 60000 };
+	static char *p[N];
+
+	for (int k = 0; k < N; k++)
+		p[k] = memset(malloc(BYTES), 1, BYTES);
+	for (int k = N; k-- > 0;)
+		free(p[k]);
+}
+
+static int compare(const void *a, const void *b) { return memcmp(a, b, 8); }
+
 static void do_work(void)
 {
 	void *big = malloc(64 << 20), *p = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -218,6 +232,11 @@ static void do_work(void)
 		_exit(10);
 	memset(big, 1, 64 << 20);
 	free(realloc(big, 128 << 20));
+	static u64 many[4096];
+	qsort(many, ARRAY_LEN(many), sizeof(*many), compare);
+	fill_an_arena();
+	if (open("/proc/sys/vm/overcommit_memory", O_RDONLY) >= 0 || errno != ENOENT)
+		_exit(12);
 	printf("to a stream that was not used before\n");
 	fflush(stdout);
 	usleep(10);

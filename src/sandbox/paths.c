@@ -1,5 +1,10 @@
-/* What the network's helper gets of files: the content of /etc/resolv.conf, for the guest's name server, and
- * nothing else. libslirp looks whether that file has changed (stat) and reads it again then (fopen).
+/* The few paths that are asked for after entering, and are no attack.
+ *
+ * The C library looks at some of its own, and does without: they are not there for it. All others end a machine's
+ * process.
+ *
+ * The network's helper gets the content of /etc/resolv.conf, for the guest's name server, and is refused all
+ * others. libslirp looks whether that file has changed (stat) and reads it again then (fopen).
  *
  * The calls are stopped by the filter, and answered here as the kernel would: from a descriptor that was
  * opened before. So a change of the file is seen, but not another file put in its place (rename): then the
@@ -17,13 +22,17 @@
 
 #define RESOLV_CONF "/etc/resolv.conf"
 
-static int resolv_conf = -1;
-static bool answers; /* this process is the helper */
+/* malloc, when an arena shrinks; how many processors there are, for the number of arenas; how much memory, in qsort. */
+static const char *const librarys[] = { "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu/online", "/proc/stat", "/proc/cpuinfo",
+					"/proc/meminfo" };
 
-void net_files_open(void)
+static int resolv_conf = -1;
+static bool is_helper;
+
+void paths_open_helpers(void)
 {
 	resolv_conf = open(RESOLV_CONF, O_RDONLY | O_CLOEXEC);
-	answers = true;
+	is_helper = true;
 }
 
 static bool is_ours(const char *path) { return !strcmp(path, RESOLV_CONF); }
@@ -51,13 +60,10 @@ static long do_stat(const char *path, void *st)
 	return resolv_conf < 0 ? -ENOENT : do_fstat(resolv_conf, st);
 }
 
-bool net_files_answer(siginfo_t *si, void *context)
+static bool answer_helper(const siginfo_t *si, greg_t *r)
 {
-	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
 	long result;
 
-	if (!answers)
-		return false;
 	switch (si->si_syscall) {
 	case SYS_open: result = do_open((const char *)r[REG_RDI], (int)r[REG_RSI]); break;
 	case SYS_openat: result = do_open((const char *)r[REG_RSI], (int)r[REG_RDX]); break;
@@ -74,4 +80,23 @@ bool net_files_answer(siginfo_t *si, void *context)
 	}
 	r[REG_RAX] = result;
 	return true;
+}
+
+static bool answer_library(const siginfo_t *si, greg_t *r)
+{
+	const char *path = si->si_syscall == SYS_openat ? (const char *)r[REG_RSI] : si->si_syscall == SYS_open ? (const char *)r[REG_RDI] : NULL;
+
+	for (size_t k = 0; path && k < ARRAY_LEN(librarys); k++)
+		if (!strcmp(path, librarys[k])) {
+			r[REG_RAX] = -ENOENT;
+			return true;
+		}
+	return false;
+}
+
+bool paths_answer(const siginfo_t *si, void *context)
+{
+	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+
+	return is_helper ? answer_helper(si, r) : answer_library(si, r);
 }
