@@ -1,4 +1,4 @@
-/* What the files of gate.c share; see there for the invariants. Included after GATE_BEGIN's pragma. */
+/* What the files of gate.c share; see there for the invariants. Included after their pragma. */
 #ifndef RING3_BT_GATE_H
 #define RING3_BT_GATE_H
 
