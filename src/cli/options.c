@@ -30,7 +30,7 @@ static const struct kv_key boot_keys[] = {
 	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };
-static const char *const disk_bus_words[] = { "auto", "virtio", "ide", "ahci", NULL }; /* enum disk_bus */
+static const char *const disk_bus_words[] = { "auto", "virtio", "ide", "ahci", "nvme", NULL }; /* enum disk_bus */
 static const struct kv_key console_keys[] = {
 	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
 	{ "path", KV_STR, offsetof(struct serial_config, path), "file and socket: where; pty: a link to make" },
@@ -38,7 +38,7 @@ static const struct kv_key console_keys[] = {
 };
 static const struct kv_key disk_keys[] = {
 	BLOCK_KEYS(struct vm_config, disk[0].image),
-	{ "bus", KV_WORD, offsetof(struct vm_config, disk[0].bus), "auto (virtio; CDs ide), virtio, ide or ahci", .words = disk_bus_words },
+	{ "bus", KV_WORD, offsetof(struct vm_config, disk[0].bus), "auto (virtio; CDs ide), virtio, ide, ahci or nvme", .words = disk_bus_words },
 	{ "serial", KV_STR, offsetof(struct vm_config, disk[0].serial), "what the guest reads as serial number, at most 20 characters" },
 	{ "queues", KV_UINT, offsetof(struct vm_config, disk[0].queues), "request queues; default one a processor, at most 8", 1, 8 },
 };
@@ -73,7 +73,7 @@ static const struct option_row rows[] = {
 	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
 	{ "serial", 0, A_SERIAL, CFG(serial), "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times", KEYS(serial_keys) },
 	{ "console", 0, A_CONSOLE, CFG(console), "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times", KEYS(console_keys) },
-	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide|ahci,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },
+	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide|ahci|nvme,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },
 	{ "cdrom", 0, A_CD, ALL, "FILE|none[,bus=ide|ahci]", "a CD drive with that image, or empty", KEYS(disk_keys) },
 	{ "net", 0, A_NET, ALL, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times", KEYS(net_keys) },
 	{ "balloon", 0, A_BALLOON, ALL, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },

@@ -40,11 +40,11 @@ void ahci_update_irq(struct ahci *a)
 
 /* ---- resets ----------------------------------------------------------------------------------------- */
 
-static void power_on(struct ahci *a)
+static void reset_registers(struct ahci *a)
 {
 	a->ghc = a->is = a->told = 0;
 	for (unsigned k = 0; k < AHCI_PORTS; k++)
-		ahci_port_power_on(&a->port[k]);
+		ahci_port_clear(&a->port[k]);
 	ahci_update_irq(a);
 }
 
@@ -54,7 +54,7 @@ static void reset_when_idle(struct ahci *a)
 	for (unsigned k = 0; k < AHCI_PORTS; k++)
 		if (a->port[k].in_flight)
 			return;
-	power_on(a);
+	reset_registers(a);
 }
 
 void ahci_port_idle(struct ahci_port *p)
@@ -165,7 +165,7 @@ bool ahci_attach(struct device *dev, unsigned port, const struct ata_drive_confi
 	}
 	ata_attach(&p->drive, cfg, port);
 	p->drive.queues = true;
-	ahci_port_power_on(p);
+	ahci_port_clear(p);
 	return true;
 }
 
@@ -194,7 +194,9 @@ static void ahci_reset(struct device *dev)
 	struct ahci *a = container_of(dev, struct ahci, d);
 
 	pci_reset(&a->pci);
-	power_on(a);
+	for (unsigned k = 0; k < AHCI_PORTS; k++)
+		ata_power_on(&a->port[k].drive);
+	reset_registers(a);
 }
 
 /* done may ask the disk again, until the command is through. */

@@ -86,7 +86,7 @@ void ahci_port_idle(struct ahci_port *p);                     /* ending is over 
 u32 ahci_port_read(struct ahci_port *p, unsigned reg);
 void ahci_port_write(struct ahci_port *p, unsigned reg, u32 val);
 u32 ahci_port_is(const struct ahci_port *p);                  /* PxIS */
-void ahci_port_power_on(struct ahci_port *p);
+void ahci_port_clear(struct ahci_port *p);                    /* registers; the link comes up anew */
 void ahci_port_loaded(struct ahci_port *p);
 void ahci_port_abort(struct ahci_port *p);                    /* makes all commands inactive */
 void ahci_port_reset(struct ahci_port *p, enum ahci_reset r); /* now, or when it has ended */

@@ -50,7 +50,7 @@ static void link_up(struct ahci_port *p)
 {
 	if (!ahci_present(p))
 		return;
-	ata_power_on(&p->drive);
+	ata_reset(&p->drive); /* what SET FEATURES set stays: 13.5, Software Settings Preservation */
 	p->srst = 0;
 	p->serr |= SERR_N | SERR_X;
 	send_signature(p);
@@ -88,7 +88,7 @@ void ahci_port_reset(struct ahci_port *p, enum ahci_reset r)
 		ahci_port_reset_now(p);
 }
 
-void ahci_port_power_on(struct ahci_port *p)
+void ahci_port_clear(struct ahci_port *p)
 {
 	ahci_port_abort(p);
 	p->clb = p->fb = 0;

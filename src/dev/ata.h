@@ -91,7 +91,7 @@ static inline u64 ata_sectors(const struct ata_drive *d) { return block_size(d->
 
 /* unit: for a serial number where the configuration has none. */
 void ata_attach(struct ata_drive *d, const struct ata_drive_config *cfg, unsigned unit);
-/* Power-on and hardware reset; those that a SRST leaves alone are set by ata_power_on. */
+/* ata_reset: what settings SET FEATURES and SMART made stay; ata_power_on: they go as well. */
 void ata_reset(struct ata_drive *d);
 void ata_power_on(struct ata_drive *d);
 /* Values that only a damaged file can hold become ones that the code can meet. */

@@ -33,6 +33,8 @@ static void serial_ata(const struct ata_drive *d, u8 *out)
 	if (!d->queues)
 		return;
 	word(out, 76, (d->cd ? 0 : 0x0100) | 0x0006); /* queued commands, 1.5 and 3 Gbit/s */
+	word(out, 78, 0x0040);                 /* settings outlast resets, */
+	word(out, 79, 0x0040);                 /* and that is on */
 	word(out, 93, 0);                      /* no cable of the parallel kind */
 	if (!d->cd)
 		word(out, 75, 31);             /* 32 of them */

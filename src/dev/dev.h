@@ -174,6 +174,7 @@ extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
 extern const struct device_class ahci_class;     /* on PCI */
+extern const struct device_class nvme_class;     /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
 extern const struct device_class ns16550_class;  /* where ns16550_configure puts it */
@@ -224,6 +225,7 @@ struct ata_drive_config { struct block *blk; bool cd; const char *serial; };
 #define AHCI_PORTS 6u
 void ide_attach(struct device *d, unsigned unit, const struct ata_drive_config *cfg); /* 0, 1 on the first channel, 2, 3 on the second */
 bool ahci_attach(struct device *d, unsigned port, const struct ata_drive_config *cfg, struct error *e);
+void nvme_attach(struct device *d, struct block *blk, const char *serial);
 /* A CD drive while the machine runs: on the loop's thread, without the machine lock. */
 struct ata_drive;
 struct ata_drive *ide_drive_at(struct device *d, unsigned unit);

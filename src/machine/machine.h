@@ -33,7 +33,7 @@ struct boot_config {
 	bool menu;         /* firmware offers its menu */
 	u64 wait_ms;       /* for so long; default 2500 */
 };
-enum disk_bus { BUS_DEFAULT /* virtio, of a CD IDE */, BUS_VIRTIO, BUS_IDE, BUS_AHCI };
+enum disk_bus { BUS_DEFAULT /* virtio, of a CD IDE */, BUS_VIRTIO, BUS_IDE, BUS_AHCI, BUS_NVME };
 struct disk_config {
 	struct block_options image; /* cd: the file "none" is an empty drive */
 	bool cd;           /* a CD drive: not virtio */

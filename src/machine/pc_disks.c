@@ -80,6 +80,19 @@ static bool add_ahci(struct machine *m, const struct disk_config *c, struct bloc
 	return true;
 }
 
+static bool add_nvme(struct machine *m, const struct disk_config *c, struct block *b, struct error *e)
+{
+	struct device *d;
+
+	if (!pc_add_device(m, &nvme_class, &d, e))
+		return false;
+	if (b)
+		nvme_attach(d, b, c->serial ? c->serial : base_name(c->image.file));
+	/* OVMF knows the node by this name, whatever the function's identity. */
+	pc_boot_device(m, 'c', "/pci@i0cf8/pci8086,5845@%x/namespace@1,0", d->function->dev);
+	return true;
+}
+
 static enum disk_bus bus_of(const struct disk_config *c)
 {
 	return c->bus != BUS_DEFAULT ? (enum disk_bus)c->bus : c->cd ? BUS_IDE : BUS_VIRTIO;
@@ -87,7 +100,7 @@ static enum disk_bus bus_of(const struct disk_config *c)
 
 const char *pc_disk_bus(const struct disk_config *c)
 {
-	static const char *const names[] = { [BUS_VIRTIO] = "virtio", [BUS_IDE] = "ide", [BUS_AHCI] = "ahci" };
+	static const char *const names[] = { [BUS_VIRTIO] = "virtio", [BUS_IDE] = "ide", [BUS_AHCI] = "ahci", [BUS_NVME] = "nvme" };
 
 	return names[bus_of(c)];
 }
@@ -99,13 +112,15 @@ static bool add_disk(struct machine *m, int k, struct error *e)
 
 	if (!c->image.file)
 		return error_set(e, "%s: needs a file", option(c));
+	if (c->cd && bus_of(c) != BUS_IDE && bus_of(c) != BUS_AHCI)
+		return error_set(e, "--cdrom %s: a CD drive is not %s; use bus=ide or ahci", c->image.file, pc_disk_bus(c));
 	if (!m->cfg->dry_run && !empty && !(m->disk[k] = block_open(&c->image, m->loop, e)))
 		return error_prefix(e, "%s", option(c));
 	switch (bus_of(c)) {
 	case BUS_IDE: return add_ide(m, c, m->disk[k], e);
 	case BUS_AHCI: return add_ahci(m, c, m->disk[k], e);
-	default: return c->cd ? error_set(e, "--cdrom %s: a CD drive is not virtio; use bus=ide or ahci", c->image.file) :
-				add_virtio(m, c, m->disk[k], e);
+	case BUS_NVME: return add_nvme(m, c, m->disk[k], e);
+	default: return add_virtio(m, c, m->disk[k], e);
 	}
 }
 

@@ -1,3 +1,7 @@
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "board.h"
 
 static void on_reset(void *arg) { ((struct board *)arg)->resets++; }
@@ -210,6 +214,26 @@ void board_at(struct board *b, u64 ns)
 void board_advance(struct board *b, u64 ns)
 {
 	board_at(b, clock_ns(&b->clock) + ns);
+}
+
+struct block *board_image(const char *name, size_t bytes, bool read_only, const struct file_hooks *hooks)
+{
+	struct error e;
+	char path[64];
+	u8 *content = malloc(bytes);
+	int fd = memfd_create(name, 0);
+
+	for (size_t k = 0; k < bytes; k++)
+		content[k] = (u8)(k ^ k >> 9);
+	assert_int_equal(pwrite(fd, content, bytes, 0), bytes);
+	free(content);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	struct block *d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .read_only = read_only,
+							      .aio = BLOCK_AIO_THREADS, .hooks = hooks }, NULL, &e);
+	if (!d)
+		fail_msg("%s", e.msg);
+	close(fd); /* the disk has its own */
+	return d;
 }
 
 void round_trip(struct device *d)

@@ -6,6 +6,7 @@
 
 #include "test.h"
 #include "dev/dev.h"
+#include "block/file.h"
 
 struct board {
 	struct mem mem;
@@ -54,6 +55,9 @@ int board_take(struct board *b);
 /* Moves the clock to ns, or by ns, and runs what is due there. */
 void board_at(struct board *b, u64 ns);
 void board_advance(struct board *b, u64 ns);
+
+/* An open disk of that many bytes, byte k of it k ^ k >> 9; turned by block_poll. */
+struct block *board_image(const char *name, size_t bytes, bool read_only, const struct file_hooks *hooks);
 
 /* Save, load into the same device, save: equal, and loading succeeds. */
 void round_trip(struct device *d);

@@ -1,12 +1,8 @@
 /* AHCI: what drivers and firmware do with the registers, on a disk of 64 sectors of its own pattern (port 0) and
  * a CD of 16 sectors (port 1). AHCI 1.3.1; ACS-3. */
 #include <errno.h>
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "board.h"
-#include "block/file.h"
 #include "dev/ahci_impl.h"
 
 #define DISK_SECTORS 64u
@@ -35,25 +31,6 @@ static int host_begins(void *arg, enum file_what what, u64 offset, u64 len, cons
 static void host_ends(void *arg, enum file_what what, u64 id, int error) { }
 
 static const struct file_hooks hooks = { host_begins, host_ends, NULL };
-
-static struct block *image(const char *name, size_t bytes, bool read_only)
-{
-	struct error e;
-	char path[64];
-	u8 *content = malloc(bytes);
-	int fd = memfd_create(name, 0);
-
-	for (size_t k = 0; k < bytes; k++)
-		content[k] = (u8)(k ^ k >> 9);
-	assert_int_equal(pwrite(fd, content, bytes, 0), bytes);
-	free(content);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	struct block *d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .read_only = read_only,
-							      .aio = BLOCK_AIO_THREADS, .hooks = &hooks }, NULL, &e);
-	if (!d)
-		fail_msg("%s", e.msg);
-	return d;
-}
 
 /* ---- access ------------------------------------------------------------------------------------- */
 
@@ -89,8 +66,8 @@ static int setup(void **state)
 	failing = false;
 	syncs = punches = 0;
 	b = board_new(&ahci_class);
-	disk = image("disk", DISK_SECTORS * 512, false);
-	cd = image("cd", CD_SECTORS * 2048, true);
+	disk = board_image("disk", DISK_SECTORS * 512, false, &hooks);
+	cd = board_image("cd", CD_SECTORS * 2048, true, &hooks);
 	mem_lock(&b->mem);
 	assert_true(ahci_attach(b->dev, 0, &(struct ata_drive_config){ disk, false, "SERIAL7" }, &e));
 	assert_true(ahci_attach(b->dev, 1, &(struct ata_drive_config){ cd, true, NULL }, &e));
@@ -479,6 +456,18 @@ static void smart(void **state)
 	assert_int_equal(fis_byte(0, 0x45) | fis_byte(0, 0x46) << 8, 0x2cf4);
 }
 
+/* A kernel that is loaded where another one's code was. */
+static void code_that_is_read_over(void **state)
+{
+	struct page_code *p = mem_page(&b->mem, DATA).code;
+	u32 gen;
+
+	mem_code_mark(p, 0x100, 4);
+	gen = p->gen;
+	command(0x25, 0, 1, 0, 512);
+	assert_int_not_equal(p->gen, gen);
+}
+
 /* ---- queues ------------------------------------------------------------------------------------------ */
 
 static void queue(unsigned slot, bool write, u64 lba, u16 sectors, bool fua)
@@ -675,6 +664,7 @@ static void a_stop_in_the_middle(void **state)
 
 static void a_reset_in_the_middle(void **state)
 {
+	command(0xef, 0, 0, 0x82, 0);               /* no write cache, and it stays so */
 	queue(0, false, 0, 1, false);
 	go(1);
 	set_port(0, CMD, CMD_FRE);
@@ -696,8 +686,20 @@ static void a_reset_in_the_middle(void **state)
 	assert_int_equal(hba(GHC), 1u << 31);
 	assert_int_equal(port(0, CI) | port(0, CLB) | port(0, PIE), 0);
 	start_port(0);
-	command(0x25, 5, 1, 0, 512);
+	command(0x35, 5, 1, 0, 512);
 	assert_ended(0, IS_DHRS);
+	assert_int_equal(syncs, 1);
+	mem_lock(&b->mem);
+	b->dev->cls->reset(b->dev);                 /* the machine's: as when it was switched on */
+	mem_unlock(&b->mem);
+	mem_port_write(&b->mem, 0xcf8, 0x80000024 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, (u32)bar, 4);
+	mem_port_write(&b->mem, 0xcf8, 0x80000004 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, PCI_CMD_MEM | PCI_CMD_MASTER, 2);
+	start_port(0);
+	command(0x35, 5, 1, 0, 512);
+	assert_ended(0, IS_DHRS);
+	assert_int_equal(syncs, 1);
 }
 
 static void a_software_reset(void **state)
@@ -747,7 +749,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(registers), T(the_first_fis_waits_for_its_place), T(interrupts_by_level), T(interrupts_by_message), T(identifies),
-		T(reads_and_writes), T(memory_in_tiny_pieces), T(refuses_what_is_not_there), T(host_errors), T(trims), T(smart),
+		T(reads_and_writes), T(memory_in_tiny_pieces), T(refuses_what_is_not_there), T(host_errors), T(trims), T(smart), T(code_that_is_read_over),
 		T(queued_commands), T(a_queued_command_fails), T(both_kinds_at_once_end_all), T(cd_reads), T(cd_says_why_not),
 		T(memory_that_is_not_there), T(waits_for_bus_master), T(a_stop_in_the_middle), T(a_reset_in_the_middle), T(a_software_reset),
 		T(state_goes_round),

@@ -1,9 +1,5 @@
 /* IDE: what drivers and firmware do with the registers, on a disk of 64 sectors of its own pattern and
  * a CD of 16 sectors. ATA/ATAPI-6; 82371SB datasheet. */
-#include <stdio.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "board.h"
 #include "dev/ide_impl.h"
 
@@ -13,30 +9,11 @@
 static struct board *b;
 static struct block *disk, *cd, *big; /* big: NULL but in one test */
 
-static struct block *image(const char *name, size_t bytes, bool read_only)
-{
-	struct error e;
-	char path[64];
-	u8 *content = malloc(bytes);
-	int fd = memfd_create(name, 0);
-
-	for (size_t k = 0; k < bytes; k++)
-		content[k] = (u8)(k ^ k >> 9);
-	assert_int_equal(pwrite(fd, content, bytes, 0), bytes);
-	free(content);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	struct block *d = block_open(&(struct block_options){ .file = path, .format = BLOCK_RAW, .read_only = read_only,
-							      .aio = BLOCK_AIO_THREADS }, NULL, &e);
-	if (!d)
-		fail_msg("%s", e.msg);
-	return d;
-}
-
 static int setup(void **state)
 {
 	b = board_new(&ide_class);
-	disk = image("disk", DISK_SECTORS * 512, false);
-	cd = image("cd", CD_SECTORS * 2048, true);
+	disk = board_image("disk", DISK_SECTORS * 512, false, NULL);
+	cd = board_image("cd", CD_SECTORS * 2048, true, NULL);
 	mem_lock(&b->mem);
 	ide_attach(b->dev, 0, &(struct ata_drive_config){ disk, false, "SERIAL7" });
 	ide_attach(b->dev, 2, &(struct ata_drive_config){ cd, true, NULL });
@@ -289,6 +266,63 @@ static void a_table_too_short_fails(void **state)
 	assert_true(wait_idle(FIRST) & ST_DRQ);
 }
 
+static void trims(void **state)
+{
+	static const u32 from[][2] = { { 0x10000, 512 } };
+	u8 ranges[512] = { 0 }, data[512];
+	u16 bm = bus_master();
+
+	enable_master();
+	put_table(0x1000, from, 1);
+	mem_port_write(&b->mem, bm + 4, 0x1000, 4);
+	st64(ranges + 8, 10 | 2ull << 48);
+	st64(ranges + 504, 30 | 1ull << 48);
+	mem_write(&b->mem, 0x10000, ranges, sizeof(ranges));
+	for (unsigned bad = 0; bad < 2; bad++) {
+		st64(ranges + 16, bad ? 64 | 1ull << 48 : 0);
+		mem_write(&b->mem, 0x10000, ranges, sizeof(ranges));
+		out8(b, bm, 0);
+		out8(b, bm, 1);
+		out8(b, FIRST + 1, 0);
+		out8(b, FIRST + 1, 1);
+		out8(b, FIRST + 2, 0);
+		command28(FIRST, 0xe0, 0, 1, 0x06);
+		assert_int_equal(wait_idle(FIRST), ST_DRDY | ST_DSC | (bad ? ST_ERR : 0));
+		assert_true(irq14());
+		assert_int_equal(in8(b, bm + 2) & 3, 0);
+	}
+	static const unsigned zero[] = { 10, 11, 30 };
+	for (unsigned k = 0; k < ARRAY_LEN(zero); k++) {
+		assert_int_equal(block_read(disk, zero[k] * 512, data, 512), 0);
+		for (unsigned j = 0; j < 512; j++)
+			assert_int_equal(data[j], 0);
+	}
+	assert_int_equal(block_read(disk, 12 * 512, data, 512), 0);
+	assert_pattern(data, 12 * 512, 512);
+}
+
+static void smart_and_logs(void **state)
+{
+	u8 page[512];
+
+	out8(b, FIRST + 1, 0xd0);
+	command28(FIRST, 0xe0, 0xc24f00, 1, 0xb0);
+	assert_true(wait_idle(FIRST) & ST_DRQ);
+	read_words(FIRST, page, sizeof(page));
+	assert_int_equal(page[2], 187);
+	command28(FIRST, 0xe0, 0, 0, 0x00);          /* both bytes of each register */
+	command28(FIRST, 0xe0, 0, 1, 0x2f);          /* the directory: nothing of queues here */
+	assert_true(wait_idle(FIRST) & ST_DRQ);
+	read_words(FIRST, page, sizeof(page));
+	assert_int_equal(ld16(page), 1);
+	assert_int_equal(ld16(page + 0x20), 0);
+	command28(FIRST, 0xe0, 0, 0, 0x00);
+	command28(FIRST, 0xe0, 0x10, 1, 0x2f);
+	assert_true(wait_idle(FIRST) & ST_ERR);
+	command28(FIRST, 0xe0, 0, 1, 0x60);          /* nor queued commands */
+	assert_true(wait_idle(FIRST) & ST_ERR);
+}
+
 /* ---- CD ---------------------------------------------------------------------------------------------- */
 
 static void packet(u8 device, u16 limit, const u8 *cmd)
@@ -403,7 +437,7 @@ static void the_guest_opens_the_tray(void **state)
 static void the_host_changes_media(void **state)
 {
 	static const u8 capacity[12] = { 0x25 };
-	struct block *other = image("other", 5 * 2048, true);
+	struct block *other = board_image("other", 5 * 2048, true, NULL);
 	struct ata_drive *d = ide_drive_at(b->dev, 2);
 	struct error e;
 	u8 data[8];
@@ -444,7 +478,7 @@ static void a_medium_that_goes_in_the_middle(void **state)
 	unsigned k = 1;
 	u16 bm = bus_master();
 
-	big = image("big", SECTORS * 2048, true);
+	big = board_image("big", SECTORS * 2048, true, NULL);
 	change(2, big);
 	sense_is(0xa0, ready, 6, 0x28, 0);
 	packet(0xa0, 2048, read); /* through the port, sector by sector */
@@ -524,8 +558,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(signatures), T(identifies), T(reads_and_writes_by_pio), T(reads_multiple_by_chs_and_48_bits), T(refuses_what_is_not_there),
-		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(cd_reads), T(cd_says_why_not), T(the_guest_opens_the_tray), T(the_host_changes_media), T(a_medium_that_goes_in_the_middle),
-		T(a_reset_in_the_middle),
+		T(reads_and_writes_by_dma), T(a_table_too_short_fails), T(trims), T(smart_and_logs), T(cd_reads), T(cd_says_why_not), T(the_guest_opens_the_tray),
+		T(the_host_changes_media), T(a_medium_that_goes_in_the_middle), T(a_reset_in_the_middle),
 		T(state_in_the_middle_of_a_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,7 @@ struct board {
 	struct loop *loop;
 	struct net *net;
 	struct lapic *lapic;
+	u8 nvme_tails[4];
 };
 
 static void ignore(void *arg) { (void)arg; }
@@ -72,7 +73,7 @@ static struct block *disk(void)
 	return d;
 }
 
-static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class; }
+static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class || b->dev->cls == &nvme_class; }
 
 #define FLASH (64u << 10)
 
@@ -91,6 +92,8 @@ static void connect_device(struct board *b, const struct device_class *cls)
 		    !ahci_attach(b->dev, 1, &(struct ata_drive_config){ disk(), true, NULL }, &e) ||
 		    !ahci_attach(b->dev, 2, &(struct ata_drive_config){ NULL, true, NULL }, &e))
 			bug("%s", e.msg);
+	} else if (cls == &nvme_class) {
+		nvme_attach(b->dev, disk(), "serial");
 	} else if (cls == &pflash_class) {
 		memset(flash, 0xff, FLASH);
 		pflash_attach(b->dev, 0xffc00000, flash, FLASH);
@@ -233,6 +236,66 @@ static void ahci_issue(struct board *b, struct input *in)
 	}
 	mem_phys_write(&b->mem, port + 0x34, 1u << slot, 4);
 	mem_phys_write(&b->mem, port + 0x38, 1u << slot, 4);
+}
+
+/* ---- NVMe ---- */
+
+/* The admin queues are at 0x1000 and 0x2000, the others' submissions and completions at 0x3000 and 0x9000 and each 0x1000 behind. */
+static void nvme_put(struct board *b, unsigned queue, const u8 *command)
+{
+	u64 at = b->dev->function->bar[0].base, doorbell = at + 0x1000 + 8 * queue, base = queue ? 0x2000 + 0x1000 * queue : 0x1000;
+	u8 *tails = b->nvme_tails;
+
+	mem_write(&b->mem, base + 64 * (tails[queue] % 16), command, 64);
+	tails[queue]++;
+	mem_phys_write(&b->mem, doorbell, tails[queue] % 16, 4);
+}
+
+static void nvme_create(struct board *b, u8 opcode, unsigned queue, u64 base, u32 how)
+{
+	u8 command[64] = { opcode };
+
+	st64(command + 24, base);
+	st32(command + 40, queue | 15u << 16);
+	st32(command + 44, how);
+	nvme_put(b, 0, command);
+}
+
+static void nvme_start(struct board *b, struct input *in)
+{
+	u64 at = b->dev->function->bar[0].base;
+	u8 how = (u8)take(in, 1);
+
+	mem_port_write(&b->mem, 0xcf8, 0x80000004 | (u32)b->dev->function->dev << 11, 4);
+	mem_port_write(&b->mem, 0xcfc, 6, 2);
+	memset(b->nvme_tails, 0, sizeof(b->nvme_tails));
+	mem_phys_write(&b->mem, at + 0x14, 0, 4);
+	mem_phys_write(&b->mem, at + 0x24, 15 | 15 << 16, 4);
+	mem_phys_write(&b->mem, at + 0x28, 0x1000, 4);
+	mem_phys_write(&b->mem, at + 0x30, 0x2000, 4);
+	mem_phys_write(&b->mem, at + 0x14, 0x460001, 4);
+	for (unsigned k = 1; k < 4; k++) {
+		nvme_create(b, 5, k, 0x8000 + 0x1000 * k, how & 1 ? 3 : 1);
+		nvme_create(b, 1, k, 0x2000 + 0x1000 * k, 1 | (how & 2 ? 1 : k) << 16);
+	}
+}
+
+static void nvme_issue(struct board *b, struct input *in)
+{
+	static const u8 admin[] = { 0, 1, 2, 4, 5, 6, 8, 9, 10, 12 }, io[] = { 0, 1, 2, 8, 9, 1, 2, 1, 2 };
+	u8 kind = (u8)take(in, 1), command[64] = { 0 };
+	unsigned queue = kind & 3;
+
+	command[0] = kind & 0x80 ? (u8)take(in, 1) : queue ? io[(kind >> 2) % sizeof(io)] : admin[(kind >> 2) % sizeof(admin)];
+	st16(command + 2, kind);
+	st32(command + 4, kind & 0x40 ? (u32)take(in, 1) : queue || command[0] == 6);
+	st64(command + 24, (take(in, 1) & 0x1f) << 12 | take(in, 1) << 2);
+	st64(command + 32, kind & 0x20 ? take(in, 3) : 0x20000);
+	st32(command + 40, (u32)take(in, 2));
+	st32(command + 44, (u32)take(in, 1) << 16 * (take(in, 1) & 1));
+	st32(command + 48, (u32)take(in, 2) | (u32)take(in, 1) << 24);
+	nvme_put(b, queue, command);
+	mem_phys_write(&b->mem, b->dev->function->bar[0].base + 0x1004 + 8 * queue, take(in, 1) & 15, 4);
 }
 
 static void virtio_from_outside(struct board *b, struct input *in)
@@ -470,8 +533,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 				lapic_msr_read(b.lapic, msr, &v);
 			break;
 		}
-		case 6: (b.dev->cls == &ahci_class ? ahci_start : bring_up)(&b, &in); break;
-		case 7: (b.dev->cls == &ahci_class ? ahci_issue : offer)(&b, &in); break;
+		case 6: (b.dev->cls == &ahci_class ? ahci_start : b.dev->cls == &nvme_class ? nvme_start : bring_up)(&b, &in); break;
+		case 7: (b.dev->cls == &ahci_class ? ahci_issue : b.dev->cls == &nvme_class ? nvme_issue : offer)(&b, &in); break;
 		case 8: virtio_from_outside(&b, &in); break;
 		default: access_register(&b, &in, what);
 		}
