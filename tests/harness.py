@@ -44,8 +44,12 @@ def run(*args, timeout=60, stdin=b"", **kw):
     return subprocess.CompletedProcess(p.args, p.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
+started = []  # what a test that fails may leave running
+
+
 def start(*args, **kw):
-    return subprocess.Popen([RING3, *map(str, args)], **kw)
+    started.append(subprocess.Popen([RING3, *map(str, args)], **kw))
+    return started[-1]
 
 
 class Terminal:
@@ -56,8 +60,7 @@ class Terminal:
         self.before = termios.tcgetattr(self.slave)
         self.text = ""
         self.seen = 0
-        self.p = subprocess.Popen([RING3, *map(str, args)], stdin=self.slave, stdout=self.slave,
-                                  stderr=self.slave, start_new_session=True, **kw)
+        self.p = start(*args, stdin=self.slave, stdout=self.slave, stderr=self.slave, start_new_session=True, **kw)
 
     def read(self, seconds):
         if select.select([self.master], [], [], seconds)[0]:
@@ -137,10 +140,11 @@ class Named:
 
 
 class NamedTerminal(Named, Terminal):
-    """A machine with its serial console on a terminal, and a name."""
+    """A machine with its serial console on a terminal, and a name; env: more of its environment."""
 
-    def __init__(self, d, *args):
+    def __init__(self, d, *args, **env):
         self.take_name(d)
+        self.env |= env
         Terminal.__init__(self, "run", "--name", self.name, *args, env=self.env)
 
 
@@ -241,6 +245,11 @@ def main(cases):
         except Exception:
             failed += 1
             verdict = "FAILED\n" + traceback.format_exc()
+        for p in started:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+        started.clear()
         print(f"{case.__name__} ({time.monotonic() - t:.1f} s): {verdict}", flush=True)
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     sys.exit(1 if failed else 77 if skipped and not passed else 0)
