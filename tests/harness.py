@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,13 +51,13 @@ def start(*args, **kw):
 class Terminal:
     """ring3 on a terminal of its own."""
 
-    def __init__(self, *args):
+    def __init__(self, *args, **kw):
         self.master, self.slave = pty.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.text = ""
         self.seen = 0
         self.p = subprocess.Popen([RING3, *map(str, args)], stdin=self.slave, stdout=self.slave,
-                                  stderr=self.slave, start_new_session=True)
+                                  stderr=self.slave, start_new_session=True, **kw)
 
     def read(self, seconds):
         if select.select([self.master], [], [], seconds)[0]:
@@ -94,6 +95,69 @@ class Terminal:
         os.close(self.master)
         os.close(self.slave)
         return self.p.returncode, same
+
+
+# ---- machines with a name and a screen -----------------------------------------------------
+
+def need(*what):
+    """Skips the test unless these files and programs are there."""
+    for w in what:
+        if not (pathlib.Path(w).exists() if str(w).startswith("/") else shutil.which(w)):
+            raise Skipped(f"{w} is not there")
+
+
+class Named:
+    """A machine with a name that `ring3 ctl` knows in the environment env."""
+    count = 0
+
+    def take_name(self, d):
+        Named.count += 1
+        self.name = f"m{Named.count}"
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(d)}
+
+    def ctl(self, *command, ok=True):
+        """The output of ring3 ctl; with ok=False how it ended, whatever that is."""
+        r = subprocess.run([RING3, "ctl", self.name, *map(str, command)], env=self.env, capture_output=True, timeout=60 * SLOWER)
+        assert not ok or r.returncode == 0, (command, r.stderr.decode())
+        return r.stdout.decode(errors="replace") if ok else r
+
+    def see(self, *words, limit=240):
+        """Waits until all words are on the screen; the screen's text."""
+        end = time.monotonic() + limit * SLOWER
+        text = ""
+        while not all(w in text for w in words):
+            if time.monotonic() > end or self.p.poll() is not None:
+                self.p.kill()
+                said = self.p.stderr.read().decode() if self.p.stderr else ""
+                raise AssertionError(f"never saw {words}; status {self.p.poll()}\n{text}\n{said}")
+            time.sleep(0.2)
+            r = self.ctl("screen", ok=False)
+            text = r.stdout.decode() if r.returncode == 0 else ""
+        return text
+
+
+class NamedTerminal(Named, Terminal):
+    """A machine with its serial console on a terminal, and a name."""
+
+    def __init__(self, d, *args):
+        self.take_name(d)
+        Terminal.__init__(self, "run", "--name", self.name, *args, env=self.env)
+
+
+class Machine(Named):
+    """A machine with a screen, and nobody at its serial port."""
+
+    expect = Named.see
+
+    def __init__(self, d, *args, engine="bt"):
+        self.take_name(d)
+        self.p = start("run", "--name", self.name, "--engine", engine, "--serial", "none", *args, env=self.env,
+                       stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def end(self, how="stop", status=67):
+        if how:
+            self.ctl(how)
+        assert self.p.wait(120 * SLOWER) == status, (self.p.returncode, self.p.stderr.read().decode())
 
 
 # ---- tiny guests: flat 16-bit programs at 0x7c00 ------------------------------------------

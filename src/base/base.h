@@ -63,6 +63,15 @@ void bug_set_hook(void (*hook)(void *), void *arg); /* per thread */
  * option in the error. */
 bool file_check_writable(const char *what, const char *path, struct error *e);
 
+/* ---- bytes in pieces (iov.c) --------------------------------------------------------- */
+
+struct iovec;
+/* The pieces of bytes off..off+len-1 of the iov; returns how many. out: room for n. */
+unsigned iov_slice(const struct iovec *iov, unsigned n, u64 off, u64 len, struct iovec *out);
+/* Copies len bytes at off of the iov; how many there were. */
+size_t iov_read(const struct iovec *iov, unsigned n, u64 off, void *buf, size_t len);
+size_t iov_write(const struct iovec *iov, unsigned n, u64 off, const void *buf, size_t len);
+
 /* ---- files that go with the process (leftover.c): sockets, links ---------------------- */
 
 /* Forks the helper that removes them when this process is killed, or contained. Before there are threads. */

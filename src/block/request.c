@@ -36,6 +36,7 @@ struct work {
 	u64 at;                   /* so much of it has been begun */
 	u64 gen;                  /* of a flush */
 	bool flushing;
+	u8 *first;                /* what is written to the first sector; NULL: what the request's buffers hold */
 };
 
 /* Clusters that are being made. */
@@ -202,6 +203,12 @@ static void finish(struct block *b, struct block_request *r, int error)
 	b->finished_end = &r->next;
 }
 
+static void work_free(struct work *w)
+{
+	free(w->first);
+	free(w);
+}
+
 static void work_end(struct work *w)
 {
 	struct block *b = w->b;
@@ -210,7 +217,7 @@ static void work_end(struct work *w)
 	*(w->next ? &w->next->prev : &b->newest) = w->prev;
 	keep_clock(b);
 	finish(b, w->r, w->join.error);
-	free(w);
+	work_free(w);
 }
 
 static void flush_done(struct join *j)
@@ -388,7 +395,11 @@ static int write_some(struct work *w, u64 offset, u64 len, u64 *n)
 		return err;
 	*n = p.len;
 	if (p.kind == PLAN_DIRECT) {
-		submit(w->b, &w->join, FILE_WRITE, img->file, p.host, iov, w->at, p.len);
+		u64 copied = w->first && !w->at ? BLOCK_SECTOR : 0;
+		if (copied)
+			submit(w->b, &w->join, FILE_WRITE, img->file, p.host, &(struct iovec){ w->first, copied }, 0, copied);
+		if (p.len > copied)
+			submit(w->b, &w->join, FILE_WRITE, img->file, p.host + copied, iov, w->at + copied, p.len - copied);
 		return 0;
 	}
 	err = alloc_begin(w, &p);
@@ -458,20 +469,26 @@ void request_run(struct block *b)
 /* ---- entry -------------------------------------------------------------------------- */
 
 /* A raw disk that was not said to be one must not become qcow2 by what its guest writes: the next
- * opening would take the guest's word for which other files of the host are below it. */
-static bool would_change_format(const struct block *b, const struct block_request *r)
+ * opening would take the guest's word for which other files of the host are below it. The guest may change its
+ * buffer while it is written: so what is judged here is a copy, and the copy is what is written. */
+static bool is_guarded(const struct block *b, const struct block_request *r)
 {
-	u8 magic[4];
-	u64 got = 0;
+	return b->img->probed_raw && r->op == BLOCK_WRITE && !r->offset && r->len;
+}
 
-	if (!b->img->probed_raw || r->offset || r->op != BLOCK_WRITE)
-		return false;
-	for (int k = 0; k < r->n_iov && got < sizeof(magic); k++) {
-		u64 n = MIN(r->iov[k].iov_len, sizeof(magic) - got);
-		memcpy(magic + got, r->iov[k].iov_base, n);
-		got += n;
-	}
-	return got == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4);
+static int copy_first_sector(struct work *w)
+{
+	struct iovec *part = calloc((size_t)w->r->n_iov, sizeof(*part));
+
+	w->first = malloc(BLOCK_SECTOR);
+	u8 *to = w->first;
+	int n = part && to ? slice(w->r->iov, 0, BLOCK_SECTOR, part) : 0;
+	for (int k = 0; k < n; to += part[k++].iov_len)
+		memcpy(to, part[k].iov_base, part[k].iov_len);
+	free(part);
+	if (!n)
+		return ENOMEM;
+	return memcmp(w->first, "QFI\xfb", 4) ? 0 : EPERM;
 }
 
 static int refusal(const struct block *b, const struct block_request *r)
@@ -492,7 +509,7 @@ static int refusal(const struct block *b, const struct block_request *r)
 		if (held != r->len)
 			return EINVAL;
 	}
-	return would_change_format(b, r) ? EPERM : 0;
+	return 0;
 }
 
 void request_begin(struct block *b, struct block_request *r)
@@ -501,12 +518,17 @@ void request_begin(struct block *b, struct block_request *r)
 	bool nothing = r->op == BLOCK_DISCARD && b->no_discard;
 	struct work *w = err || nothing ? NULL : calloc(1, sizeof(*w));
 
-	if (!w) {
+	if (w) {
+		w->b = b;
+		w->r = r;
+		err = is_guarded(b, r) ? copy_first_sector(w) : 0;
+	}
+	if (!w || err) {
+		if (w)
+			work_free(w);
 		finish(b, r, err || nothing ? err : ENOMEM);
 		return;
 	}
-	w->b = b;
-	w->r = r;
 	w->seq = ++b->seq;
 	w->prev = b->newest;
 	*(w->prev ? &w->prev->next : &b->oldest) = w;

@@ -75,7 +75,7 @@ static u64 bits_away(const struct cpu *c, const struct insn *i)
 	return (u64)(i->opsz == 8 ? (i64)c->regs[i->r] >> 6 << 3 : (i64)(i32)c->regs[i->r] >> 5 << 2);
 }
 /* Enters what the instruction's accesses have brought into the interpreter's TLB. */
-struct touched { u64 lin[3]; unsigned n; };
+struct touched { u64 lin[5]; unsigned n; }; /* of a string through SS: all of them */
 static void touches(const struct cpu *c, const struct insn *i, struct touched *t)
 {
 	u64 mask = c->code_mode == CODE64 ? ~0ull : 0xffffffff, ss = c->ebase[S_SS];
@@ -111,6 +111,8 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct tou
 	interp_exec(c, i);
 	for (unsigned m = 0; m < t->n; m++)
 		space_fill(b, t->lin[m], true);
+	if (unlikely(b->window_fault) && !window_fill(b, t->lin, t->n) && window_site_missed(b, k->lin + k->map[n].guest))
+		block_drop(b, k);
 	/* A segment may have been loaded. */
 	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
 		legacy_class(b);
@@ -145,6 +147,44 @@ static unsigned group_by_interp(struct bt *b, struct block *k, unsigned n, bool 
 	if (missed && k->valid)
 		cache_ungroup(b, k, first);
 	return on && k->valid ? n : 0;
+}
+
+#define WINDOW_CHANGES_MAX 3u /* then its addresses are here and there */
+/* The block has taken instruction n's access for one to another window than it goes to. True: it is mended; else it
+ * is to be made anew. */
+static bool window_learn(struct bt *b, struct block *k, unsigned n)
+{
+	const struct insn *i = decoded(b, k, n);
+	u64 lin = k->lin + k->map[n].guest;
+	struct touched t;
+	if (!i)
+		return false;
+	touches(b->cpu, i, &t);
+	struct insn_map *m = &k->map[n];
+	unsigned to = i->flags & IF_MEM ? window_of(b, t.lin[0]) : N_WINDOWS;
+	u8 *site = b->rw + (k->checked - b->rx) + m->window_at;
+	if (!m->window_at || (to < N_WINDOWS && ld32(site) == b->window_of[to])) {
+		window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
+		return false;
+	}
+	unsigned from = 0;
+	while (from < b->n_windows && b->window_of[from] != ld32(site))
+		from++;
+	if (to < N_WINDOWS && m->window_changes == WINDOW_CHANGES_MAX && !m->window_two) {
+		window_site_two(b, lin, from, to);
+		return false;
+	}
+	if (to == N_WINDOWS || m->window_two) {
+		window_site_table(b, lin, false);
+		return false;
+	}
+	m->window_changes++;
+	b->window_last = (u8)to;
+	b->stats.window_sites++;
+	st32(site, b->window_of[to]);
+	st32(site + WINDOW_SITE_DISP, (u32)(WINDOW_AT + 8 * (i32)to));
+	verify_again(b, k);
+	return true;
 }
 
 static bool units_usable(const struct cpu *c, const struct block *k)
@@ -230,7 +270,10 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 	struct block *k = b->block_list[id >> 10];
 	b->stats.exits[kind]++;
 	switch (kind) {
-	case X_GOTO: case X_KICK:
+	case X_KICK:
+		window_tick(b, b->space);
+		/* fall through */
+	case X_GOTO:
 		c->rip = rip_of(b, k->lin + k->map[n].guest);
 		return NULL;
 	case X_LINK0: case X_LINK1:
@@ -246,9 +289,11 @@ static const u8 *handle(struct bt *b, u32 id, struct block **in)
 		c->regs[R_SP] = (c->regs[R_SP] & ~c->sp_mask) | ((c->regs[R_SP] + (u64)(i64)k->sp_back) & c->sp_mask);
 		insn_by_interp(b, k, n, &(struct touched){ 0 });
 		return NULL;
-	case X_INSN: case X_FAULT: case X_GROUP:
+	case X_INSN: case X_FAULT: case X_GROUP: case X_WINDOW:
+		if (kind == X_WINDOW && !window_learn(b, k, n))
+			block_drop(b, k);
 		n = group_by_interp(b, k, n, kind == X_GROUP);
-		if (!n)
+		if (!n || !k->valid)
 			return NULL;
 		*in = k;
 		return k->checked + k->map[n].host;
@@ -269,7 +314,7 @@ static enum run_exit why_left(const struct cpu *c)
 /* What translations depend on beside the code and its page, and what seldom changes. */
 static u32 translation_mode(const struct cpu *c)
 {
-	u32 m = c->cr4 & CR4_TSD ? 1 : 0;
+	u32 m = (c->cr4 & CR4_TSD ? 1 : 0) | (c->cr4 & CR4_LA57 ? 1u << 31 : 0);
 	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
 		m |= (u32)(c->nofpu[f] == V_UD) << f;
 	return m;
@@ -359,6 +404,7 @@ static enum run_exit run(struct cpu *c)
 	if (_setjmp(c->jb)) {
 		span_end(&b->stats.translating);
 		b->want = NULL;
+		b->window_fault = 0;
 		interp_caught(c);
 	}
 	for (;;) {
@@ -412,9 +458,11 @@ static void vcpu_destroy(struct cpu *c)
 	verify_destroy(b);
 	fault_destroy(b);
 	cache_destroy(b);
+	window_destroy(b);
 	space_destroy(b);
 	interp_destroy(c);
 	free(b->scratch);
+	free(b->sites);
 	free(b->memo);
 	free(b);
 }
@@ -433,6 +481,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	b->exact_flags = o->flags == FLAGS_EXACT || (flags && !strcmp(flags, "exact"));
 	b->verify = o->verify;
 	verify_init(b);
+	const char *windows = getenv("RING3_BT_WINDOWS");
+	b->windows = windows && !strcmp(windows, "on") ? WINDOWS_ON : windows && !strcmp(windows, "off") ? WINDOWS_OFF : o->windows;
 	const char *code = getenv("RING3_BT_CODE");
 	b->code = code && !strcmp(code, "checked") ? CODE_CHECKED : code && !strcmp(code, "watched") ? CODE_WATCHED : o->code;
 	if (!interp_init(c, &b->in, e)) {
@@ -441,7 +491,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	}
 	b->scratch = calloc(1, sizeof(*b->scratch));
 	b->memo = memo_new();
-	if (!b->scratch || !b->memo || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
+	if (!b->scratch || !b->memo || !window_sites_init(b, e) || !space_init(b, e) || !cache_init(b, e) || !fault_init(b, e) || !shoot_init(b, e) ||
 	    (o->perf && !perf_open(b, e))) {
 		vcpu_destroy(c);
 		return false;
@@ -462,11 +512,13 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 static const char *const flags_words[] = { "fast", "exact", NULL };
 static const char *const verify_words[] = { "sample", "all", "off", NULL };
 static const char *const code_words[] = { "auto", "watched", "checked", NULL };
+static const char *const windows_words[] = { "auto", "on", "off", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
 	{ "cache", KV_SIZE, offsetof(struct bt_options, cache), "a processor's host memory for translated code; 256M", CACHE_MIN, CACHE_MAX },
 	{ "flags", KV_WORD, offsetof(struct bt_options, flags), "exact: also status flags that nothing reads", .words = flags_words },
 	{ "verify", KV_WORD, offsetof(struct bt_options, verify), "which blocks are checked before they run", .words = verify_words },
+	{ "windows", KV_WORD, offsetof(struct bt_options, windows), "user memory mapped for the host's own MMU: where a program computes for long, always, never", .words = windows_words },
 	{ "code", KV_WORD, offsetof(struct bt_options, code), "how a change of code is noticed: by the write, by the code itself; auto: by the code where writes are many", .words = code_words },
 	{ "perf", KV_BOOL, offsetof(struct bt_options, perf), "names of translated code for perf, in /tmp/perf-PID.map" },
 };

@@ -76,7 +76,8 @@ struct ctx {
 enum {
 	CTX_AT = -4096,                  /* from gs */
 	N_OK = 32768, OK_AT = CTX_AT - N_OK * 4,
-	N_JUMP = 65536, JUMP_HOST_AT = OK_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
+	N_WINDOWS = 16, WINDOW_AT = OK_AT - 4096, /* a page of each space's: u64 window[N_WINDOWS] */
+	N_JUMP = 65536, JUMP_HOST_AT = WINDOW_AT - N_JUMP * 8, JUMP_TAG_AT = JUMP_HOST_AT - N_JUMP * 8,
 	LOW_BYTES = -JUMP_TAG_AT,
 };
 _Static_assert(sizeof(struct ctx) <= 4096, "a page, shared by all spaces");
@@ -102,11 +103,27 @@ struct seg_class {
 	u8 mode;              /* enum code_mode; CODE64: the rest is 0 */
 	u8 flat;              /* bits by enum sreg: readable, writable, base 0, limit 4 GiB */
 	bool sp16;
-	u8 none;
+	bool windowed;        /* user code of a space with windows (window.c) */
 };
 static inline bool class_equal(const struct seg_class *a, const struct seg_class *b) { return !__builtin_memcmp(a, b, sizeof(*a)); }
 struct bt;
 void legacy_class(struct bt *b); /* the present one, to b->klass; segments to the context */
+
+/* ---- windows (window.c): user memory mapped for the host's own MMU ------------------------------ */
+enum { WINDOW_BITS = 39 };       /* a window is 512 GiB of guest addresses */
+#define WINDOW_NONE (1ull << 62) /* instead of one: with any address of the window not canonical */
+#define WINDOW_REACH (1ll << 30) /* so far around an address in a window, an access is in it too or faults */
+#define M_WINDOW(n) M_ABS(WINDOW_AT + 8 * (i32)(n))
+struct window_page {
+	u32 page;             /* window << 27 | its page there, + 1; 0: none */
+	u32 ram;              /* page of RAM << 1 | mapped for stores */
+};
+struct window_pages { struct window_page *at; u32 n, cap, maps; };
+struct window_site { u64 key; u8 window, second, changes, misses; }; /* window N_WINDOWS: by the table; second N_WINDOWS: none */
+#define WINDOW_SITES 16384u
+#define WINDOW_REGIONS 12u
+struct space;
+struct window_region { u8 *base; struct space *of; u8 window; };
 
 /* ---- spaces (space.c): page tables by address space and privilege --------------------------- */
 struct log { u32 *at; u32 n, cap; };
@@ -115,12 +132,17 @@ struct space {
 	u8 mmu;               /* enum mmu_index */
 	bool user;            /* CPL 3 */
 	u16 pcid;
+	u64 root;             /* CR3 without its low bits */
 	u64 used;             /* when last chosen */
 	struct seg_class klass; /* of the blocks that ok slots are for */
 	u8 *gs;               /* value of the host's gs base */
 	u64 *touched;         /* a bit for each page of the table that takes memory */
 	u32 n_touched;
 	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
+	bool windowed;        /* has windows */
+	u32 ticks, banned;    /* of its own time; at which it may have windows (again) */
+	i32 credit;           /* what they may cost yet, in calls to the host's kernel */
+	struct window_pages window;
 };
 #define N_SPACES 16
 #define LOG_MAX (1u << 16)
@@ -139,6 +161,35 @@ void space_fill(struct bt *b, u64 lin, bool store);
 bool space_stores(const struct bt *b, u64 lin); /* it has an entry for stores */
 /* Takes back every store entry of a page that comes to hold code. */
 void space_protect(struct bt *b, struct page_code *p);
+
+bool window_sites_init(struct bt *b, struct error *e);
+void window_destroy(struct bt *b);
+/* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
+ * table. *second: by which other as well, or N_WINDOWS. stack: the one by RSP. */
+unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess, u8 *second);
+/* The access led to ea, which is in another window; again and again, and it goes by the table. */
+void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea);
+void window_site_table(struct bt *b, u64 lin, bool stack);
+/* It goes to these two. */
+void window_site_two(struct bt *b, u64 lin, unsigned one, unsigned other);
+/* The window of a linear address; N_WINDOWS: it has none. */
+unsigned window_of(struct bt *b, u64 lin);
+/* It faults, and there is nothing to be mapped. True: so often that it goes by the table from now on. */
+bool window_site_missed(struct bt *b, u64 lin);
+/* A kick in user code: some of the present space's time has gone by. */
+void window_tick(struct bt *b, struct space *s);
+/* An access has faulted at b->window_fault, which is then done with, and the interpreter has made it, and touched
+ * lin[0..n-1]: maps what its TLB has. False: nothing new. */
+bool window_fill(struct bt *b, const u64 *lin, unsigned n);
+/* The host's address is in a window of the present space. Async-signal-safe. */
+bool window_has(const struct bt *b, const u8 *addr);
+void window_unmap(struct bt *b, struct space *s, u64 lin, u64 pages);
+/* The address space was flushed, and is the present one: what is mapped stays where that still holds. */
+void window_check(struct bt *b, struct space *s);
+/* What is mapped goes, and the windows. */
+void window_take(struct bt *b, struct space *s);
+/* No more stores to this page of RAM. */
+void window_protect(struct bt *b, struct space *s, u32 ram);
 void space_ok(struct bt *b, u32 slot, u32 id);
 static inline u32 *space_ok_slot(const struct space *s, u32 slot) { return (u32 *)(void *)(s->gs + OK_AT + slot * 4); }
 
@@ -166,14 +217,20 @@ struct insn_map {
 	u8 victim;       /* ... this register is in ctx.save_v (RCX: save_rcx); ENC_NONE */
 	u8 string;       /* MAP_*: a string instruction of the host's, at string_from */
 	u8 gate;         /* enum gate: what leaves for the interpreter may go there first ... */
-	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP */
+	u8 gate_arg;     /* ... GATE_STRING: log2 of the size, GATE_REP, GATE_REPNE, enum gate_string_op << GATE_OP; GATE_CR3: the register; GATE_POPF: 4 or 8 bytes */
 	u16 string_from;
+	u8 window_changes; /* how often that has been mended */
+	bool window_two; /* it has a second one */
+	u16 window_at;   /* from the block's start: where WINDOW_SITE_BYTES of code say which window its operand is in; 0 */
 };
+/* At window_at: imm32 of the CMP with what is above WINDOW_BITS; a JNZ of 6 bytes; MOV r11, gs:[disp32], of 5 and 4. */
+enum { WINDOW_SITE_JNZ = 4, WINDOW_SITE_DISP = 4 + 6 + 5 };
 
 /* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
-enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
-	    GATE_RDPKRU, GATE_WRPKRU, N_GATES };
-enum { GATE_REP = 4 };
+enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_CR3, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
+	    GATE_RDPKRU, GATE_WRPKRU, GATE_POPF, N_GATES };
+enum { GATE_REP = 4, GATE_REPNE = 8, GATE_OP = 4 };
+enum gate_string_op { STRING_STOS, STRING_MOVS, STRING_LODS, STRING_SCAS, STRING_CMPS };
 
 struct block;
 struct link {
@@ -240,6 +297,7 @@ enum exit_kind {
 	X_KICK,
 	X_GROUP,     /* as X_INSN: a group crosses a page */
 	X_FAULT,     /* the host's instruction faulted: as X_INSN */
+	X_WINDOW,    /* as X_INSN: the address is in another window than was thought */
 	X_NOTHING,   /* not entered at all */
 	X_KINDS
 };
@@ -260,6 +318,7 @@ struct stats {
 	    check_terms, checks_made, checks_failed;
 	u64 exits[X_KINDS], gates[N_GATES], interp_by_op[MAX_OPS], single, spaces_recycled, enters, links;
 	u64 load_fills, store_fills, table_releases;
+	u64 windows_given, windows_taken, window_faults, window_pages, window_unmaps, window_checks, window_sites, window_sites_two, window_sites_table;
 	u64 kicks, steps, faults[N_FAULT_SIGNALS], return_overflows;
 	struct span running, inside, translating;
 	u64 verified, refused;
@@ -284,6 +343,7 @@ struct bt_options {
 	enum { FLAGS_FAST, FLAGS_EXACT } flags;
 	enum bt_verify { VERIFY_SAMPLE, VERIFY_ALL, VERIFY_OFF } verify;
 	enum bt_code { CODE_AUTO, CODE_WATCHED, CODE_CHECKED } code;
+	enum bt_windows { WINDOWS_AUTO, WINDOWS_ON, WINDOWS_OFF } windows;
 	bool perf;
 };
 #define CACHE_BYTES (256ull << 20)
@@ -350,6 +410,14 @@ struct bt {
 	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	enum bt_verify verify;
 	enum bt_code code;
+	enum bt_windows windows;
+	u16 window_of[N_WINDOWS]; /* which 512 GiB each of the first n_windows is, for good */
+	u32 n_windows, n_regions;
+	u8 window_last;           /* that a site was found to go to */
+	struct window_region region[WINDOW_REGIONS];
+	struct window_site *sites; /* by hash */
+	u64 site_known[1024];     /* a bit by hash: perhaps it is one of them */
+	u64 window_fault;         /* the host's address in a window where an access has faulted; 1: elsewhere; 0: none has */
 	int perf_fd;              /* -1: none */
 	u32 perf_lines;
 	u32 verify_every, verify_count; /* one new block in so many is verified; 0: none */
@@ -364,7 +432,11 @@ static inline struct bt *bt_of(struct cpu *c) { return c->engine; }
 static inline struct space *space_near(const struct bt *b, enum mmu_index mmu)
 {
 	struct space *s = b->near[mmu];
-	return s && s->epoch == b->cpu->epoch && s->mmu == mmu && class_equal(&s->klass, &b->klass) ? s : NULL;
+	if (!s || s->epoch != b->cpu->epoch || s->mmu != mmu)
+		return NULL;
+	struct seg_class k = b->klass;
+	k.windowed = s->windowed && k.mode == CODE64;
+	return class_equal(&s->klass, &k) ? s : NULL;
 }
 /* Where STAC and CLAC lead to from here: to ok slots of the same class, or nowhere. */
 static inline void space_ac_pair(struct bt *b)
@@ -379,6 +451,7 @@ static inline void space_enter(struct bt *b, struct space *s)
 {
 	s->used = ++b->space_clock;
 	b->space = b->near[s->mmu] = s;
+	b->klass.windowed = s->windowed && b->klass.mode == CODE64;
 	space_ac_pair(b);
 	__asm__ volatile("wrgsbase %0" :: "r"(s->gs) : "memory");
 }
@@ -446,6 +519,8 @@ void x87_resolve(struct bt *b, u32 id);
 bool verify_block(struct bt *b, const struct block *k, const u8 *guest, struct error *e);
 /* For translate.c: a new block, verified if it is its turn; false: it must not be run (bug() where all are verified). */
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest);
+/* The same of a block that was changed since, where all are verified: it must still be in order. */
+void verify_again(struct bt *b, const struct block *k);
 void verify_init(struct bt *b); /* how many: by RING3_BT_VERIFY=all|off|N */
 void verify_destroy(struct bt *b);
 

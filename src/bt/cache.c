@@ -154,7 +154,8 @@ void cache_link(struct bt *b, struct link *l, struct block *to)
 		l->next->prev = l;
 	to->incoming = l;
 	set_site(b, l->site, l->checked ? to->checked : to->host);
-	b->stats.links++;
+	if (++b->stats.links % 16 == 0)
+		verify_again(b, l->from);
 }
 
 void cache_jump(struct bt *b, struct block *to)

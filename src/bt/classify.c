@@ -242,6 +242,8 @@ static enum kind branch_kind(const struct translation *t, const struct tins *i)
 	bool memory = o->type == ZYDIS_OPERAND_TYPE_MEMORY;
 	if (memory && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !eight_bytes_possible(t, i))
 		return K_INTERP_LAST;
+	if (direct && t->page->mode == CODE64 && i->zi.mnemonic != ZYDIS_MNEMONIC_RET && !cpu_canonical(t->b->cpu, t->lin + i->off + i->zi.length + o->imm.value.u))
+		return K_INTERP_LAST; /* the fault is the branch's */
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP: return direct ? K_JMP : K_JMP_IND;
 	case ZYDIS_MNEMONIC_CALL: return direct ? K_CALL : K_CALL_IND;
@@ -265,14 +267,15 @@ bool is_hint(const ZydisDecodedInstruction *zi)
 	}
 }
 
-/* State that translated code does not keep where the host's instruction looks. */
-bool is_state(const ZydisDecodedInstruction *zi)
+/* Floating-point state whose instructions do more than the host's: they take FERR# back; MXCSR.MM is to fault
+ * where the guest has none. */
+bool is_left(const struct cpu *c, const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_LDMXCSR:
-	case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR: case ZYDIS_MNEMONIC_EMMS:
-	case ZYDIS_MNEMONIC_FEMMS: case ZYDIS_MNEMONIC_FWAIT:
+	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FEMMS:
 		return true;
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR:
+		return host_has_misalignsse() && !cpu_has(c, FEAT_MISALIGNSSE);
 	default:
 		return false;
 	}
@@ -311,17 +314,12 @@ enum kind classify(struct translation *t, struct tins *i)
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_LEA: return K_LEA;
 	case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
-	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT: case ZYDIS_MNEMONIC_FEMMS:
-	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: /* they take FERR# back */
+	case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_STD: case ZYDIS_MNEMONIC_XLAT:
 		return K_INTERP;
-	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: /* MXCSR.MM is to fault where the guest has none */
-		if (host_has_misalignsse() && !cpu_has(c, FEAT_MISALIGNSSE))
-			return K_INTERP;
-		break;
 	default: break;
 	}
 	int unit = unit_of(i);
-	if (unit == -2 || is_state(&i->zi))
+	if (unit == -2 || is_left(c, &i->zi))
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	if (m && !plain_memory(t, i))

@@ -14,19 +14,22 @@
 #else
 #pragma GCC target("general-regs-only")
 #endif
-#include "bt/bt.h"
+#include "bt/gate.h"
 #include "cpu/quick_api.h"
-
-struct at { struct bt *b; struct cpu *c; struct ctx *x; struct block *k; unsigned n; };
 
 /* ---- ways on ---------------------------------------------------------------------------------------- */
 
-/* After the instruction, in the block. */
-static const u8 *go_on(const struct at *a)
+/* The space for what the processor is now, if there is one. */
+static struct space *space_known(struct bt *b)
 {
-	const struct block *k = a->k;
-	a->x->exit = exit_id(k->index, a->n + 1, X_KICK);
-	return k->map[a->n + 1].no_resume ? NULL : k->checked + k->map[a->n + 1].host;
+	const struct cpu *c = b->cpu;
+	struct space *s = space_near(b, c->mmu);
+	for (unsigned k = 0; k < N_SPACES && !s; k++) {
+		struct space *x = &b->spaces[k];
+		if (x->epoch == c->epoch && x->mmu < N_MMU && x->user == (x->mmu == MMU_USER) && class_equal(&x->klass, &b->klass))
+			b->near[x->mmu] = x;
+	}
+	return s ? s : space_near(b, c->mmu);
 }
 
 /* At c->rip, in another block, with c->rflags; privilege may have changed. */
@@ -40,7 +43,7 @@ static const u8 *go_to(const struct at *a)
 	a->x->exit = exit_id(a->k->index, a->n, X_INDIRECT);
 	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
 		a->x->kicked = 1;
-	struct space *s = space_near(b, c->mmu);
+	struct space *s = space_known(b);
 	if (s)
 		space_enter(b, s);
 	else
@@ -68,87 +71,19 @@ static const u8 *change_level(const struct at *a, enum gate g)
 	return NULL;
 }
 
-/* ---- strings ---------------------------------------------------------------------------------------- */
-
-static u8 *reach(const struct at *a, const u8 *gs, u64 lin, bool store)
-{
-	u64 entry = ld64(gs + table_at(lin, store));
-	u8 *host = (u8 *)(lin + entry - 1);
-	return entry && (u64)(host - a->c->mem->ram) < a->c->mem->ram_size ? host : NULL;
-}
-
-static u64 room(u64 lin) { return 4096 - (lin & PAGE_MASK); }
-
-/* One element that lies in two pages, of the source or the destination. */
-static bool copy_across(const struct at *a, const u8 *gs, bool movs, unsigned size)
+/* To an address space of which translations are kept, as kernels do it whenever they change to another process. */
+static const u8 *write_cr3(const struct at *a)
 {
 	struct cpu *c = a->c;
-	u64 v = c->regs[R_AX], from = c->regs[R_SI], to = c->regs[R_DI];
-	for (unsigned n = 0; n < size && movs; n++) {
-		const u8 *p = reach(a, gs, from + n, false);
-		if (!p)
-			return false;
-		v = (v & ~(0xffull << 8 * n)) | (u64)*(const volatile u8 *)p << 8 * n;
-	}
-	if (!reach(a, gs, to, true) || !reach(a, gs, to + size - 1, true))
-		return false;
-	for (unsigned n = 0; n < size; n++)
-		*(volatile u8 *)reach(a, gs, to + n, true) = (u8)(v >> 8 * n);
-	return true;
-}
-
-/* As many elements as lie in one page, at most `most`. The number done; 0: not here. */
-static u64 copy_run(const struct at *a, const u8 *gs, bool movs, unsigned log, u64 most)
-{
-	struct cpu *c = a->c;
-	u64 from = c->regs[R_SI], to = c->regs[R_DI], bytes = MIN(most, 4096u) << log;
-	bytes = MIN(bytes, room(to));
-	if (movs)
-		bytes = MIN(bytes, room(from));
-	u64 n = bytes >> log;
-	if (!n)
-		return copy_across(a, gs, movs, 1u << log);
-	u8 *d = reach(a, gs, to, true);
-	const u8 *s = movs ? reach(a, gs, from, false) : NULL;
-	if (!d || (movs && !s))
-		return 0;
-	u64 count = n;
-	switch (log | (movs ? 4u : 0u)) {
-#define RUN(of, insn) case of: __asm__ volatile("rep " insn : "+D"(d), "+S"(s), "+c"(count) : "a"(c->regs[R_AX]) : "memory"); break
-	RUN(0, "stosb"); RUN(1, "stosw"); RUN(2, "stosl"); RUN(3, "stosq");
-	RUN(4, "movsb"); RUN(5, "movsw"); RUN(6, "movsl"); RUN(7, "movsq");
-#undef RUN
-	}
-	return n;
-}
-
-/* MOVS and STOS of 64-bit code, forward, page by page. Between two pages it can be interrupted. */
-static const u8 *string(const struct at *a)
-{
-	struct cpu *c = a->c;
-	const struct insn_map *m = &a->k->map[a->n];
-	bool movs = m->string == MAP_MOVS, rep = m->gate_arg & GATE_REP;
-	unsigned log = m->gate_arg & 3;
-	const u8 *gs;
-	__asm__ volatile("rdgsbase %0" : "=r"(gs)); /* b->space may be that of another EFLAGS.AC */
-	if (c->rflags & FL_DF)
+	u64 v = c->regs[a->k->map[a->n].gate_arg], to = v & ~(1ull << 63);
+	u16 epoch = c->pcid_epoch[to & 0xfff];
+	if (!(c->cr4 & CR4_PCIDE) || v == to || (to & ~c->maxphyaddr_mask) || !epoch || a->x->ac != ((u32)c->rflags & FL_AC))
 		return NULL;
-	for (u64 left = rep ? c->regs[R_CX] : 1; left;) {
-		u64 n = copy_run(a, gs, movs, log, left);
-		if (!n)
-			return NULL;
-		left -= n;
-		c->regs[R_DI] += n << log;
-		if (movs)
-			c->regs[R_SI] += n << log;
-		if (rep)
-			c->regs[R_CX] = left;
-		if (left && __atomic_load_n(&a->x->kicked, __ATOMIC_RELAXED)) {
-			a->x->exit = exit_id(a->k->index, a->n, X_KICK);
-			return NULL;
-		}
-	}
-	return go_on(a);
+	c->cr3 = to;
+	c->epoch = epoch;
+	c->rflags = flags_unpack(c->rflags, a->x->flags);
+	c->rip = a->k->lin + a->k->map[a->n + 1].guest;
+	return go_to(a);
 }
 
 /* ---- registers ---------------------------------------------------------------------------------------- */
@@ -164,7 +99,7 @@ static const u8 *segment_base(const struct at *a, enum gate g)
 	if (g == GATE_RDFSBASE || g == GATE_RDGSBASE) {
 		v = g == GATE_RDFSBASE ? a->x->fs_base : a->x->gs_base;
 		*r = wide ? v : (u32)v;
-		return go_on(a);
+		return gate_go_on(a);
 	}
 	if (!cpu_address_valid(c, v))
 		return NULL;
@@ -172,7 +107,7 @@ static const u8 *segment_base(const struct at *a, enum gate g)
 		a->x->fs_base = c->ebase[S_FS] = c->seg[S_FS].base = v;
 	else
 		a->x->gs_base = v; /* the rest on leaving (bt.c) */
-	return go_on(a);
+	return gate_go_on(a);
 }
 
 static const u8 *pkru(const struct at *a, enum gate g)
@@ -181,10 +116,37 @@ static const u8 *pkru(const struct at *a, enum gate g)
 	if (!(c->cr4 & CR4_PKE) || (u32)c->regs[R_CX])
 		return NULL;
 	if (g == GATE_WRPKRU)
-		return !(u32)c->regs[R_DX] && (u32)c->regs[R_AX] == c->pkru ? go_on(a) : NULL;
+		return !(u32)c->regs[R_DX] && (u32)c->regs[R_AX] == c->pkru ? gate_go_on(a) : NULL;
 	c->regs[R_AX] = c->pkru;
 	c->regs[R_DX] = 0;
-	return go_on(a);
+	return gate_go_on(a);
+}
+
+/* ---- flags ----------------------------------------------------------------------------------------------- */
+
+/* POPF of 32 and 64 bits, from a flat stack, that changes no more than status flags, DF and IF. */
+static const u8 *popf(const struct at *a)
+{
+	struct cpu *c = a->c;
+	unsigned n = a->k->map[a->n].gate_arg;
+	u64 sp = n == 8 ? c->regs[R_SP] : (u32)c->regs[R_SP], may = FL_STATUS | FL_DF, others = FL_TF | FL_NT | FL_AC | FL_ID;
+	const u8 *p = (sp & PAGE_MASK) + n <= 4096 ? gate_reach(a, gate_table(), sp, false) : NULL;
+	if (!p || (c->rflags & FL_VM))
+		return NULL;
+	u64 v = n == 8 ? *(const volatile u64_any *)p : *(const volatile u32_any *)p, now = (c->rflags & ~(u64)FL_AC) | a->x->ac;
+	if (c->cpl <= (c->rflags & FL_IOPL) >> 12)
+		may |= FL_IF;
+	if (!c->cpl)
+		others |= FL_IOPL;
+	if ((v ^ now) & others)
+		return NULL;
+	c->rflags = (c->rflags & ~may) | (v & may);
+	a->x->flags = flags_pack(v);
+	c->regs[R_SP] = n == 8 ? sp + 8 : (u32)sp + 4u;
+	c->event_mask = (c->event_mask & ~(u32)EV_INTR) | (c->rflags & FL_IF ? EV_INTR : 0);
+	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
+		a->x->kicked = 1;
+	return gate_go_on(a);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------ */
@@ -197,9 +159,11 @@ const u8 *gate_run(struct bt *b)
 	const u8 *to = NULL;
 	switch (g) {
 	case GATE_SYSCALL: case GATE_SYSRET: case GATE_IRET: to = change_level(&a, g); break;
-	case GATE_STRING: to = string(&a); break;
+	case GATE_CR3: to = write_cr3(&a); break;
+	case GATE_STRING: to = gate_string(&a); break;
 	case GATE_RDFSBASE: case GATE_RDGSBASE: case GATE_WRFSBASE: case GATE_WRGSBASE: to = segment_base(&a, g); break;
 	case GATE_RDPKRU: case GATE_WRPKRU: to = pkru(&a, g); break;
+	case GATE_POPF: to = popf(&a); break;
 	case GATE_NONE: case N_GATES: break;
 	}
 	b->stats.gates[g] += to != NULL;

@@ -21,6 +21,9 @@
 #define HEAP_SPAN(n) (16 + 8 * (i64)(n))
 #define STACK_SPAN 256
 _Static_assert(STACK_SPAN <= LIMIT_MAX && HEAP_SPAN(BLOCK_INSNS) <= LIMIT_MAX, "there is a limit for each");
+/* In a window there are no pages to cross. */
+#define WINDOW_SPAN (1 << 20)
+_Static_assert(WINDOW_SPAN < WINDOW_REACH, "all in the window of the first, or faulting");
 #define SLOTS ARRAY_LEN(((struct ctx *)0)->group)
 
 /* ---- values of registers ------------------------------------------------------------------------- */
@@ -228,7 +231,7 @@ static bool barrier(const struct tins *i)
 }
 
 /* Which instructions can be in one group with k; *lo and *hi: their bytes, relative to k's address. */
-static u64 members_of(const struct plan *p, unsigned k, i64 *lo, i64 *hi)
+static u64 members_of(const struct plan *p, unsigned k, bool windowed, i64 *lo, i64 *hi)
 {
 	const struct reach *first = &p->access[k];
 	u64 members = 0;
@@ -237,11 +240,11 @@ static u64 members_of(const struct plan *p, unsigned k, i64 *lo, i64 *hi)
 	*hi = first->size;
 	for (unsigned n = k + 1; n < p->t->n && !barrier(&p->t->ins[n]); n++) {
 		const struct reach *a = &p->access[n];
-		i64 from = (i64)(a->at - first->at);
-		if (p->taken >> n & 1 || !same_registers(first, a) || from < -LIMIT_MAX || from > LIMIT_MAX)
+		i64 from = (i64)(a->at - first->at), most = windowed ? WINDOW_SPAN : LIMIT_MAX;
+		if (p->taken >> n & 1 || !same_registers(first, a) || from < -most || from > most)
 			continue;
 		i64 new_lo = MIN(from, *lo), new_hi = MAX(from + a->size, *hi);
-		if (new_hi - new_lo > (first->stack ? STACK_SPAN : HEAP_SPAN(count + 1)))
+		if (!windowed && new_hi - new_lo > (first->stack ? STACK_SPAN : HEAP_SPAN(count + 1)))
 			continue;
 		count++;
 		*lo = new_lo;
@@ -273,14 +276,22 @@ static int free_slot(const struct plan *p, unsigned k)
 	return -1;
 }
 
+/* Of the one access that a group can have of the instruction. */
+static bool by_window(const struct tins *i)
+{
+	const ZydisDecodedOperand *m = i->kind == K_MEM ? memory_of(i) : NULL;
+	return (m && m->mem.base != ZYDIS_REGISTER_RSP ? i->window : i->window_stack) < N_WINDOWS;
+}
+
 static void form(struct plan *p, unsigned k)
 {
 	struct tins *ins = p->t->ins;
 	const struct reach *first = &p->access[k];
+	bool windowed = by_window(&ins[k]);
 	i64 lo, hi;
-	u64 members = members_of(p, k, &lo, &hi), reload = members_reload(p, k, members);
+	u64 members = members_of(p, k, windowed, &lo, &hi), reload = members_reload(p, k, members);
 	int slot = reload ? free_slot(p, k) : 0;
-	if (!members || slot < 0 || (i32)((i64)first->disp + lo - 1) != first->disp + lo - 1 || (i64)first->disp + LIMIT_MAX > INT32_MAX)
+	if (!members || slot < 0 || (i32)((i64)first->disp + lo - 1) != first->disp + lo - 1 || (i64)first->disp + LIMIT_MAX > INT32_MAX || (i64)first->disp + hi > INT32_MAX)
 		return;
 	p->taken |= 1ull << k | members;
 	u64 lin = insn_lin_of(p->t, k);
@@ -307,13 +318,62 @@ static void form(struct plan *p, unsigned k)
 		ins[n].t_held |= held;
 	}
 	ins[k].group = GROUP_FIRST;
-	ins[k].group_store = store;
+	ins[k].group_store = store && !windowed;
 	ins[k].group_slot = (u8)slot;
 	ins[k].group_slotted = reload != 0;
 	ins[k].group_lo = (i32)lo;
-	ins[k].group_span = (u16)(hi - lo);
+	ins[k].group_span = (u16)(windowed ? 0 : hi - lo);
 	if (reload)
 		p->last[slot] = last;
+}
+
+/* ---- windows ------------------------------------------------------------------------------------------------- */
+
+static unsigned guest_of(unsigned host) { return host == HOST_SP ? R_SP : host == HOME11 ? R_11 : host == HOME15 ? R_15 : host; }
+
+/* The general registers that it writes with something that is no sum of theirs. */
+static u32 overwritten(const struct tins *i)
+{
+	u32 w = 0;
+	if (i->kind == K_LEA || i->zi.mnemonic == ZYDIS_MNEMONIC_ADD || i->zi.mnemonic == ZYDIS_MNEMONIC_SUB)
+		return 0;
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (gpr(&i->zo[k]) >= 0 && i->zo[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+			w |= 1u << gpr(&i->zo[k]);
+	return w;
+}
+
+/* Where the operand may lead: with the registers as they are before the block, of which it has written some. 0: who
+ * knows. */
+static u64 guess(const struct translation *t, const struct ea *a, u32 written)
+{
+	const struct cpu *c = t->b->cpu;
+	u64 lin = a->seg ? c->ebase[a->seg] : 0;
+	if (a->konst)
+		return lin + a->lin;
+	if ((a->base != ENC_NONE && written >> guest_of(a->base) & 1) || (a->base == ENC_NONE && written >> guest_of(a->index) & 1))
+		return 0;
+	if (a->base != ENC_NONE)
+		lin += c->regs[guest_of(a->base)];
+	if (a->index != ENC_NONE)
+		lin += c->regs[guest_of(a->index)] << a->scale;
+	return lin + (u64)(i64)a->disp;
+}
+
+static void window_plan(struct translation *t, unsigned k, u32 *written)
+{
+	struct tins *i = &t->ins[k];
+	const ZydisDecodedOperand *m = memory_of(i);
+	struct ea a;
+	i->window = i->window_stack = i->window_second = N_WINDOWS;
+	if (!t->page->klass.windowed)
+		return;
+	u64 lin = insn_lin_of(t, k);
+	u8 none;
+	i->window_stack = (u8)window_site(t->b, lin, true, t->b->cpu->regs[R_SP], &none);
+	if (m && operand_ea(t, i, m, &a))
+		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a, *written), &i->window_second));
+	*written |= overwritten(i);
 }
 
 void groups_plan(struct translation *t)
@@ -321,9 +381,11 @@ void groups_plan(struct translation *t)
 	struct plan p = { .t = t };
 	struct values v = { .next = 0 };
 	forget_all(&v);
+	u32 written = 0;
 	for (unsigned k = 0; k < t->n; k++) {
 		t->ins[k].group = GROUP_NONE;
 		t->ins[k].no_resume = t->ins[k].t_held = false;
+		window_plan(t, k, &written);
 		if (t->page->mode != CODE64)
 			continue;
 		p.access[k] = access_of(t, &t->ins[k], &v);

@@ -25,7 +25,7 @@
  *     base (rip_of).
  *  5. r8-r14 of the guest's 64-bit mode are put back by the run loop.
  * Left to the interpreter: decimal adjustments, PUSHA and its kin, POP to memory, ENTER, segment
- * registers, expand-down segments, EVEX, VEX with general registers. SDM vol. 1 3.3, vol. 2. */
+ * registers, expand-down segments, VEX of general registers alone. SDM vol. 1 3.3, vol. 2. */
 #define LOG_TOPIC "bt"
 #include <string.h>
 
@@ -133,23 +133,26 @@ static void offset_into(struct emit *e, unsigned r, const struct la *a)
 		e_reg(e, 0x0fb7, r, r); /* movzx r32, r16 */
 }
 
-/* The operand, with T and E in use. */
-static struct marg mem(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
+/* The operand at offset T, with T and E in use. */
+static struct marg mem_at_t(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
 {
 	struct emit *e = &t->e;
-	offset_into(e, T, a);
 	if (!flat(t, a->seg)) {
 		e_lea(e, E, M_BASE(T, size));
 		e_mem(e, E_W | E_GS | 0x3b, E, M_ABS(CTX(seg_end) + 8 * (2 * a->seg + store)));
 		cold_add(t, e_jcc(e, CC_NBE), k);
 		e_mem(e, E_GS | 0x03, T, M_ABS(CTX(seg_base) + 8 * a->seg));
-	} else if (is_const(a)) {
-		how = NO_CROSSING; /* const_crosses */
 	}
 	page_of(t, k, E, T, size, how, X_INSN);
 	e_mem(e, E_W | E_GS | E_A32 | 0x8b, E, M_SIB(ENC_NONE, E, 3, store ? (i32)STORE_HALF : 0));
 	cold_add(t, test_jump(e, E, 1, CC_Z), k);
 	return M_SIB(T, E, 0, -1);
+}
+
+static struct marg mem(struct translation *t, unsigned k, const struct la *a, unsigned size, bool store, enum crossing how)
+{
+	offset_into(&t->e, T, a);
+	return mem_at_t(t, k, a, size, store, is_const(a) && flat(t, a->seg) ? NO_CROSSING /* const_crosses */ : how);
 }
 
 /* Loads that extend with zeros, stores. */
@@ -292,25 +295,83 @@ static void rename_sp(const struct tins *i, struct enc *x)
 	}
 }
 
+static bool names_gpr(const struct tins *i)
+{
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		ZydisRegisterClass r = i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(i->zo[k].reg.value) : ZYDIS_REGCLASS_INVALID;
+		if (r >= ZYDIS_REGCLASS_GPR8 && r <= ZYDIS_REGCLASS_GPR64)
+			return true;
+	}
+	return false;
+}
+
+/* W would choose 64 bits, and means nothing here. */
+static bool wide_by_w(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVD: case ZYDIS_MNEMONIC_VMOVQ: case ZYDIS_MNEMONIC_VPEXTRD: case ZYDIS_MNEMONIC_VPINSRD:
+	case ZYDIS_MNEMONIC_VCVTSI2SD: case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM:
+	case ZYDIS_MNEMONIC_VCVTUSI2SD: case ZYDIS_MNEMONIC_VCVTUSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SH: case ZYDIS_MNEMONIC_VCVTUSI2SH:
+		return true;
+	default:
+		return names_gpr(i);
+	}
+}
+
 static bool put(struct translation *t, const struct tins *i, const struct enc *x)
 {
 	u8 code[ENC_MAX + 8];
-	unsigned n = enc_put(&i->zi, i->zo, i->bytes, x, code);
+	ZydisDecodedInstruction zi = i->zi;
+	if (zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && wide_by_w(i))
+		zi.raw.vex.W = 0;
+	unsigned n = enc_put(&zi, i->zo, i->bytes, x, code);
 	ebytes(&t->e, code, n);
 	return n != 0;
+}
+
+/* FDP. */
+bool legacy_offset(struct translation *t, const struct tins *i, struct marg to)
+{
+	struct la a;
+	if (!address_of(i, memory_of(i), &a))
+		return false;
+	offset_into(&t->e, T, &a);
+	e_ctx_store(&t->e, T, to);
+	return true;
+}
+
+/* VZEROUPPER and VZEROALL of the registers that there are here; the host's would do it to 8-15 too. */
+static void zero_vectors(struct translation *t, unsigned k, bool all)
+{
+	struct emit *e = &t->e;
+	mark_commit(t, k);
+	for (unsigned n = 0; n < 8; n++) {
+		e8(e, 0xc5); /* vpxor xmm, xmm, xmm; vmovaps xmm, xmm */
+		e8(e, all ? 0x81u | (15 - n) << 3 : 0xf8);
+		e8(e, all ? 0xef : 0x28);
+		e8(e, 0xc0u | n << 3 | n);
+	}
 }
 
 static bool emit_copy(struct translation *t, unsigned k)
 {
 	const struct tins *i = &t->ins[k];
 	struct enc x;
-	if (i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE) {
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PAUSE:
 		e8(&t->e, 0xf3);
 		e8(&t->e, 0x90);
 		return true;
+	case ZYDIS_MNEMONIC_VZEROUPPER: case ZYDIS_MNEMONIC_VZEROALL:
+		zero_vectors(t, k, i->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+		return true;
+	default:
+		break;
 	}
 	enc_of(&i->zi, i->zo, &x);
 	rename_sp(i, &x);
+	if (i->fop)
+		mark_commit(t, k);
 	return put(t, i, &x);
 }
 
@@ -333,7 +394,48 @@ static bool emit_memory(struct translation *t, unsigned k)
 	x.index = m.index;
 	x.scale = 0;
 	x.disp = m.disp;
+	if (i->fop)
+		mark_commit(t, k);
 	return has_high8(i) ? with_high8(t, k, &x) : put(t, i, &x);
+}
+
+/* BT, BTS, BTR, BTC of memory by a register: of the doubleword that it says, whose bit it is. */
+static bool emit_bits(struct translation *t, unsigned k)
+{
+	struct emit *e = &t->e;
+	const struct tins *i = &t->ins[k];
+	unsigned bit = gpr(i->zo[1].reg.value);
+	struct la a;
+	struct enc x;
+	if (!address_of(i, &i->zo[0], &a))
+		return false;
+	e_reg(e, 0x8b, V, bit);
+	e_reg(e, 0xc1, 7, V); e8(e, 5);         /* sar r12d, 5 */
+	offset_into(e, T, &a);
+	e_mem(e, 0x8d, T, M_SIB(T, V, 2, 0));   /* lea r11d, [r11 + r12 * 4] */
+	if (a.adsz == 2)
+		e_reg(e, 0x0fb7, T, T);
+	struct marg m = mem_at_t(t, k, &a, 4, i->zo[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, MAY_CROSS);
+	e_reg(e, 0x8b, V, bit);
+	e_reg(e, 0x83, 4, V); e8(e, 31);        /* and r12d, 31 */
+	flags_for_insn(t, k);
+	enc_of(&i->zi, i->zo, &x);
+	x.reg = V;
+	x.mem = true;
+	x.base = m.base;
+	x.index = m.index;
+	x.scale = 0;
+	x.disp = m.disp;
+	return put(t, i, &x);
+}
+static bool is_bits(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		return i->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && i->zo[0].size == 32 && i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+	default:
+		return false;
+	}
 }
 
 /* LODS, SCAS, CMPS without REP: bytes of the operand; 0: not one of them, or not here. */
@@ -595,23 +697,14 @@ static bool loads_data_segment(const struct tins *i)
 	       i->zo[0].reg.value != ZYDIS_REGISTER_SS && i->zo[0].reg.value != ZYDIS_REGISTER_CS;
 }
 
-/* VEX.W means nothing here where it would choose 64 bits: all such, and what names general registers. */
+/* Those of general registers alone are left: they are #UD in real and V86 mode. */
 static bool vex_possible(const struct tins *i, int unit)
 {
-	if (i->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || unit < 0)
+	if (unit < 0)
 		return false;
-	for (unsigned k = 0; k < i->zi.operand_count; k++) {
-		ZydisRegisterClass r = i->zo[k].type == ZYDIS_OPERAND_TYPE_REGISTER ? ZydisRegisterGetClass(i->zo[k].reg.value) : ZYDIS_REGCLASS_INVALID;
-		if (r >= ZYDIS_REGCLASS_GPR8 && r <= ZYDIS_REGCLASS_GPR64)
-			return false;
-	}
-	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_VMOVD: case ZYDIS_MNEMONIC_VMOVQ: case ZYDIS_MNEMONIC_VPEXTRD: case ZYDIS_MNEMONIC_VPINSRD:
-	case ZYDIS_MNEMONIC_VCVTSI2SD: case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VPCMPESTRI: case ZYDIS_MNEMONIC_VPCMPESTRM:
-		return false;
-	default:
-		return true;
-	}
+	if (i->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return unit == FC_AVX || !wide_by_w(i);
+	return i->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && !wide_by_w(i);
 }
 
 static bool is_moffs(const struct tins *i)
@@ -634,6 +727,8 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return stack_kind(t, i);
 	if (scan_size(i))
 		return K_MEM;
+	if (system_gate(t, i))
+		return K_GATE;
 	if (loads_data_segment(i))
 		return K_INTERP; /* goes on here where the class is the same */
 	if (o->op_class == OC_CALL || (o->flags & (OF_ENDS | OF_STRING | OF_PRIV)))
@@ -643,9 +738,7 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 	case ZYDIS_MNEMONIC_POP: case ZYDIS_MNEMONIC_LEAVE: return stack_kind(t, i);
 	case ZYDIS_MNEMONIC_DAA: case ZYDIS_MNEMONIC_DAS: case ZYDIS_MNEMONIC_AAA: case ZYDIS_MNEMONIC_AAS: case ZYDIS_MNEMONIC_AAM:
 	case ZYDIS_MNEMONIC_AAD: case ZYDIS_MNEMONIC_SALC:
-	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_STMXCSR: case ZYDIS_MNEMONIC_VLDMXCSR: case ZYDIS_MNEMONIC_VSTMXCSR:
-	case ZYDIS_MNEMONIC_FNINIT: case ZYDIS_MNEMONIC_FNCLEX: case ZYDIS_MNEMONIC_FEMMS:
-	case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_VZEROUPPER: /* the host's would clear registers 8-15 too */
+	case ZYDIS_MNEMONIC_XLAT:
 		return K_INTERP;
 	case ZYDIS_MNEMONIC_BSWAP:
 		if (i->zi.operand_width == 16)
@@ -653,17 +746,19 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		break;
 	default: break;
 	}
-	if (is_state(&i->zi))
-		return K_INTERP;
 	int unit = unit_of(i);
-	if (unit == FC_X87 || unit == FC_MMX || (unit >= FC_SSE && t->b->cpu->nofpu[unit] == V_UD))
+	if (is_left(t->b->cpu, &i->zi) || unit == -2 || (unit >= FC_SSE && t->b->cpu->nofpu[unit] == V_UD))
 		return K_INTERP;
-	if (unit == -2 || (i->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && !vex_possible(i, unit)))
+	if ( (i->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && !vex_possible(i, unit)))
 		return K_INTERP;
 	const ZydisDecodedOperand *m = memory_of(i);
 	struct la a;
+	if (is_bits(i))
+		return address_of(i, m, &a) ? K_BITS : K_INTERP;
 	if (m && ((!is_moffs(i) && !one_operand_of_memory(i)) || !address_of(i, m, &a)))
 		return K_INTERP;
+	if (unit >= 0)
+		i->fop = x87_fop(i);
 	use_unit(t, unit);
 	return m ? K_MEM : K_COPY;
 }
@@ -673,6 +768,7 @@ bool legacy_emit(struct translation *t, unsigned k)
 	switch (t->ins[k].kind) {
 	case K_COPY: return emit_copy(t, k);
 	case K_MEM: return scan_size(&t->ins[k]) ? emit_scan(t, k) : emit_memory(t, k);
+	case K_BITS: return emit_bits(t, k);
 	case K_LEA: return emit_lea(t, k);
 	case K_PUSH: return emit_push(t, k);
 	case K_POP: return emit_pop(t, k);
@@ -680,7 +776,7 @@ bool legacy_emit(struct translation *t, unsigned k)
 	case K_NOP: return true;
 	case K_SYSTEM: return system_emit(t, k);
 	case K_STRING: string_emit(t, k); return true;
-	case K_INTERP: case K_INTERP_LAST: return false;
+	case K_INTERP: case K_INTERP_LAST: case K_GATE: return false;
 	default: return emit_branch(t, k);
 	}
 }

@@ -15,6 +15,8 @@
  * but for its displacement; the others are op reg, [T + disp], after mov T, gs:[slot] where T was lost. */
 #include "bt/tr.h"
 
+#define SECONDS_MAX 4u /* of a block: each doubles the verifier's paths through a group */
+
 bool mem_possible(const struct ea *a)
 {
 	if (a->konst)
@@ -27,7 +29,7 @@ bool mem_possible(const struct ea *a)
 void cold_add(struct translation *t, u8 *site, unsigned k)
 {
 	if (t->n_cold < ARRAY_LEN(t->cold))
-		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN };
+		t->cold[t->n_cold++] = (struct cold){ .site = site, .insn = (u8)k, .saved = t->saved, .kind = X_INSN, .second = N_WINDOWS };
 	else
 		t->e.full = true;
 }
@@ -74,7 +76,7 @@ void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind
 /* Jumps of one instruction that leave alike share what they lead to. */
 static bool leaves_as(const struct cold *a, const struct cold *b)
 {
-	return a->insn == b->insn && a->kind == b->kind && a->saved == b->saved && a->rcx == b->rcx && a->addr == b->addr;
+	return a->second == N_WINDOWS && b->second == N_WINDOWS && a->insn == b->insn && a->kind == b->kind && a->saved == b->saved && a->rcx == b->rcx && a->addr == b->addr;
 }
 
 void cold_emit(struct translation *t)
@@ -91,6 +93,14 @@ void cold_emit(struct translation *t)
 		e_set32(e, c->site, at);
 		if (c->rcx)
 			e_ctx_load(e, RCX, M_CTX(save_rcx));
+		if (c->second < N_WINDOWS) { /* T: what is above WINDOW_BITS */
+			e_reg(e, E_W | 0x81, 7, T);              /* cmp */
+			e32(e, t->b->window_of[c->second]);
+			u8 *neither = e_jcc(e, CC_NZ);
+			e_ctx_load(e, T, M_WINDOW(c->second));
+			e_jmp_to(e, c->back);
+			e_here32(e, neither);
+		}
 		if (c->kind == X_INDIRECT) {
 			if (c->addr != T)
 				e_mov(e, T, c->addr);
@@ -138,12 +148,45 @@ u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc)
 	return e_jcc(e, cc);
 }
 
+static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
+static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
+
+/* The address is in window n; T: that window. addr: a register, or T. */
+static void window_load(struct translation *t, unsigned k, unsigned addr, unsigned n, bool by_sp)
+{
+	struct emit *e = &t->e;
+	u32 which = t->b->window_of[n];
+	if (addr != T)
+		e_mov(e, T, addr);
+	e_reg(e, E_W | 0xc1, 5, T);                      /* shr */
+	e8(e, WINDOW_BITS);
+	e_reg(e, E_W | 0x81, 7, T);                      /* cmp */
+	if (!by_sp)
+		t->map[k].window_at = (u16)(e->p - t->start);
+	e32(e, which);
+	cold_add(t, e_jcc(e, CC_NZ), k);
+	cold_last(t)->kind = X_WINDOW;
+	e_ctx_load(e, T, M_WINDOW(n));
+	if (!by_sp && t->ins[k].window_second < N_WINDOWS && t->n_seconds < SECONDS_MAX) {
+		t->n_seconds++;
+		t->map[k].window_two = true;
+		cold_last(t)->second = t->ins[k].window_second;
+		cold_last(t)->back = emit_here(e);
+	}
+}
+
 /* A constant address. */
 static void mem_constant(struct translation *t, unsigned k, u64 lin, bool store, struct enc *x)
 {
 	struct emit *e = &t->e;
 	bool near = lin - 1 == (u64)(i64)(i32)(lin - 1);
-	if (near) {
+	unsigned window = t->ins[k].window;
+	if (window < N_WINDOWS && near) {
+		e_ctx_load(e, T, M_WINDOW(window));
+	} else if (window < N_WINDOWS) {
+		e_const(e, T, lin - 1);
+		add_ctx(e, M_WINDOW(window));
+	} else if (near) {
 		entry_load_at(e, lin, store);
 		cold_add(t, test_jump(e, T, 1, CC_Z), k);
 	} else { /* T = lin - 1 + entry; without an entry its lowest bit is lin - 1's */
@@ -218,9 +261,6 @@ bool mem_offset(struct translation *t, const struct ea *a, struct marg to)
 	e_ctx_store(&t->e, r, to);
 	return !add_base;
 }
-
-static struct marg seg_base(unsigned seg) { return seg == S_FS ? M_CTX(fs_base) : M_CTX(gs_base); }
-static void add_ctx(struct emit *e, struct marg m) { e_mem(e, E_W | E_GS | 0x03, T, m); }
 
 /* The registers and the segment's base are added to T, but for what x still names. */
 static void add_parts(struct translation *t, unsigned k, const struct ea *a, unsigned spare, struct enc *x)
@@ -306,18 +346,23 @@ void mem_operand(struct translation *t, unsigned k, const struct ea *a, unsigned
 		mem_constant(t, k, a->lin, store, x);
 		return;
 	}
-	struct ea low = first ? group_lowest(i, a) : *a;
+	unsigned window = a->bits ? N_WINDOWS : by_sp(i, a) ? i->window_stack : i->window;
+	struct ea low = first && window == N_WINDOWS ? group_lowest(i, a) : *a;
 	unsigned addr = address(e, &low, &add_base);
 	if (add_base)
 		add_ctx(e, home_of(a->base));
 	if (a->seg)
 		add_ctx(e, seg_base(a->seg));
-	if (first)
-		page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);
-	else
-		page_of(t, k, T, addr, size, how, X_INSN);
-	entry_load(e, first ? i->group_store : store);
-	cold_add(t, test_jump(e, T, 1, CC_Z), k);
+	if (window < N_WINDOWS) {
+		window_load(t, k, addr, window, by_sp(i, a));
+	} else {
+		if (first)
+			page_of(t, k, T, addr, i->group_span, i->group_span > 1 ? MAY_CROSS : NO_CROSSING, X_GROUP);
+		else
+			page_of(t, k, T, addr, size, how, X_INSN);
+		entry_load(e, first ? i->group_store : store);
+		cold_add(t, test_jump(e, T, 1, CC_Z), k);
+	}
 	add_parts(t, k, a, spare, x);
 	x->disp = (a->konst ? (i32)a->lin : a->disp) - 1;
 	if (first)

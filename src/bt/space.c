@@ -3,6 +3,7 @@
  *
  *   gs - 4 KiB           struct ctx             | the same memory in every space
  *   below                ok slots               | each its own
+ *   below                windows (window.c)     | each its own
  *   below                jump cache             | the same memory in every space
  *   gs .. gs + 4 GiB     the table: sparse, an entry of 8 bytes a guest page (bt.h)
  *
@@ -40,11 +41,13 @@ static bool map_space(struct bt *b, struct space *s, struct error *e)
 	const int rw = PROT_READ | PROT_WRITE, anon = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
 	bool ok = mmap(s->gs + CTX_AT, 4096, rw, MAP_SHARED | MAP_FIXED, b->ctx_fd, 0) != MAP_FAILED &&
 		  mmap(s->gs + JUMP_TAG_AT, SHARED_BYTES - 4096, rw, MAP_SHARED | MAP_FIXED, b->ctx_fd, 4096) != MAP_FAILED &&
-		  mmap(s->gs + OK_AT, N_OK * 4, rw, anon, -1, 0) != MAP_FAILED &&
+		  mmap(s->gs + WINDOW_AT, OK_AT - WINDOW_AT + N_OK * 4, rw, anon, -1, 0) != MAP_FAILED &&
 		  mmap(s->gs, TABLE_BYTES, rw, anon, -1, 0) != MAP_FAILED;
 	s->touched = mmap(NULL, TABLE_BYTES / 4096 / 8, rw, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (!ok || s->touched == MAP_FAILED)
 		return error_set(e, "bt: a page table: %m");
+	for (unsigned n = 0; n < N_WINDOWS; n++)
+		st64(s->gs + WINDOW_AT + 8 * (i32)n, WINDOW_NONE);
 	madvise(s->gs, TABLE_BYTES, MADV_NOHUGEPAGE); /* for an entry here and there, 2 MiB would be much */
 	return true;
 }
@@ -86,6 +89,9 @@ void space_destroy(struct bt *b)
 
 /* ---- flushing ----------------------------------------------------------------------------------- */
 
+/* No address space's: what windows have is looked at again before it is used (window_check). */
+#define EPOCH_OVER (~0ull)
+
 static u64 *entry(const struct space *s, u32 at) { return (u64 *)(void *)(s->gs + at); }
 
 static void drop(struct space *s, struct log *l)
@@ -108,7 +114,7 @@ void space_flush_all(struct bt *b)
 {
 	for (unsigned k = 0; k < N_SPACES; k++) {
 		flush_space(&b->spaces[k]);
-		b->spaces[k].epoch = 0;
+		b->spaces[k].epoch = b->spaces[k].windowed ? EPOCH_OVER : 0;
 	}
 	b->space = NULL;
 }
@@ -158,6 +164,8 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask)
 			continue;
 		drop_pages(s, first, pages, false);
 		drop_pages(s, first, pages, true);
+		if (s->windowed)
+			window_unmap(b, s, first, pages);
 		if (pages == 1) {
 			u32 *ok = space_ok_slot(s, cache_ok_slot(lin));
 			if (*ok)
@@ -209,10 +217,17 @@ void space_select(struct bt *b)
 		s = same ? same : oldest;
 		b->stats.spaces_recycled++;
 		flush_space(s);
+		if (s != same || s->root != (c->cr3 & ~PAGE_MASK))
+			window_take(b, s);
+		s->root = c->cr3 & ~PAGE_MASK;
 		s->epoch = c->epoch;
 		s->mmu = c->mmu;
 		s->user = user;
 		s->pcid = pcid;
+		if (s->windowed)
+			window_check(b, s);
+		else if (b->windows == WINDOWS_ON)
+			window_tick(b, s);
 	}
 	kernel_pair(b);
 	space_enter(b, s);
@@ -222,6 +237,7 @@ void space_select(struct bt *b)
 void space_class(struct bt *b)
 {
 	struct space *s = b->space;
+	b->klass.windowed = s->windowed && b->klass.mode == CODE64;
 	if (likely(class_equal(&s->klass, &b->klass)))
 		return;
 	for (u32 k = 0; k < s->oks.n; k++)
@@ -356,6 +372,8 @@ void space_protect(struct bt *b, struct page_code *p)
 			*e = 0;
 			l->at[n] = l->at[--l->n];
 		}
+		if (s->windowed)
+			window_protect(b, s, (u32)(p - m->code));
 	}
 	atomic_fetch_and(&p->writers, ~(1u << (b->cpu->index & 31)));
 }

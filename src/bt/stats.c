@@ -16,6 +16,7 @@ static const char *exit_name(enum exit_kind k)
 	case X_KICK: return "kicked";
 	case X_GROUP: return "a group of accesses crosses a page";
 	case X_FAULT: return "host's instruction faulted";
+	case X_WINDOW: return "another window than was thought";
 	case X_NOTHING: return "not entered: an event first";
 	case X_KINDS: break;
 	}
@@ -26,14 +27,16 @@ static const char *gate_name(enum gate g)
 	switch (g) {
 	case GATE_SYSCALL: return "SYSCALL";
 	case GATE_SYSRET: return "SYSRET";
+	case GATE_CR3: return "MOV CR3, no flush";
 	case GATE_IRET: return "IRETQ";
-	case GATE_STRING: return "MOVS, STOS over pages";
+	case GATE_STRING: return "string instructions";
 	case GATE_RDFSBASE: return "RDFSBASE";
 	case GATE_RDGSBASE: return "RDGSBASE";
 	case GATE_WRFSBASE: return "WRFSBASE";
 	case GATE_WRGSBASE: return "WRGSBASE";
 	case GATE_RDPKRU: return "RDPKRU";
 	case GATE_WRPKRU: return "WRPKRU, the same value";
+	case GATE_POPF: return "POPF";
 	case GATE_NONE: case N_GATES: break;
 	}
 	return "?";
@@ -107,6 +110,16 @@ static void count_tables(const struct bt *b, struct counters *t)
 	counter_add(t, "entries made for stores", counter_read(&s->store_fills));
 	counter_add(t, "spaces begun", counter_read(&s->spaces_recycled));
 	counter_add(t, "given back to the host", counter_read(&s->table_releases));
+	counters_group(t, "windows", 0);
+	counter_add(t, "address spaces that got some", counter_read(&s->windows_given));
+	counter_add(t, "  and lost them", counter_read(&s->windows_taken));
+	counter_add(t, "faults", counter_read(&s->window_faults));
+	counter_add(t, "pages mapped", counter_read(&s->window_pages));
+	counter_add(t, "  unmapped", counter_read(&s->window_unmaps));
+	counter_add(t, "looked at again after a flush", counter_read(&s->window_checks));
+	counter_add(t, "instructions found to go elsewhere", counter_read(&s->window_sites));
+	counter_add(t, "  and to two windows in turn", counter_read(&s->window_sites_two));
+	counter_add(t, "  and left to the table", counter_read(&s->window_sites_table));
 	counter_add(t, "KiB now", __atomic_load_n(&b->table_pages, __ATOMIC_RELAXED) * 4ull);
 }
 

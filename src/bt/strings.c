@@ -1,45 +1,67 @@
 /* STOS and MOVS, REP or not, where they stay within a page: the host's own instruction, on RDI and
- * RSI made host addresses for as long as it takes. Several pages of 64-bit code are gate.c's; all else (DF set,
- * a page without an entry, segments that are not flat, 16-bit addresses) is the interpreter's. SDM vol. 2 REP, STOS, MOVS. */
+ * RSI made host addresses for as long as it takes. Several pages, DF set, and the other string instructions are
+ * gate_string.c's; all else (a page without an entry, segments that are not flat, addresses narrower than the code's) is the
+ * interpreter's. SDM vol. 2 REP, STOS, MOVS. */
 #include "bt/tr.h"
 
-static bool is_stos(ZydisMnemonic m)
+static enum gate_string_op op_of(const struct tins *i)
 {
-	return m == ZYDIS_MNEMONIC_STOSB || m == ZYDIS_MNEMONIC_STOSW || m == ZYDIS_MNEMONIC_STOSD || m == ZYDIS_MNEMONIC_STOSQ;
-}
-static bool is_movs(const ZydisDecodedInstruction *zi)
-{
-	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSQ: return true;
-	case ZYDIS_MNEMONIC_MOVSD: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP;
-	default: return false;
+	switch (i->zi.opcode & 0xfe) {
+	case 0xa4: return STRING_MOVS;
+	case 0xa6: return STRING_CMPS;
+	case 0xac: return STRING_LODS;
+	case 0xae: return STRING_SCAS;
+	default: return STRING_STOS;
 	}
 }
 
-bool string_possible(const struct translation *t, const struct tins *i)
+/* The REP prefix that counts: 0xf3, 0xf2 or 0; ~0: of both kinds. */
+static unsigned rep_of(const struct tins *i)
 {
-	if (i->zi.address_width == 16 || (i->zi.address_width == 64) != (t->page->mode == CODE64) || !(is_stos(i->zi.mnemonic) || is_movs(&i->zi)))
+	unsigned rep = 0;
+	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++) {
+		u8 v = i->zi.raw.prefixes[k].value;
+		if (v == 0xf2 || v == 0xf3)
+			rep = rep && rep != v ? ~0u : v;
+	}
+	return rep;
+}
+
+/* A string instruction that there is a way for, here or through the gate. */
+static bool possible(const struct translation *t, const struct tins *i)
+{
+	bool compares = op_of(i) == STRING_SCAS || op_of(i) == STRING_CMPS;
+	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || i->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || (i->zi.opcode & 0xf0) != 0xa0)
+		return false;
+	if (i->zi.address_width == 16 || (i->zi.address_width == 64) != (t->page->mode == CODE64) || rep_of(i) > 0xf3 ||
+	    (rep_of(i) == 0xf2 && !compares))
 		return false;
 	for (unsigned k = 0; k < i->zi.operand_count && t->page->mode != CODE64; k++)
 		if (i->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY && !legacy_flat(t, &i->zo[k]))
 			return false;
-	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++) {
-		u8 v = i->zi.raw.prefixes[k].value;
-		if (((v == 0x64 || v == 0x65) && t->page->mode == CODE64) || v == 0xf2)
+	for (unsigned k = 0; k < i->zi.raw.prefix_count && t->page->mode == CODE64; k++)
+		if (i->zi.raw.prefixes[k].value == 0x64 || i->zi.raw.prefixes[k].value == 0x65)
 			return false;
-	}
 	return true;
 }
 
-static unsigned size_of(const struct tins *i) { return i->zi.operand_width / 8u; }
-static bool has_rep(const struct tins *i)
+bool string_possible(const struct translation *t, const struct tins *i)
 {
-	for (unsigned k = 0; k < i->zi.raw.prefix_count; k++)
-		if (i->zi.raw.prefixes[k].value == 0xf3)
-			return true;
-	return false;
+	return possible(t, i) && (op_of(i) == STRING_STOS || op_of(i) == STRING_MOVS);
 }
 
+bool string_gated(const struct translation *t, const struct tins *i)
+{
+	return possible(t, i) && !string_possible(t, i);
+}
+
+u8 string_gate_arg(const struct tins *i)
+{
+	unsigned rep = rep_of(i);
+	return (u8)((unsigned)__builtin_ctz(i->zi.operand_width / 8u) | (rep ? GATE_REP : 0u) | (rep == 0xf2 ? GATE_REPNE : 0u) | (unsigned)op_of(i) << GATE_OP);
+}
+
+static unsigned size_of(const struct tins *i) { return i->zi.operand_width / 8u; }
 /* Leaves unless all that r points to, RCX (or one) times `size` bytes, lies in one page. */
 static void same_page(struct translation *t, unsigned k, unsigned r, unsigned size, bool rep)
 {
@@ -77,13 +99,11 @@ void string_emit(struct translation *t, unsigned k)
 	struct emit *e = &t->e;
 	const struct tins *i = &t->ins[k];
 	unsigned size = size_of(i);
-	bool rep = has_rep(i), movs = !is_stos(i->zi.mnemonic);
-	if (t->page->mode != CODE64) {
+	bool rep = rep_of(i) != 0, movs = op_of(i) == STRING_MOVS;
+	if (t->page->mode != CODE64)
 		cut(e, movs, rep);
-	} else {
-		t->map[k].gate = GATE_STRING;
-		t->map[k].gate_arg = (u8)((unsigned)__builtin_ctz(size) | (rep ? GATE_REP : 0));
-	}
+	t->map[k].gate = GATE_STRING;
+	t->map[k].gate_arg = string_gate_arg(i);
 	if (rep) { /* more than a page holds; also keeps the sum below from wrapping */
 		e_reg(e, E_W | 0x81, 7, RCX);   /* cmp rcx, imm32 */
 		e32(e, 4096 / size);

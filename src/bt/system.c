@@ -37,15 +37,29 @@ bool system_possible(const struct translation *t, const struct tins *i)
 	}
 }
 
+/* Of a flat stack. */
+static bool is_popf(const struct translation *t, const struct tins *i)
+{
+	const struct seg_class *c = &t->page->klass;
+	if (t->page->mode == CODE64)
+		return i->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ && i->zi.operand_width == 64;
+	return i->zi.mnemonic == ZYDIS_MNEMONIC_POPFD && !c->sp16 && (c->flat >> S_SS & 1);
+}
+
 enum gate system_gate(const struct translation *t, const struct tins *i)
 {
 	bool cpl0 = t->page->cpl == 0;
+	if (string_gated(t, i))
+		return GATE_STRING;
+	if (is_popf(t, i))
+		return GATE_POPF;
 	if (t->page->mode != CODE64)
 		return GATE_NONE;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_SYSCALL: return cpl0 ? GATE_NONE : GATE_SYSCALL;
 	case ZYDIS_MNEMONIC_SYSRET: return cpl0 && (i->zi.attributes & ZYDIS_ATTRIB_HAS_REX) && i->zi.raw.rex.W ? GATE_SYSRET : GATE_NONE;
 	case ZYDIS_MNEMONIC_IRETQ: return cpl0 ? GATE_IRET : GATE_NONE;
+	case ZYDIS_MNEMONIC_MOV: return cpl0 && i->zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && i->zo[0].reg.value == ZYDIS_REGISTER_CR3 ? GATE_CR3 : GATE_NONE;
 	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
 	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
 	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
@@ -54,6 +68,12 @@ enum gate system_gate(const struct translation *t, const struct tins *i)
 	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
 	default: return GATE_NONE;
 	}
+}
+
+u8 system_gate_arg(const struct tins *i, enum gate g)
+{
+	return g == GATE_STRING ? string_gate_arg(i) : g == GATE_CR3 ? (u8)ZydisRegisterGetId(i->zo[1].reg.value) :
+	       g == GATE_POPF ? (u8)(i->zi.operand_width / 8u) : 0;
 }
 
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved)

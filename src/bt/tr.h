@@ -35,11 +35,13 @@ struct tins {
 	u16 group_span;      /* of the first: bytes from group_lo on that it has */
 	i32 group_lo;        /* relative to its own address */
 	i32 group_disp;      /* of others: from T */
+	u8 window, window_stack; /* its operand's, the one by RSP (window.c); N_WINDOWS: by the table */
+	u8 window_second;    /* where its operand is as well; N_WINDOWS: nowhere */
 	bool writes, wants;  /* status flags: may write some; needs them in the host's */
 	bool varies;         /* its immediate is read from the guest's code (selfcheck.c) */
 };
 /* A jump out of line, to leave. */
-struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; };
+struct cold { u8 *site; u8 insn; bool saved; u8 addr; bool rcx; /* spilled */ u8 kind; u8 second; /* window */ u8 *back; };
 
 #define SIDES_MAX 4u
 struct translation {
@@ -58,6 +60,7 @@ struct translation {
 	unsigned n_cold;
 	unsigned n_sides, sides; /* conditional branches within the block: of it, emitted so far */
 	bool units;
+	u8 n_seconds;
 	bool saved;          /* here, flags are in ctx.flags */
 	u64 ahead;
 	u8 classes;
@@ -116,6 +119,9 @@ void cold_emit(struct translation *t);
 u8 *test_jump(struct emit *e, unsigned r, unsigned mask, enum cc cc);
 void emit_exit(struct translation *t, struct emit *e, unsigned k, enum exit_kind kind, bool saved);
 
+/* The access is where RSP is. */
+static inline bool by_sp(const struct tins *i, const struct ea *a) { return i->kind == K_LEAVE || (!a->konst && a->base == HOST_SP); }
+
 /* group.c */
 void groups_plan(struct translation *t);
 
@@ -123,18 +129,23 @@ void groups_plan(struct translation *t);
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 enum gate system_gate(const struct translation *t, const struct tins *i);
+u8 system_gate_arg(const struct tins *i, enum gate g); /* insn_map.gate_arg */
 /* To gate.c, and from there perhaps to the interpreter. saved: as for emit_exit. */
 void gate_emit(struct translation *t, struct emit *e, unsigned k, bool saved);
 
 /* strings.c */
 bool string_possible(const struct translation *t, const struct tins *i);
 void string_emit(struct translation *t, unsigned k);
+bool string_gated(const struct translation *t, const struct tins *i); /* gate_string.c has it all */
+u8 string_gate_arg(const struct tins *i);
 
 /* legacy.c: the same for 16- and 32-bit code */
 enum kind legacy_kind(struct translation *t, struct tins *i);
 bool legacy_emit(struct translation *t, unsigned k);
 u64 legacy_target(const struct translation *t, unsigned k);
 void legacy_push_target(struct translation *t, unsigned k); /* PUSH of ctx.target */
+/* Stores the offset of its memory operand; T is used, flags are not. False: not with this address. */
+bool legacy_offset(struct translation *t, const struct tins *i, struct marg to);
 /* Whether the operand's segment is one that needs neither base nor limit. */
 bool legacy_flat(const struct translation *t, const ZydisDecodedOperand *o);
 
@@ -202,7 +213,7 @@ unsigned unused_register(const struct tins *i);
 bool one_operand_of_memory(const struct tins *i);
 bool checks_alignment(const ZydisDecodedInstruction *zi, unsigned size);
 bool is_hint(const ZydisDecodedInstruction *zi);
-bool is_state(const ZydisDecodedInstruction *zi);
+bool is_left(const struct cpu *c, const ZydisDecodedInstruction *zi);
 int unit_of(const struct tins *i);
 void use_unit(struct translation *t, int unit);
 enum kind interp_kind(const struct tins *i);

@@ -167,6 +167,7 @@ static bool emit_one(struct translation *t, unsigned k)
 	}
 	if (gate) {
 		t->map[k].gate = (u8)system_gate(t, i);
+		t->map[k].gate_arg = system_gate_arg(i, t->map[k].gate);
 		gate_emit(t, e, k, saved);
 	} else {
 		t->map[k].fop = FOP_INTERP;
@@ -185,6 +186,7 @@ static void emit_body(struct translation *t)
 			t->e = e;
 			t->out = out;
 			t->n_cold = t->sides = 0;
+			t->n_seconds = 0;
 			emit_entries(t);
 		}
 		if (emit_one(t, k))

@@ -271,7 +271,7 @@ static bool exit_checked(struct verifier *v, const struct path *p, const struct 
 		if (!saved && !p->host_flags && v->root != ROOT_STALE)
 			v->entry_lost = true;
 		break;
-	case X_INSN: case X_GROUP:
+	case X_INSN: case X_GROUP: case X_WINDOW:
 		if (kind == X_GROUP && (v->root != ROOT_INSN || !k->map[v->k_insn + 1].no_resume))
 			return verify_bad(v, h->off, "leaves a group that is none");
 		if ((v->root != ROOT_INSN && v->root != ROOT_DEAD) || insn != v->k_insn)
@@ -309,7 +309,7 @@ static bool units_loaded(struct verifier *v, struct path *p, const struct hinsn 
 /* To gate.c: an exit for the interpreter, of an instruction that has this gate. */
 static bool gate_checked(struct verifier *v, const struct path *p, const struct hinsn *h, bool saved)
 {
-	if (v->legacy || !v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->g.known && !guest_gate(v)))
+	if (!v->k->map[v->k_insn].gate || (p->exit & 15) != X_INSN || (v->guest && !guest_gate(v)))
 		return verify_bad(v, h->off, "a gate that is not the instruction's");
 	return exit_checked(v, p, h, saved);
 }
@@ -821,6 +821,26 @@ bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 		return false;
 	}
 	bug("the block of guest code at %#lx is not what it should be, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, e.msg, g, h, c);
+}
+
+void verify_again(struct bt *b, const struct block *k)
+{
+	struct error e;
+	u8 guest[2 * 4096];
+	if (b->verify_every != 1 || !k->valid)
+		return;
+	if (k->made_from) {
+		memcpy(guest, k->made_from, k->guest_bytes);
+	} else {
+		unsigned off = (unsigned)(k->lin & PAGE_MASK), first = MIN(k->guest_bytes, 4096 - off);
+		memcpy(guest, k->page->host + off, first);
+		if (k->page2)
+			memcpy(guest + first, k->page2->host, k->guest_bytes - first);
+		if (atomic_load(&k->page->code->gen) != k->page->gen || (k->page2 && atomic_load(&k->page2->code->gen) != k->page2->gen))
+			return; /* no longer what it was made from */
+	}
+	if (!verify_block(b, k, guest, &e))
+		bug("the block of guest code at %#lx is not what it should be after a change, %s", (unsigned long)k->lin, e.msg);
 }
 
 void verify_init(struct bt *b)

@@ -21,6 +21,7 @@ enum atom_kind {
 	AT_SPACE,    /* n: the host's gs base for EFLAGS.AC clear, set; or 0 */
 	AT_ENTRY,    /* page-table entry of the page of `of`; n: of the store half; at: which load of it */
 	AT_ENTRY_AT, /* the same at table offset `at`; of: which load of it */
+	AT_WINDOW,   /* n: window n of the space */
 	AT_ROR,      /* of >> n rotated */
 	AT_LOW,      /* the low n bits of `of` */
 	AT_SHL,      /* of << n */
@@ -172,6 +173,7 @@ struct verifier {
 	bool entry_lost;         /* an entry leaves without them */
 	struct guest_insn {
 		bool known;
+		bool x87;            /* not known, but decoded: an x87 instruction of 16- or 32-bit code */
 		ZydisDecodedInstruction zi;
 		ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
 		u64 lin, next;
@@ -216,6 +218,8 @@ sym guest_immediate(struct verifier *v, unsigned w);
 sym guest_offset(struct verifier *v);                            /* of its memory operand, without the segment */
 /* The host instruction is the guest's own: checked against it, its results noted (after the step). */
 bool guest_is_own(const struct verifier *v, const struct hinsn *h);
+/* Of 16- and 32-bit code: the guest's x87 instruction, but for where its memory is. */
+bool guest_same_x87(const struct verifier *v, const struct hinsn *h);
 bool guest_own_before(struct verifier *v, const struct path *p, const struct hinsn *h);
 void guest_own_after(struct verifier *v, struct path *p, const struct hinsn *h);
 bool guest_access(struct verifier *v, const struct path *p, const struct hinsn *h, const struct touch *a);

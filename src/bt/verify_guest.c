@@ -128,11 +128,11 @@ static sym address_asked(struct verifier *v, const ZydisDecodedOperand *o)
 sym guest_offset(struct verifier *v)
 {
 	const struct guest_insn *g = &v->g;
-	if (g->mem < 0 || g->ea == SYM_NONE)
+	if (g->mem < 0 || (g->known && g->ea == SYM_NONE))
 		return SYM_NONE;
 	ZydisDecodedOperand o = g->zo[g->mem];
 	o.mem.segment = ZYDIS_REGISTER_DS;
-	return address_asked(v, &o);
+	return sym_low(&v->syms, address_asked(v, &o), g->zi.address_width);
 }
 
 /* Bits of the block's bytes that are its immediate. */
@@ -159,15 +159,33 @@ static bool varies_well(struct verifier *v, unsigned off, unsigned len)
 	return !of_it || (v->g.kind == G_PLAIN && of_it << off == immediate_bytes(v) && v->g.zo[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
 }
 
+/* What the map must say of FOP and FDS, where it is not left to the interpreter. */
+static u16 fop_asked(const struct guest_insn *g)
+{
+	switch (g->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_FLDCW: case ZYDIS_MNEMONIC_FNSTCW: case ZYDIS_MNEMONIC_FNSTSW:
+	case ZYDIS_MNEMONIC_FENI8087_NOP: case ZYDIS_MNEMONIC_FDISI8087_NOP: case ZYDIS_MNEMONIC_FSETPM287_NOP:
+		return 0;
+	default:
+		break;
+	}
+	if (g->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || g->zi.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || (g->zi.opcode & 0xf8) != 0xd8)
+		return 0;
+	unsigned code = (g->zi.opcode & 7u) << 8 | (unsigned)g->zi.raw.modrm.mod << 6 | (unsigned)g->zi.raw.modrm.reg << 3 | g->zi.raw.modrm.rm;
+	if (g->mem >= 0)
+		code |= FOP_MEM | (unsigned)(g->zo[g->mem].mem.segment - ZYDIS_REGISTER_ES) << FOP_SEG;
+	return (u16)(FOP_X87 | code);
+}
+
 bool guest_prepare(struct verifier *v, unsigned insn)
 {
 	struct guest_insn *g = &v->g;
 	const struct block *k = v->k;
-	*g = (struct guest_insn){ .known = v->guest && k->page->mode == CODE64 && insn < k->n, .mem = -1, .ea = SYM_NONE };
-	if (!g->known)
+	*g = (struct guest_insn){ .known = v->guest && !v->legacy && insn < k->n, .mem = -1, .ea = SYM_NONE };
+	if (!v->guest || insn >= k->n)
 		return true;
 	unsigned off = k->map[insn].guest, len = k->map[insn + 1].guest - off;
-	if (isa_decode(CODE64, v->b->in.quirks, v->guest + off, MIN(len, 15u), &g->zi, g->zo) != ISA_OK || g->zi.length != len)
+	if (isa_decode(k->page->mode, v->b->in.quirks, v->guest + off, MIN(len, 15u), &g->zi, g->zo) != ISA_OK || g->zi.length != len)
 		return verify_bad(v, k->map[insn].host, "guest instruction %u is not %u bytes long", insn, len);
 	g->lin = k->lin + off;
 	g->next = g->lin + len;
@@ -178,8 +196,12 @@ bool guest_prepare(struct verifier *v, unsigned insn)
 	for (unsigned n = 0; n < g->zi.operand_count; n++)
 		if (g->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY && g->zo[n].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
 			g->mem = (i8)n;
+	u16 fop = k->map[insn].fop;
+	g->x87 = v->legacy && (fop & FOP_X87);
+	if (fop != FOP_INTERP && fop != fop_asked(g))
+		return verify_bad(v, k->map[insn].host, "FOP or FDS of another instruction");
 	bool lea = g->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
-	if (g->mem >= 0 && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
+	if (g->mem >= 0 && g->known && (lea || g->zi.address_width == 64) && g->zo[g->mem].mem.type != ZYDIS_MEMOP_TYPE_VSIB)
 		g->ea = address_asked(v, &g->zo[g->mem]);
 	if (g->ea != SYM_NONE && reaches_bits(&g->zi, g->zo) && g->zo[0].size >= 32)
 		g->ea = sym_add(&v->syms, g->ea, sym_bit_word(&v->syms, guest_start(v, (unsigned)gpr_number(&g->zo[1])), g->zo[0].size));
@@ -246,6 +268,13 @@ static bool same_vector_form(const ZydisDecodedInstruction *a, const ZydisDecode
 {
 	return a->avx.vector_length == b->avx.vector_length && a->avx.mask.mode == b->avx.mask.mode && a->avx.mask.reg == b->avx.mask.reg &&
 	       a->avx.broadcast.mode == b->avx.broadcast.mode && a->avx.rounding.mode == b->avx.rounding.mode && a->avx.has_sae == b->avx.has_sae;
+}
+
+bool guest_same_x87(const struct verifier *v, const struct hinsn *h)
+{
+	const struct guest_insn *g = &v->g;
+	return g->zi.opcode == h->zi.opcode && g->zi.mnemonic == h->zi.mnemonic && g->zi.raw.modrm.reg == h->zi.raw.modrm.reg &&
+	       (g->mem >= 0 ? h->mem >= 0 : h->mem < 0 && g->zi.raw.modrm.rm == h->zi.raw.modrm.rm);
 }
 
 bool guest_own_before(struct verifier *v, const struct path *p, const struct hinsn *h)
@@ -466,6 +495,8 @@ static bool pointers_told(struct verifier *v, const struct path *p, u32 off)
 bool guest_done(struct verifier *v, const struct path *p, u32 off)
 {
 	const struct guest_insn *g = &v->g;
+	if (g->x87)
+		return p->own ? pointers_told(v, p, off) : verify_bad(v, off, "the guest's instruction is not there");
 	if (!g->known)
 		return true;
 	if (g->kind == G_OTHER)
@@ -528,32 +559,62 @@ bool guest_link(struct verifier *v, const struct path *p, const struct hinsn *h,
 	return true;
 }
 
-static enum gate gate_asked(const ZydisDecodedInstruction *zi)
+static enum gate gate_asked(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_SYSCALL: return GATE_SYSCALL;
 	case ZYDIS_MNEMONIC_SYSRET: return zi->raw.rex.W ? GATE_SYSRET : GATE_NONE;
 	case ZYDIS_MNEMONIC_IRETQ: return GATE_IRET;
+	case ZYDIS_MNEMONIC_POPFQ: case ZYDIS_MNEMONIC_POPFD: return GATE_POPF;
+	case ZYDIS_MNEMONIC_MOV: return zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && zo[0].reg.value == ZYDIS_REGISTER_CR3 ? GATE_CR3 : GATE_NONE;
 	case ZYDIS_MNEMONIC_RDFSBASE: return GATE_RDFSBASE;
 	case ZYDIS_MNEMONIC_RDGSBASE: return GATE_RDGSBASE;
 	case ZYDIS_MNEMONIC_WRFSBASE: return GATE_WRFSBASE;
 	case ZYDIS_MNEMONIC_WRGSBASE: return GATE_WRGSBASE;
 	case ZYDIS_MNEMONIC_RDPKRU: return GATE_RDPKRU;
 	case ZYDIS_MNEMONIC_WRPKRU: return GATE_WRPKRU;
-	default: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP ? GATE_STRING : GATE_NONE;
+	default: return zi->meta.category == ZYDIS_CATEGORY_STRINGOP && (zi->opcode & 0xf0) == 0xa0 ? GATE_STRING : GATE_NONE;
 	}
+}
+
+/* Flat segments, addresses of the code's own width. */
+static bool string_plain(const struct verifier *v)
+{
+	const struct guest_insn *g = &v->g;
+	const struct code_page *p = v->k->page;
+	for (unsigned n = 0; n < g->zi.operand_count; n++) {
+		if (g->zo[n].type != ZYDIS_OPERAND_TYPE_MEMORY)
+			continue;
+		ZydisRegister s = g->zo[n].mem.segment;
+		if (v->legacy ? !(p->klass.flat >> (s - ZYDIS_REGISTER_ES) & 1) : s == ZYDIS_REGISTER_FS || s == ZYDIS_REGISTER_GS)
+			return false;
+	}
+	return g->zi.address_width == (v->legacy ? 32 : 64);
+}
+
+static u8 string_asked(const ZydisDecodedInstruction *zi)
+{
+	static const u8 ops[] = { STRING_MOVS, STRING_CMPS, 0, STRING_STOS, STRING_LODS, STRING_SCAS };
+	unsigned size = zi->operand_width / 8u, arg = size == 8 ? 3 : size / 2;
+	if (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+		arg |= GATE_REP;
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_REPNE)
+		arg |= GATE_REPNE;
+	return (u8)(arg | (unsigned)ops[(zi->opcode - 0xa4) / 2] << GATE_OP);
 }
 
 bool guest_gate(const struct verifier *v)
 {
 	const struct insn_map *m = &v->k->map[v->k_insn];
 	const ZydisDecodedInstruction *zi = &v->g.zi;
-	enum gate g = gate_asked(zi);
+	enum gate g = gate_asked(zi, v->g.zo);
+	const struct seg_class *c = &v->k->page->klass;
+	if (g == GATE_POPF)
+		return m->gate == g && m->gate_arg == zi->operand_width / 8u && zi->operand_width == (v->legacy ? 32 : 64) && (!v->legacy || (!c->sp16 && (c->flat >> S_SS & 1)));
 	if (g != GATE_STRING)
-		return m->gate == g && g != GATE_NONE;
-	bool movs = zi->mnemonic == ZYDIS_MNEMONIC_MOVSB || zi->mnemonic == ZYDIS_MNEMONIC_MOVSW || zi->mnemonic == ZYDIS_MNEMONIC_MOVSD || zi->mnemonic == ZYDIS_MNEMONIC_MOVSQ;
-	unsigned size = zi->operand_width / 8u, arg = (size == 8 ? 3 : size / 2) | (zi->attributes & ZYDIS_ATTRIB_HAS_REP ? GATE_REP : 0);
-	return m->gate == g && m->gate_arg == arg && m->string == (movs ? MAP_MOVS : MAP_STOS);
+		return m->gate == g && g != GATE_NONE && !v->legacy && m->gate_arg == (g == GATE_CR3 ? gpr_number(&v->g.zo[1]) : 0);
+	u8 arg = string_asked(zi), op = arg >> GATE_OP;
+	return m->gate == g && m->gate_arg == arg && string_plain(v) && m->string == (op == STRING_MOVS ? MAP_MOVS : op == STRING_STOS ? MAP_STOS : 0);
 }
 
 /* It is the target of the guest's indirect branch. */

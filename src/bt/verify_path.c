@@ -5,6 +5,7 @@
  *          path from the half that the access asks for, and found present
  *   A      such that all of its bytes lie in one page: a single one, or known to fit, or the
  *          instruction itself faults unless they are aligned
+ * or WINDOW + A - 1 with A known to be in that window, or within WINDOW_REACH of an address that is (window.c).
  * In groups (insn_map.no_resume) ENTRY may be that of an address a known distance below A, from which on
  * all up to A's last byte are known to be in one page; it may have been in a slot of the context meanwhile.
  * Then it reaches the guest's RAM, or a multiple of MEM_ALIAS_STEP from there (bt.h), and nothing else. */
@@ -195,6 +196,46 @@ static bool through_entry(struct verifier *v, const struct path *p, const struct
 	return true;
 }
 
+/* It is an address in window n, for certain: a constant, or it was looked at, or not far from one. */
+static bool in_window(struct verifier *v, const struct path *p, sym a, unsigned n)
+{
+	struct syms *s = &v->syms;
+	u64 which = v->b->window_of[n], x;
+	if (n >= v->b->n_windows)
+		return false;
+	if (sym_is_const(s, a, &x) && x >> WINDOW_BITS == which)
+		return true;
+	for (unsigned k = 0; k < p->n_facts; k++) {
+		const struct fact *f = &p->facts[k];
+		if (f->kind != FACT_EQUAL || !sym_is_const(s, (sym)f->n, &x) || x != which)
+			continue;
+		const struct atom *high = sym_single(s, f->of);
+		if (high && high->kind == AT_SHR && high->n == WINDOW_BITS && sym_is_const(s, sym_add(s, a, sym_scale(s, high->of, ~0ull)), &x) &&
+		    x + WINDOW_REACH <= 2 * WINDOW_REACH)
+			return true;
+	}
+	return false;
+}
+
+/* Whether the host address is WINDOW + *a - 1. *n: the window. */
+static bool through_window(struct verifier *v, sym host, sym *a, unsigned *n)
+{
+	struct syms *s = &v->syms;
+	const struct expr x = s->exprs[host];
+	*a = sym_const(s, x.konst + 1);
+	bool found = false;
+	for (unsigned k = 0; k < x.n; k++) {
+		const struct atom y = s->atoms[x.atom[k]];
+		if (y.kind == AT_WINDOW && !found && x.times[k] == 1) {
+			found = true;
+			*n = y.n;
+			continue;
+		}
+		*a = sym_add(s, *a, sym_scale(s, sym_atom(s, y.kind, y.n, y.of, y.at), x.times[k]));
+	}
+	return found;
+}
+
 static bool guest_memory(struct verifier *v, const struct path *p, const struct hinsn *h, struct touch *t)
 {
 	const ZydisDecodedOperand *o = memory(h);
@@ -214,6 +255,9 @@ static bool guest_memory(struct verifier *v, const struct path *p, const struct 
 			return verify_bad(v, h->off, "a bit string of 16-bit words");
 		host = sym_add(s, host, sym_bit_word(s, p->reg[gpr_number(&h->zo[1])], o->size));
 	}
+	unsigned window;
+	if (through_window(v, host, &t->at, &window))
+		return in_window(v, p, t->at, window) || verify_bad(v, h->off, "an address that may not be in window %u", window);
 	if (!through_entry(v, p, h, host, write, &t->at, &e))
 		return false;
 	u64 lin;
@@ -354,6 +398,8 @@ static bool space_load(struct verifier *v, struct path *p, const struct hinsn *h
 		p->loads_flags = true;
 	} else if (o->size == 8 && (disp == CTX(flags) || disp == CTX(flags) + 1))
 		*value = sym_fresh(&v->syms);
+	else if (o->size == 64 && disp >= WINDOW_AT && disp < WINDOW_AT + 8 * N_WINDOWS && !(disp & 7))
+		*value = sym_atom(&v->syms, AT_WINDOW, (unsigned)(disp - WINDOW_AT) / 8, SYM_NONE, 0);
 	else if (o->size == 64 && n >= 0)
 		*value = p->slot[n];
 	else if ((n == SL_HOME11 || n == SL_HOME15) && o->size < 64)
@@ -444,7 +490,7 @@ static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h,
 	u16 fop = v->root == ROOT_INSN ? v->k->map[v->k_insn].fop : 0;
 	bool imm = from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	u64 value = imm ? from->imm.value.u : 0;
-	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != (disp == CTX(fdp) ? 64 : 32) || !(fop & FOP_X87) || (v->g.known && !p->own))
+	if (h->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != (disp == CTX(fdp) ? 64 : 32) || !(fop & FOP_X87) || ((v->g.known || v->g.x87) && !p->own))
 		return verify_bad(v, h->off, "x87 pointers that are not the instruction's to write");
 	if (disp == CTX(x87_last)) {
 		p->x87 |= X87_LAST;
@@ -456,7 +502,7 @@ static bool x87_store(struct verifier *v, struct path *p, const struct hinsn *h,
 	}
 	p->x87 |= X87_FDP;
 	sym s = imm ? sym_const(&v->syms, value) : gpr_number(from) >= 0 ? p->reg[gpr_number(from)] : SYM_NONE;
-	return !v->g.known || s == guest_offset(v) || verify_bad(v, h->off, "FDP that is not the operand's offset");
+	return !(v->g.known || v->g.x87) || s == guest_offset(v) || verify_bad(v, h->off, "FDP that is not the operand's offset");
 }
 
 /* WRGSBASE: to the space that goes with ctx.ac. */
@@ -751,7 +797,7 @@ static bool is_scaffold(struct verifier *v, const struct path *p, const struct h
 		return true;
 	case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_CMP:
 		if (h->zi.mnemonic == ZYDIS_MNEMONIC_CMP && on_t && d->size == 64)
-			return v->root == ROOT_RETURN;
+			return v->root == ROOT_RETURN || (h->mem < 0 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE);
 		return (on_t && d->size == 32 && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) || g_system || (g_string && gpr_number(d) == RCX);
 	case ZYDIS_MNEMONIC_TEST:
 		return (h->mem < 0 && (a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE || g_system)) || g_string;
@@ -766,7 +812,7 @@ static bool is_scaffold(struct verifier *v, const struct path *p, const struct h
 	case ZYDIS_MNEMONIC_ADD:
 		return (p->packing == 2 && gpr_number(d) == RAX && d->size == 8) || g_system || (g_string && d->size == 64);
 	case ZYDIS_MNEMONIC_SHR:
-		return g_system || (g_string && on_t);
+		return g_system || (g_string && on_t) || (on_t && a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && a->imm.value.u == WINDOW_BITS);
 	case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_MOVZX:
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_WRGSBASE:
 		return g_system || (h->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX && h->mem < 0 && a->size == 16);
@@ -789,6 +835,8 @@ bool path_step(struct verifier *v, struct path *p, const struct hinsn *h)
 		return verify_bad(v, h->off, "x87 code in a block that does not ask for it");
 	if (own && !guest_own_before(v, p, h))
 		return false;
+	if (v->g.x87 && h->x87 && v->root == ROOT_INSN && (!guest_same_x87(v, h) || p->own++))
+		return verify_bad(v, h->off, "an x87 instruction that is not the guest's");
 	if (h->string)
 		return string_memory(v, p, h);
 	if (h->zi.mnemonic == ZYDIS_MNEMONIC_WRGSBASE && !space_change(v, p, h))

@@ -170,5 +170,8 @@ sym sym_extend(struct syms *s, sym a, unsigned bits)
 
 sym sym_bit_word(struct syms *s, sym bit, unsigned width)
 {
+	const struct atom *t = sym_single(s, bit);
+	if (t && t->kind == AT_LOW && t->n <= (width == 64 ? 6 : 5))
+		return sym_const(s, 0);
 	return width == 64 ? sym_scale(s, sym_sar(s, bit, 6), 8) : sym_scale(s, sym_sar(s, sym_extend(s, bit, 32), 5), 4);
 }

@@ -61,14 +61,17 @@ bool x87_after(struct translation *t, unsigned k)
 		return true;
 	if (!(later & FOP_MEM))
 		e_ctx_imm(e, M_CTX(x87_seg), 8 | (fop >> FOP_SEG & 7));
+	if (t->page->mode != CODE64)
+		return legacy_offset(t, i, M_CTX(fdp));
 	struct ea a;
 	return operand_ea(t, i, memory_of(i), &a) && mem_offset(t, &a, M_CTX(fdp));
 }
 
-static void operation(struct cpu *c, const struct block *k, unsigned n)
+static void operation(const struct bt *b, const struct block *k, unsigned n)
 {
+	struct cpu *c = b->cpu;
 	c->fop = k->map[n].fop & FOP_OPCODE;
-	c->fip = k->lin + k->map[n].guest;
+	c->fip = rip_of(b, k->lin + k->map[n].guest);
 	c->fcs = c->seg[S_CS].sel;
 }
 
@@ -80,7 +83,7 @@ void x87_resolve(struct bt *b, u32 id)
 	enum exit_kind kind = id & 15;
 	/* A block that was left by a branch has stored what is to be known of it; and a return may
 	 * have come from elsewhere in between. */
-	bool within = kind == X_INSN || kind == X_FAULT || kind == X_KICK || kind == X_GROUP;
+	bool within = kind == X_INSN || kind == X_FAULT || kind == X_KICK || kind == X_GROUP || kind == X_WINDOW;
 	bool operated = false, data = false;
 	c->fdp = x->fdp;
 	for (unsigned n = within ? id >> 4 & 63 : 0; n-- > 0 && !data;) {
@@ -88,7 +91,7 @@ void x87_resolve(struct bt *b, u32 id)
 		if (fop == FOP_INTERP)
 			operated = data = true;
 		if ((fop & FOP_X87) && !operated) {
-			operation(c, k, n);
+			operation(b, k, n);
 			operated = true;
 		}
 		if (fop & FOP_MEM) {
@@ -97,7 +100,7 @@ void x87_resolve(struct bt *b, u32 id)
 		}
 	}
 	if (!operated && x->x87_last)
-		operation(c, b->block_list[x->x87_last >> 10], x->x87_last >> 4 & 63);
+		operation(b, b->block_list[x->x87_last >> 10], x->x87_last >> 4 & 63);
 	if (!data && x->x87_seg)
 		c->fds = c->seg[x->x87_seg & 7].sel;
 	x->x87_last = x->x87_seg = 0;

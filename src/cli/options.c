@@ -44,8 +44,9 @@ static const struct kv_key disk_keys[] = {
 };
 static const struct kv_key vnc_keys[] = { VNC_KEYS(struct vm_config, vnc) };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
+static const struct kv_key share_keys[] = { SHARE_KEYS(struct vm_config, share[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_BALLOON, A_VNC, A_SANDBOX };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_SHARE, A_BALLOON, A_VNC, A_SANDBOX };
 struct option_row {
 	const char *name;
 	char letter;
@@ -75,7 +76,8 @@ static const struct option_row rows[] = {
 	{ "console", 0, A_CONSOLE, CFG(console), "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times", KEYS(console_keys) },
 	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide|ahci|nvme,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },
 	{ "cdrom", 0, A_CD, ALL, "FILE|none[,bus=ide|ahci]", "a CD drive with that image, or empty", KEYS(disk_keys) },
-	{ "net", 0, A_NET, ALL, "KIND[,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times", KEYS(net_keys) },
+	{ "net", 0, A_NET, ALL, "KIND[,model=virtio|e1000,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times", KEYS(net_keys) },
+	{ "share", 0, A_SHARE, ALL, "FOLDER[,tag=NAME,read-only]", "a folder of the host, which the guest mounts by 9p; may be given 8 times", KEYS(share_keys) },
 	{ "balloon", 0, A_BALLOON, ALL, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
 	{ "vga", 0, A_STR, CFG(vga), "std|none", "a display card; default std with --firmware or --vnc, else none" },
@@ -200,6 +202,13 @@ static bool add_net(struct vm_config *cfg, const char *value, struct error *e)
 	return kv_parse("--net", value, net_keys, ARRAY_LEN(net_keys), (char *)cfg + (size_t)cfg->n_nets++ * sizeof(cfg->net[0]), e);
 }
 
+static bool add_share(struct vm_config *cfg, const char *value, struct error *e)
+{
+	if (cfg->n_shares == MAX_SHARES)
+		return error_set(e, "--share: at most %d folders", MAX_SHARES);
+	return kv_parse("--share", value, share_keys, ARRAY_LEN(share_keys), (char *)cfg + (size_t)cfg->n_shares++ * sizeof(cfg->share[0]), e);
+}
+
 static bool kernel_option(struct vm_config *cfg, const char *value, struct error *e)
 {
 	struct kernel_config *k = &cfg->kernel;
@@ -267,6 +276,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 	case A_VNC:
 		return kv_parse("--vnc", value, vnc_keys, ARRAY_LEN(vnc_keys), cfg, e) &&
 		       (cfg->vnc.at || error_set(e, "--vnc: needs a port or the path of a socket"));
+	case A_SHARE:
+		return add_share(cfg, value, e);
 	case A_SANDBOX:
 		return sandbox_option(field, value, e);
 	case A_BALLOON:
@@ -523,6 +534,10 @@ void options_free(struct vm_config *cfg, struct cli_extra *x)
 		char *texts[] = { o->forward, o->ifname, o->path, o->mac };
 		for (size_t j = 0; j < ARRAY_LEN(texts); j++)
 			free(texts[j]);
+	}
+	for (int k = 0; k < cfg->n_shares; k++) {
+		free(cfg->share[k].path);
+		free(cfg->share[k].tag);
 	}
 	for (int k = 0; k < cfg->n_serial; k++) {
 		free(cfg->serial[k].kind);

@@ -103,9 +103,13 @@ static bool makes_files(const struct vm_config *cfg)
 /* All that the machine needs is open. */
 static bool contain(const struct vm_config *cfg, struct error *e)
 {
+	struct sandbox_folder folders[MAX_SHARES];
+
 	if (cfg->sandbox != SANDBOX_OFF)
 		leftover_seal();
-	return sandbox_enter(cfg->sandbox, NULL, 0, console_restore_terminal, e);
+	for (int k = 0; k < cfg->n_shares; k++)
+		folders[k] = (struct sandbox_folder){ cfg->share[k].path, !cfg->share[k].read_only };
+	return sandbox_enter(cfg->sandbox, folders, cfg->n_shares, console_restore_terminal, e);
 }
 
 static int run_machine(const struct vm_config *cfg)

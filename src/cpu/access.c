@@ -186,11 +186,21 @@ void mem_code_hit(struct cpu *c, struct page_code *p, unsigned off, unsigned len
 		c->on_code_written(c, p, off, len);
 }
 
+/* The TLB's entry for bytes of one page, if it has them. */
+static struct tlb_entry *tlb_known(struct cpu *c, u64 lin, unsigned n, bool write)
+{
+	struct tlb_entry *e = tlb_slot(c, lin);
+	bool known = (write ? e->wtag : e->rtag) == ((lin & ~PAGE_MASK) | c->epoch) && (lin & PAGE_MASK) + n <= 4096;
+	return known ? e : NULL;
+}
+
 /* ---- any number of bytes ------------------------------------------------------------------- */
 
 void mem_probe(struct cpu *c, u64 lin, unsigned n, enum access acc)
 {
 	struct pieces s;
+	if (acc != ACC_EXEC && tlb_known(c, lin, n, acc == ACC_WRITE))
+		return;
 	if (n > 1 && n <= 64 && (lin & PAGE_MASK) + n > 4096)
 		mmu_check_canonical(c, width(lin + n - 1, false, c)); /* as one access */
 	for (unsigned done = 0, m; done < n; done += m) {
@@ -209,6 +219,11 @@ static void bytes_copy(struct cpu *c, u64 lin, u8 *buf, unsigned n, bool write)
 	enum access acc = write ? ACC_WRITE : ACC_READ;
 	if (!n)
 		return;
+	struct tlb_entry *e = tlb_known(c, lin, n, write);
+	if (e) {
+		piece_copy(c, &(struct piece){ (u8 *)(lin + e->addend), e->code, 0, n }, buf, write);
+		return;
+	}
 	if ((lin & PAGE_MASK) + n > 4096)
 		mem_probe(c, lin, n, acc);
 	for (unsigned done = 0, m; done < n; done += m) {

@@ -308,6 +308,11 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa);
  * tables no longer allow the access. Changes nothing. SDM vol. 3 4.10.2.3: a
  * processor may know such translations ahead of their use. */
 #define MMU_GROUP 8u
+/* The same for one page: whether the access may go by what the tables say now, without a change of theirs; where and
+ * how large the page is. From then on INVLPG knows its size (c->tlb_large). */
+bool mmu_used(struct cpu *c, u64 lin, bool write, struct walk *w);
+/* Of a translation that is kept: where pages are larger than 4 KiB, INVLPG must end all of them. */
+void mmu_note_size(struct cpu *c, u64 lin, const struct walk *w);
 u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa);
 /* The bits in which addresses of a page that may cover lin differ, as far as translations in use go. */
 u64 mmu_page_mask(const struct cpu *c, u64 lin);

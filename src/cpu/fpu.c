@@ -76,14 +76,21 @@ void fpu_reset(struct cpu *c, bool init_only_x87)
 	fpu_image_put(c, &x, true);
 }
 
+/* SDM vol. 1 11.6.6. */
+static u32 host_mxcsr_mask(void)
+{
+	static _Atomic u32 known; /* of the host's processor: the same for all */
+	struct fx_image x;
+	u32 mask = known;
+	if (mask)
+		return mask;
+	host_fxsave(x.b);
+	mask = ld32(x.b + FX_MXCSR_MASK);
+	return known = mask ? mask : 0xffbf;
+}
 u32 fpu_mxcsr_mask(const struct cpu *c)
 {
-	struct fx_image x;
-	host_fxsave(x.b);
-	u32 mask = ld32(x.b + FX_MXCSR_MASK);
-	if (!mask)
-		mask = 0xffbf; /* SDM vol. 1 11.6.6 */
-	return mask & (cpu_has(c, FEAT_MISALIGNSSE) ? 0x2ffff : 0xffff);
+	return host_mxcsr_mask() & (cpu_has(c, FEAT_MISALIGNSSE) ? 0x2ffff : 0xffff);
 }
 
 /* ---- the image ---------------------------------------------------------------------------------- */
@@ -95,8 +102,16 @@ void fpu_image_get(const struct cpu *c, struct fx_image *x, bool wide)
 	else
 		memcpy(x->b, c->fxarea, sizeof(x->b));
 	st16(x->b + FX_FOP, c->fop & 0x7ff);
-	st64(x->b + FX_FIP, wide ? c->fip : (u32)c->fip | (u64)c->fcs << 32);
-	st64(x->b + FX_FDP, wide ? c->fdp : (u32)c->fdp | (u64)c->fds << 32);
+	st64(x->b + FX_FIP, c->fip);
+	st64(x->b + FX_FDP, c->fdp);
+	if (!wide)
+		fpu_image_narrow(c, x);
+}
+
+void fpu_image_narrow(const struct cpu *c, struct fx_image *x)
+{
+	st64(x->b + FX_FIP, (u32)c->fip | (u64)c->fcs << 32);
+	st64(x->b + FX_FDP, (u32)c->fdp | (u64)c->fds << 32);
 }
 
 void fpu_image_put(struct cpu *c, const struct fx_image *x, bool wide)

@@ -15,6 +15,8 @@ struct fx_image { _Alignas(64) u8 b[512]; };
  * image read are the guest's, in FXSAVE64 format or, if !wide, with 32-bit offsets and selectors.
  * The XMM part is not meant. */
 void fpu_image_get(const struct cpu *c, struct fx_image *x, bool wide);
+/* Makes a wide one of those the other kind. */
+void fpu_image_narrow(const struct cpu *c, struct fx_image *x);
 /* MXCSR in x must be valid. Takes the pointers too. */
 void fpu_image_put(struct cpu *c, const struct fx_image *x, bool wide);
 /* Makes the x87 part of x what FNINIT and zero registers are (XRSTOR's initial state). */

@@ -176,7 +176,7 @@ static void locate(struct cpu *c, u64 gpa, struct mmu_page *p)
 	p->code = rom.writable ? rom.code : NULL;
 }
 
-static void note_size(struct cpu *c, u64 lin, const struct walk *w)
+void mmu_note_size(struct cpu *c, u64 lin, const struct walk *w)
 {
 	struct tlb_large *l = &c->tlb_large;
 	if (w->page_size <= 4096)
@@ -230,7 +230,7 @@ void mmu_resolve(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, st
 	if (!p->host)
 		return;
 	unsigned may = mmu_rights(c, &w, who);
-	note_size(c, lin, &w);
+	mmu_note_size(c, lin, &w);
 	e->rtag = may & MAY_READ ? tag : 0;
 	e->wtag = (may & MAY_WRITE) && w.dirty && p->code ? tag : 0;
 	e->addend = (u64)p->host - lin;
@@ -254,7 +254,7 @@ const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin)
 		cpu_raise_pf(c, lin, err);
 	struct mmu_page p;
 	locate(c, w.gpa & ~PAGE_MASK, &p);
-	note_size(c, lin, &w);
+	mmu_note_size(c, lin, &w);
 	*e = (struct code_tlb_entry){.tag = tag, .gpa_page = w.gpa & ~PAGE_MASK, .host = p.host, .code = p.code};
 	return e;
 }

@@ -264,20 +264,37 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
 	return true;
 }
 
+/* The walk, if the present access might have been made before by way of these very entries. */
+static bool walk_used(struct cpu *c, u64 lin, bool write, struct path *p, struct walk *w)
+{
+	const u64 used = PTE_P | PTE_A | (write ? PTE_D : 0);
+	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
+	u32 err;
+	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
+		return false;
+	return p->e[p->n - 1].host && (p->e[p->n - 1].val & used) == used && (mmu_rights(c, w, c->mmu) & asked) == asked;
+}
+
+bool mmu_used(struct cpu *c, u64 lin, bool write, struct walk *w)
+{
+	struct path p;
+	if (!walk_used(c, lin, write, &p, w))
+		return false;
+	mmu_note_size(c, lin, w);
+	return true;
+}
+
 u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
 {
 	struct path p;
 	struct walk w;
-	u32 err, found = 0;
-	const u64 used = PTE_P | PTE_A | (write ? PTE_D : 0), address = c->maxphyaddr_mask & ~PAGE_MASK;
-	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, &p, &w, &err) != WALK_OK)
+	u32 found = 0;
+	const u64 address = c->maxphyaddr_mask & ~PAGE_MASK;
+	if (!walk_used(c, lin, write, &p, &w) || mmu_page_mask(c, lin) < w.page_size - 1u)
 		return 0;
 	const u8 *host = p.e[p.n - 1].host;
 	u64 leaf = p.e[p.n - 1].val;
 	unsigned self = (unsigned)(lin >> 12) & (MMU_GROUP - 1);
-	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
-	if (!host || (leaf & used) != used || (mmu_rights(c, &w, c->mmu) & asked) != asked || mmu_page_mask(c, lin) < w.page_size - 1u)
-		return 0;
 	gpa[self] = w.gpa & address;
 	for (unsigned k = 0; k < MMU_GROUP; k++) {
 		u64 e = leaf;

@@ -39,6 +39,16 @@ static struct comp_shape comp_shape(struct cpu *c, unsigned comp, unsigned n)
 	}
 }
 
+/* Between registers and an image: count pieces of so many bytes, each so far from the one before. */
+static void pieces_move(u8 *to, unsigned to_step, const u8 *from, unsigned from_step, unsigned bytes, unsigned count)
+{
+#define EACH(n) case n: for (unsigned k = 0; k < count; k++, to += to_step, from += from_step) memcpy(to, from, n); break
+	switch (bytes) {
+	EACH(4); EACH(8); EACH(16); EACH(32); EACH(64);
+	}
+#undef EACH
+}
+
 static bool bytes_zero(const u8 *p, unsigned n)
 {
 	for (; n >= 8; n -= 8, p += 8) {
@@ -52,59 +62,70 @@ static bool bytes_zero(const u8 *p, unsigned n)
 	return true;
 }
 
-static bool x87_in_use(const struct cpu *c)
+/* x: fpu_image_get's, wide. */
+static bool x87_in_use(const struct cpu *c, const struct fx_image *x)
 {
-	struct fx_image x, init;
-	memset(&init, 0, sizeof(init));
-	fpu_image_init_x87(&init);
-	fpu_image_get(c, &x, true);
-	if (c->fcs || c->fds || memcmp(x.b, init.b, FX_FTW + 1) || memcmp(x.b + FX_FOP, init.b + FX_FOP, FX_MXCSR - FX_FOP))
+	static const u8 clear[FX_FTW + 1] = { 0x7f, 3 }; /* FCW, FSW, abridged FTW */
+	if (c->fcs || c->fds || memcmp(x->b, clear, sizeof(clear)) || !bytes_zero(x->b + FX_FOP, FX_MXCSR - FX_FOP))
 		return true;
 	for (unsigned r = 0; r < 8; r++) {
-		if (!bytes_zero(x.b + FX_ST + 16 * r, 10))
+		if (!bytes_zero(x->b + FX_ST + 16 * r, 10))
 			return true;
 	}
 	return false;
 }
 
+/* What is set in registers first to first + 15: of their quarters of 128 bits. */
+struct quarters { u64 q[4]; };
+static struct quarters quarters_of(const struct cpu *c, unsigned first)
+{
+	u64 x[8] = { 0 };
+	for (unsigned r = first; r < first + 16; r++)
+		for (unsigned n = 0; n < 8; n++)
+			x[n] |= ld64(c->zmm[r] + 8 * n);
+	return (struct quarters){ { x[0] | x[1], x[2] | x[3], x[4] | x[5], x[6] | x[7] } };
+}
+
+static u64 in_use(struct cpu *c, const struct fx_image *x)
+{
+	struct quarters lo = quarters_of(c, 0), hi = quarters_of(c, 16);
+	u64 used = x87_in_use(c, x) ? XC_BIT(XC_X87) : 0;
+	used |= lo.q[0] ? XC_BIT(XC_SSE) : 0;
+	used |= lo.q[1] ? XC_BIT(XC_AVX) : 0;
+	used |= lo.q[2] | lo.q[3] ? XC_BIT(XC_ZMM_HI256) : 0;
+	used |= hi.q[0] | hi.q[1] | hi.q[2] | hi.q[3] ? XC_BIT(XC_HI16_ZMM) : 0;
+	used |= bytes_zero((const u8 *)c->k, sizeof(c->k)) ? 0 : XC_BIT(XC_OPMASK);
+	return used | (c->pkru ? XC_BIT(XC_PKRU) : 0);
+}
+
 u64 fpu_xinuse(struct cpu *c)
 {
-	u64 used = x87_in_use(c) ? XC_BIT(XC_X87) : 0;
-	for (unsigned k = XC_SSE; k < XC_MAX; k++) {
-		struct comp_shape s = comp_shape(c, k, 16);
-		for (unsigned r = 0; r < s.count; r++) {
-			if (!bytes_zero(s.first + r * s.stride, s.bytes)) {
-				used |= XC_BIT(k);
-				break;
-			}
-		}
-	}
-	return used;
+	struct fx_image x;
+	fpu_image_get(c, &x, true);
+	return in_use(c, &x);
 }
 
 /* comp >= XC_SSE, but PKRU is written through comp_init/comp_load. p: where it lies in an image. */
 static unsigned comp_store(struct cpu *c, unsigned comp, u8 *p)
 {
 	struct comp_shape s = comp_shape(c, comp, reg_count(c));
-	for (unsigned r = 0; r < s.count; r++)
-		memcpy(p + r * s.bytes, s.first + r * s.stride, s.bytes);
-	return comp == XC_PKRU ? 8 : s.count * s.bytes; /* PKRU: the upper half is zeros */
+	pieces_move(p, s.bytes, s.first, s.stride, s.bytes, s.count);
+	if (comp != XC_PKRU)
+		return s.count * s.bytes;
+	st32(p + 4, 0);
+	return 8;
 }
 
 /* p NULL: the initial configuration. */
 static void comp_load(struct cpu *c, unsigned comp, const u8 *p)
 {
+	static const u8 zeros[64];
 	struct comp_shape s = comp_shape(c, comp, reg_count(c));
 	if (comp == XC_PKRU) {
 		mmu_set_pkru(c, p ? ld32(p) : 0);
 		return;
 	}
-	for (unsigned r = 0; r < s.count; r++) {
-		if (p)
-			memcpy(s.first + r * s.stride, p + r * s.bytes, s.bytes);
-		else
-			memset(s.first + r * s.stride, 0, s.bytes);
-	}
+	pieces_move(s.first, s.stride, p ? p : zeros, p ? s.bytes : 0, s.bytes, s.count);
 }
 
 /* Offset of a component >= 2; xcomp: XCOMP_BV, or 0 for the standard layout. */
@@ -149,12 +170,10 @@ static void range_add(struct ranges *g, unsigned off, unsigned n)
 	g->r[g->n++].n = n;
 }
 
-/* Fills img with the components of `store` and notes where they are. */
-static void image_build(struct cpu *c, u64 store, u64 xcomp, bool with_mxcsr, bool wide, struct xs_image *img, struct ranges *g)
+/* Fills img with the components of `store` and notes where they are: nothing else in it is set. */
+static void image_build(struct cpu *c, const struct fx_image *x, u64 store, u64 xcomp, bool with_mxcsr, struct xs_image *img, struct ranges *g)
 {
-	struct fx_image x;
-	fpu_image_get(c, &x, wide);
-	memcpy(img->b, x.b, FX_XMM);
+	memcpy(img->b, x->b, FX_XMM);
 	img->b[5] = 0;
 	for (unsigned r = 0; r < 8; r++)
 		memset(img->b + FX_ST + 16 * r + 10, 0, 6);
@@ -203,15 +222,18 @@ unsigned fpu_xsave_size(const struct cpu *c, enum xsave_kind kind)
 void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 {
 	struct xs_image img;
+	struct fx_image x;
 	struct ranges g = {.n = 0};
 	bool compact = kind == XS_C || kind == XS_S;
-	memset(&img, 0, sizeof(img));
 	common_checks(c, lin);
 	if (kind == XS_S && c->cpl != 0)
 		cpu_gp0(c);
 
 	u64 rfbm = requested(c, kind == XS_S);
-	u64 bv = rfbm & fpu_xinuse(c);
+	fpu_image_get(c, &x, true);
+	u64 bv = rfbm & in_use(c, &x);
+	if (opsz != 8)
+		fpu_image_narrow(c, &x);
 	u64 xcomp = compact ? rfbm | XCOMP_COMPACT : 0;
 	bool with_mxcsr = rfbm & (XC_BIT(XC_SSE) | XC_BIT(XC_AVX));
 	if (compact) {
@@ -220,7 +242,7 @@ void fpu_xsave(struct cpu *c, u64 lin, unsigned opsz, enum xsave_kind kind)
 		with_mxcsr = bv & XC_BIT(XC_SSE);
 	}
 	area_probe(c, lin, rfbm, xcomp, ACC_WRITE);
-	image_build(c, kind == XS_SAVE ? rfbm : bv, xcomp, with_mxcsr, opsz == 8, &img, &g);
+	image_build(c, &x, kind == XS_SAVE ? rfbm : bv, xcomp, with_mxcsr, &img, &g);
 	/* Of the header, only these fields are written. */
 	if (compact) {
 		st64(img.b + XS_LEGACY, bv);
@@ -263,14 +285,14 @@ static void header_check(struct cpu *c, const u8 *h, bool supervisor)
 /* The x87 component from an image; img NULL: its initial configuration. */
 static void x87_load(struct cpu *c, const struct xs_image *img, bool wide)
 {
-	struct fx_image x;
-	fpu_image_get(c, &x, wide); /* MXCSR stays */
+	struct fx_image x = { .b = { 0 } };
 	if (img) {
 		memcpy(x.b, img->b, FX_MXCSR);
 		memcpy(x.b + FX_ST, img->b + FX_ST, 8 * 16);
 	} else {
 		fpu_image_init_x87(&x);
 	}
+	st32(x.b + FX_MXCSR, fpu_mxcsr_get(c)); /* stays */
 	fpu_image_put(c, &x, wide);
 }
 

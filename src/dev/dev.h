@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "display/display.h"
 #include "mem/mem.h"
+#include "net/net.h"
 
 /* ---- the common part ---------------------------------------------------------------- */
 
@@ -174,6 +175,7 @@ extern const struct device_class debugcon_class; /* 0xe9, 0x402 */
 extern const struct device_class testdev_class;  /* pc-testdev: 0xe0.., 0x2000.., 0xff000000 */
 extern const struct device_class ide_class;      /* 0x1f0, 0x3f6, 0x170, 0x376, on PCI */
 extern const struct device_class ahci_class;     /* on PCI */
+extern const struct device_class e1000_class;    /* on PCI */
 extern const struct device_class nvme_class;     /* on PCI */
 extern const struct device_class pflash_class;   /* where pflash_attach puts it */
 extern const struct device_class vga_class;      /* 0x3b0..0x3df, 0x1ce, 0xa0000, on PCI */
@@ -225,7 +227,6 @@ struct ata_drive_config { struct block *blk; bool cd; const char *serial; };
 #define AHCI_PORTS 6u
 void ide_attach(struct device *d, unsigned unit, const struct ata_drive_config *cfg); /* 0, 1 on the first channel, 2, 3 on the second */
 bool ahci_attach(struct device *d, unsigned port, const struct ata_drive_config *cfg, struct error *e);
-void nvme_attach(struct device *d, struct block *blk, const char *serial);
 /* A CD drive while the machine runs: on the loop's thread, without the machine lock. */
 struct ata_drive;
 struct ata_drive *ide_drive_at(struct device *d, unsigned unit);
@@ -235,6 +236,7 @@ bool atapi_push_button(struct mem *m, struct ata_drive *d);
 /* Another medium, the tray closed; NULL: none, the tray open. Returns the one that was there, of which
  * nothing is under way any more. */
 struct block *atapi_change_medium(struct mem *m, struct ata_drive *d, struct block *blk);
+void nvme_attach(struct device *d, struct block *blk, const char *serial);
 
 /* What the card shows now; the caller frees what is in *t and *s. False: no text mode, or no memory. */
 bool vga_text(const struct device *d, struct screen_text *t);
@@ -259,5 +261,8 @@ void pci_host_on_pam(struct device *host, void (*fn)(void *arg, const u8 *pam), 
 
 #include "dev/pci_api.h"
 #include "dev/virtio_api.h"
+
+/* As for virtio_net_attach. */
+void e1000_attach(struct device *d, struct net *net, const u8 mac[NET_MAC_BYTES]);
 
 #endif

@@ -155,8 +155,6 @@ bool virtq_is_empty(struct virtio *v, unsigned q);
 /* Bytes at `off` of a chain's readable or writable part; how many there were. */
 size_t chain_read(const struct virtq_chain *c, u64 off, void *buf, size_t len);
 size_t chain_write(struct virtq_chain *c, u64 off, const void *buf, size_t len);
-/* The pieces of bytes off..off+len-1 of the iov; returns how many. out: room for n. */
-unsigned iov_slice(const struct iovec *iov, unsigned n, u64 off, u64 len, struct iovec *out);
 
 /* ---- PCI (virtio_pci*.c) ------------------------------------------------------------ */
 

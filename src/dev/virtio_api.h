@@ -7,6 +7,7 @@
 #include "block/block.h"
 #include "dev/dev.h"
 #include "net/net.h"
+#include "share/share.h"
 
 extern const struct device_class virtio_rng_class;     /* bytes of the host's random number generator */
 
@@ -27,6 +28,10 @@ extern const struct device_class virtio_console_class;
 unsigned virtio_console_add(struct device *d, const struct char_backend *be, const char *name);
 size_t virtio_console_receive(struct device *d, unsigned port, const u8 *buf, size_t len); /* bytes taken */
 void virtio_console_can_write(struct device *d, unsigned port);
+
+extern const struct device_class virtio_9p_class;
+/* share stays the caller's: closed (share_close, which ends what is under way) before the device is freed. */
+void virtio_9p_attach(struct device *d, struct share *share);
 
 extern const struct device_class virtio_balloon_class;
 #define VIRTIO_BALLOON_STATS 10u /* by their tags: VIRTIO 1.2, 5.5.6.3 */

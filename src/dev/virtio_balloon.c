@@ -90,7 +90,7 @@ static void take_stats(struct virtio_balloon *b)
 	struct virtq_chain c;
 	u8 raw[STAT_BYTES];
 
-	while (virtq_pop(&b->v, Q_STATS, &c)) {
+	for (unsigned n = 0; n < QUEUE_SIZE && virtq_pop(&b->v, Q_STATS, &c); n++) {
 		for (unsigned k = 0; k < 64 && chain_read(&c, k * STAT_BYTES, raw, sizeof(raw)) == sizeof(raw); k++)
 			if (ld16(raw) < VIRTIO_BALLOON_STATS)
 				b->stats[ld16(raw)] = ld64(raw + 2);
@@ -99,7 +99,8 @@ static void take_stats(struct virtio_balloon *b)
 		b->stats_chain = c;
 		b->stats_held = true;
 	}
-	virtq_kicks_on(&b->v, Q_STATS);
+	if (virtq_kicks_on(&b->v, Q_STATS))
+		virtio_kick(&b->v, Q_STATS);
 }
 
 static void balloon_run(struct virtio *v, unsigned q)

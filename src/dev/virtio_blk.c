@@ -53,10 +53,17 @@ struct virtio_blk {
 
 /* ---- answers --------------------------------------------------------------------------- */
 
+/* A chain that is longer than any request may be only gets its status: to go through all of it, page by page
+ * (mem_dma_written), could take minutes, since its buffers may overlap. */
 static void answer(struct virtio *v, struct virtq_chain *c, u8 status)
 {
+	struct iovec last;
+	bool too_long = c->in_len > BLOCK_MAX_TRANSFER + 1;
+
 	chain_write(c, c->in_len - 1, &status, 1);
-	virtq_push(v, c, c->in_len);
+	if (too_long && iov_slice(c->iov + c->n_out, c->n_in, c->in_len - 1, 1, &last) == 1)
+		mem_dma_written(v->d.mem, last.iov_base, 1);
+	virtq_push(v, c, too_long ? 0 : c->in_len);
 }
 
 static struct request *request_get(struct virtio_blk *b)

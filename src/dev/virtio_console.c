@@ -172,7 +172,8 @@ size_t virtio_console_receive(struct device *d, unsigned port, const u8 *buf, si
 
 	if (port >= c->n_ports || !is_open(c, port))
 		return 0;
-	while (done < len && virtq_pop(&c->v, queue_in(port), &chain)) {
+	/* Bounded also by the number of chains: a driver may make empty ones available for ever. */
+	for (unsigned k = 0; k < QUEUE_SIZE && done < len && virtq_pop(&c->v, queue_in(port), &chain); k++) {
 		size_t n = chain_write(&chain, 0, buf + done, len - done);
 
 		done += n;

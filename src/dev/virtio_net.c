@@ -60,12 +60,12 @@ static unsigned take_chains(struct virtio_net *n, size_t len)
 	if (room >= len)
 		return k;
 	bool never = k == most; /* they are too small, and more of them would not be taken */
-	if (never) {
-		virtq_push(&n->v, &n->merged[--k], 0);
+	while (k > never)
+		virtq_unpop(&n->v, &n->merged[--k]);
+	if (never) { /* the first of them, which is the one that the queue's index is behind now */
+		virtq_push(&n->v, &n->merged[0], 0);
 		virtq_notify(&n->v, Q_RECEIVE);
 	}
-	while (k)
-		virtq_unpop(&n->v, &n->merged[--k]);
 	return never ? UINT32_MAX : 0;
 }
 

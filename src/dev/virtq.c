@@ -407,41 +407,12 @@ void virtq_each(struct virtio *v, unsigned qi, void (*serve)(struct virtio *v, s
 
 /* ---- bytes of chains ---------------------------------------------------------------------------- */
 
-unsigned iov_slice(const struct iovec *iov, unsigned n, u64 off, u64 len, struct iovec *out)
-{
-	unsigned m = 0;
-
-	for (unsigned k = 0; k < n && len; k++) {
-		if (off >= iov[k].iov_len) {
-			off -= iov[k].iov_len;
-			continue;
-		}
-		u64 part = MIN(len, iov[k].iov_len - off);
-		out[m++] = (struct iovec){ (u8 *)iov[k].iov_base + off, part };
-		len -= part;
-		off = 0;
-	}
-	return m;
-}
-
 size_t chain_read(const struct virtq_chain *c, u64 off, void *buf, size_t len)
 {
-	struct iovec part[VIRTQ_MAX_IOV];
-	unsigned n = iov_slice(c->iov, c->n_out, off, len, part);
-	u8 *to = buf;
-
-	for (unsigned k = 0; k < n; to += part[k++].iov_len)
-		memcpy(to, part[k].iov_base, part[k].iov_len);
-	return (size_t)(to - (u8 *)buf);
+	return iov_read(c->iov, c->n_out, off, buf, len);
 }
 
 size_t chain_write(struct virtq_chain *c, u64 off, const void *buf, size_t len)
 {
-	struct iovec part[VIRTQ_MAX_IOV];
-	unsigned n = iov_slice(c->iov + c->n_out, c->n_in, off, len, part);
-	const u8 *from = buf;
-
-	for (unsigned k = 0; k < n; from += part[k++].iov_len)
-		memcpy(part[k].iov_base, from, part[k].iov_len);
-	return (size_t)(from - (const u8 *)buf);
+	return iov_write(c->iov + c->n_out, c->n_in, off, buf, len);
 }

@@ -55,13 +55,13 @@ static void give_boot_sequence(struct machine *m, const char *order)
 	mc146818_set_byte(m->rtc, 0x38, (u8)(digits[2] << 4 | 1)); /* bit 0: no signature check of floppies */
 }
 
-/* One device a line, as Open Firmware names it, the first to be tried first. */
+/* One device a line, as Open Firmware names it, the first to be tried first; each once, so that text holds all. */
 static bool give_boot_devices(struct machine *m, const char *order)
 {
 	char text[sizeof(m->boot_devices)] = "";
 	size_t at = 0;
 	for (const char *p = order; *p; p++)
-		for (int k = 0; k < m->n_boot_devices; k++)
+		for (int k = 0; k < m->n_boot_devices && !memchr(order, *p, (size_t)(p - order)); k++)
 			if (m->boot_devices[k].kind == *p)
 				at += (size_t)snprintf(text + at, sizeof(text) - at, "%s\n", m->boot_devices[k].path);
 	if (!at)

@@ -268,7 +268,9 @@ void machine_print(const struct machine *m)
 		printf("disk %d     %s%s, %s\n", k, pc_disk_bus(&f->disk[k]), f->disk[k].cd ? " CD drive" : "",
 		       f->disk[k].image.file ? f->disk[k].image.file : "no file");
 	for (int k = 0; k < f->n_nets; k++)
-		printf("net %d      virtio, %s\n", k, net_describe(m->net[k]));
+		printf("net %d      %s, %s\n", k, net_model_words[f->net[k].model], net_describe(m->net[k]));
+	for (int k = 0; k < f->n_shares; k++)
+		printf("share %d    %s, tag %s%s\n", k, f->share[k].path, share_tag(m->share[k]), f->share[k].read_only ? ", read-only" : "");
 	if (m->vnc)
 		printf("vnc        %s%s\n", vnc_describe(m->vnc), f->vnc.password_file ? ", with a password" : "");
 	printf("memory map\n");

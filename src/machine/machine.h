@@ -45,6 +45,7 @@ struct disk_config {
 #define MAX_CONSOLES 7
 #define MAX_DISKS 16
 #define MAX_NETS 8
+#define MAX_SHARES 8
 #define MAX_CPUS 64
 struct vm_config {
 	char *name;        /* by which ring3 ctl finds it; NULL: it does not */
@@ -65,6 +66,8 @@ struct vm_config {
 	int n_disks;
 	struct net_options net[MAX_NETS];
 	int n_nets;
+	struct share_options share[MAX_SHARES];
+	int n_shares;
 	bool rng;          /* virtio-rng */
 	bool balloon;      /* virtio-balloon */
 	u64 balloon_bytes; /* what it asks the guest to give back from the start */

@@ -50,6 +50,7 @@ struct machine {
 	struct block *disk[MAX_DISKS];
 	struct ata_drive *cd[MAX_DISKS]; /* where disk[k] is or was one */
 	struct net *net[MAX_NETS];
+	struct share *share[MAX_SHARES];
 
 	struct machine_cpu {
 		struct machine *m;
@@ -107,6 +108,7 @@ bool pc_add_virtio(struct machine *m, struct error *e);
 /* Networks, which may fork: before memory and threads. */
 bool pc_open_nets(struct machine *m, struct error *e);
 void pc_close_nets(struct machine *m);  /* after */
+void pc_close_shares(struct machine *m); /* before their devices go */
 /* NULL *out: not wanted. */
 bool pc_add_device(struct machine *m, const struct device_class *cls, struct device **out, struct error *e);
 

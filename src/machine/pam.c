@@ -6,7 +6,7 @@
  *  1. RAM is under all of it (mem.c). An area adds at most one region above: none where both
  *     reads and writes go to RAM.
  *  2. Where reads do not go to RAM and writes do, the area is a device; what it writes to RAM is
- *     told to mem_code_written as any store.
+ *     told to mem_dma_written as any device's.
  * Threading: machine lock held. */
 #define LOG_TOPIC "machine"
 #include <string.h>
@@ -50,7 +50,7 @@ static void area_write(void *dev, u64 off, u64 val, unsigned size)
 	if (!(a->state & PAM_WE))
 		return;
 	memcpy(mem->ram + gpa, &val, size);
-	mem_code_written(&mem->code[gpa / PAGE_SIZE], gpa & PAGE_MASK, size);
+	mem_dma_written(mem, mem->ram + gpa, size);
 }
 
 static const struct mmio_ops area_ops = { area_read, area_write, 1, 8 };

@@ -300,6 +300,7 @@ void pc_destroy(struct machine *m)
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
 	pc_close_disks(m);
+	pc_close_shares(m);
 	for (int k = m->n_devices; k-- > 0;)
 		device_free(m->devices[k]);
 	for (unsigned k = 0; k < m->n_cpus; k++)

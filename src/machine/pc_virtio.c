@@ -1,6 +1,8 @@
 /* The devices on the PCI bus that the configuration asks for, in this order, which is that of their
  * slots; and what they are connected to. */
 #define LOG_TOPIC "machine"
+#include <string.h>
+
 #include "machine/machine_impl.h"
 
 bool pc_open_nets(struct machine *m, struct error *e)
@@ -20,9 +22,10 @@ static bool add_net(struct machine *m, int k, struct error *e)
 		return true;
 	if (!net_mac(&m->cfg->net[k], (unsigned)k, mac, e))
 		return error_prefix(e, "--net");
-	if (!pc_add_device(m, &virtio_net_class, &d, e))
+	bool e1000 = m->cfg->net[k].model == NET_E1000;
+	if (!pc_add_device(m, e1000 ? &e1000_class : &virtio_net_class, &d, e))
 		return false;
-	virtio_net_attach(d, m->net[k], mac);
+	(e1000 ? e1000_attach : virtio_net_attach)(d, m->net[k], mac);
 	pc_boot_device(m, 'n', "/pci@i0cf8/ethernet@%x", d->function->dev);
 	return true;
 }
@@ -71,16 +74,41 @@ bool machine_get_balloon(struct machine *m, u64 *asked, u64 *given, struct error
 	return true;
 }
 
+static bool add_share(struct machine *m, int k, struct error *e)
+{
+	struct device *d;
+
+	if (!(m->share[k] = share_open(&m->cfg->share[k], m->cfg->dry_run, m->loop, e)))
+		return error_prefix(e, "--share");
+	for (int j = 0; j < k; j++)
+		if (!strcmp(share_tag(m->share[j]), share_tag(m->share[k])))
+			return error_set(e, "--share: tag=%s is another folder's already; give one of them another", share_tag(m->share[k]));
+	if (!pc_add_device(m, &virtio_9p_class, &d, e))
+		return false;
+	virtio_9p_attach(d, m->share[k]);
+	return true;
+}
+
 bool pc_add_virtio(struct machine *m, struct error *e)
 {
 	for (int k = 0; k < m->cfg->n_nets; k++)
 		if (!add_net(m, k, e))
+			return false;
+	for (int k = 0; k < m->cfg->n_shares; k++)
+		if (!add_share(m, k, e))
 			return false;
 	if (m->cfg->n_consoles && !add_consoles(m, e))
 		return false;
 	if (m->cfg->balloon && !add_balloon(m, e))
 		return false;
 	return !m->cfg->rng || pc_add_device(m, &virtio_rng_class, NULL, e);
+}
+
+void pc_close_shares(struct machine *m)
+{
+	for (int k = 0; k < MAX_SHARES; k++)
+		if (m->share[k])
+			share_close(m->share[k]);
 }
 
 void pc_close_nets(struct machine *m)

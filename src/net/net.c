@@ -18,6 +18,7 @@
 #define BURST 64
 
 const char *const net_kind_words[] = { "none", "user", "tap", "socket", NULL };
+const char *const net_model_words[] = { "virtio", "e1000", NULL };
 
 /* ---- from the host ----------------------------------------------------------------------- */
 

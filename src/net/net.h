@@ -16,16 +16,18 @@
 #define NET_MAC_BYTES 6u
 
 enum net_kind { NET_NONE, NET_USER, NET_TAP, NET_SOCKET };
+enum net_model { NET_VIRTIO, NET_E1000 };
 struct net_options {
 	u32 kind;        /* enum net_kind */
 	char *forward;   /* user: a line each, [tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT */
 	bool isolated;   /* user: no way to the host or beyond, but for forwards */
 	char *ifname;    /* tap: the interface */
 	char *path;      /* socket: a Unix socket; the first machine listens, the second connects */
+	u32 model;       /* enum net_model: the card */
 	char *mac;       /* of the card: 52:54:00:12:34:56 */
 	u32 sandbox;     /* enum sandbox_mode; user: of its helper */
 };
-extern const char *const net_kind_words[];
+extern const char *const net_kind_words[], *const net_model_words[];
 /* Rows of a kv_key table for the options at `member` of `type`; the kind comes first. */
 #define NET_KEYS(type, member) \
 	{ "kind", KV_WORD, offsetof(type, member.kind), "what the card is connected to", .words = net_kind_words }, \
@@ -33,6 +35,7 @@ extern const char *const net_kind_words[];
 	{ "isolated", KV_BOOL, offsetof(type, member.isolated), "user: nothing outside can be reached, but forwards work" }, \
 	{ "ifname", KV_STR, offsetof(type, member.ifname), "tap: the interface, made if it is not there" }, \
 	{ "path", KV_STR, offsetof(type, member.path), "socket: the first machine makes it, the second connects to it" }, \
+	{ "model", KV_WORD, offsetof(type, member.model), "the card: virtio (the default) or e1000", .words = net_model_words }, \
 	{ "mac", KV_STR, offsetof(type, member.mac), "the card's address" }
 
 /* As struct virtio_net_hdr and the kernel's: VIRTIO 1.2, 5.1.6. Little-endian bytes. */

@@ -20,8 +20,13 @@ static ssize_t tap_read(struct net *n, struct net_offload *o)
 	struct iovec iov[] = { { header, sizeof(header) }, { n->frame, sizeof(n->frame) } };
 	ssize_t len = readv(n->fd, iov, 2);
 
+	if (len < 0 && errno != EAGAIN && errno != EINTR) { /* or epoll would tell of it without end */
+		log_error("%s: %s; the network is down", n->text, errno == EBADFD ? "the interface is gone" : strerror(errno));
+		net_lost(n);
+		return -1;
+	}
 	if (len < (ssize_t)sizeof(header))
-		return len < 0 && errno != EAGAIN && errno != EINTR ? -1 : 0;
+		return 0;
 	memcpy(o, header, sizeof(*o));
 	return len - (ssize_t)sizeof(header);
 }
@@ -44,7 +49,7 @@ void net_tap_set_offloads(struct net *n, unsigned can)
 	unsigned flags = (can & NET_CAN_CSUM ? TUN_F_CSUM : 0) | (can & NET_CAN_TSO4 ? TUN_F_TSO4 : 0) |
 			 (can & NET_CAN_TSO6 ? TUN_F_TSO6 : 0) | (can & NET_CAN_ECN ? TUN_F_TSO_ECN : 0);
 
-	if (ioctl(n->fd, TUNSETOFFLOAD, flags))
+	if (n->fd >= 0 && ioctl(n->fd, TUNSETOFFLOAD, flags))
 		log_warn("%s: no offloads: %s", n->text, strerror(errno));
 }
 

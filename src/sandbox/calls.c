@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <seccomp.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sandbox/sandbox_impl.h"
@@ -160,6 +162,13 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 	if (!err && !(calls & (CALLS_NET | CALLS_FILES)))
 		err = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(newfstatat), 0);
 	return err;
+}
+
+bool seccomp_is_there(void)
+{
+	u32 action = SECCOMP_RET_TRAP;
+
+	return !syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action);
 }
 
 /* Looked up before they are needed: the handler must not allocate. The process's, like its filter. */

@@ -1,4 +1,4 @@
-/* Landlock: nothing by any path of the file system but shared folders, no TCP port, no abstract socket.
+/* Landlock: nothing by any path of the file system but shared folders, no TCP port (but for the network's helper), no abstract socket.
  * Linux Documentation/userspace-api/landlock.rst. The kernel's header of the build may be older than the
  * kernel of the run: the bits are named here, and cut to what the kernel knows.
  *
@@ -40,7 +40,7 @@ static bool add_folder(int set, const struct sandbox_folder *f, u64 handled, str
 	return ok;
 }
 
-int landlock_make(const struct sandbox_folder *folders, int n, struct error *e)
+int landlock_make(const struct sandbox_folder *folders, int n, bool tcp, struct error *e)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 
@@ -50,7 +50,7 @@ int landlock_make(const struct sandbox_folder *folders, int n, struct error *e)
 	}
 	struct ruleset r = {
 		.fs = FS_ABI1 | (abi >= 2 ? FS_REFER : 0) | (abi >= 3 ? FS_TRUNCATE : 0) | (abi >= 5 ? FS_IOCTL_DEV : 0),
-		.net = abi >= 4 ? NET_TCP : 0,
+		.net = abi >= 4 && !tcp ? NET_TCP : 0,
 		.scoped = abi >= 6 ? SCOPE_ABSTRACT : 0,
 	};
 	size_t size = abi >= 6 ? sizeof(r) : abi >= 4 ? offsetof(struct ruleset, scoped) : offsetof(struct ruleset, net);

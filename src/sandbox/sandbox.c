@@ -48,9 +48,12 @@ void sandbox_catch(void)
 	sigaction(SIGSYS, &(struct sigaction){ .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK }, NULL);
 }
 
-static bool enter_landlock(const struct sandbox_folder *folders, int n, struct error *e)
+static bool enter_landlock(const struct sandbox_folder *folders, int n, unsigned calls, struct error *e)
 {
-	int set = landlock_make(folders, n, e);
+	/* The name server's file comes to the helper by seccomp (net_files.c). */
+	if (calls & CALLS_NET && !seccomp_is_there())
+		return error_set(e, "it would be without a name server, since this host has no seccomp");
+	int set = landlock_make(folders, n, calls & CALLS_NET, e);
 	bool ok = set >= 0 && threads_each(landlock_restrict, set, e);
 
 	if (set >= 0)
@@ -71,17 +74,22 @@ static bool enter(enum sandbox_mode mode, unsigned calls, const struct sandbox_f
 #endif
 	sandbox_catch();
 	tzset(); /* what the C library would read later */
-	if (!enter_landlock(folders, n, &why)) {
+	bool by_landlock = enter_landlock(folders, n, calls, &why);
+	if (!by_landlock) {
 		if (mode == SANDBOX_ON)
 			return error_set(e, "--sandbox on: %s; --sandbox auto does with what there is", why.msg);
 		log_msg(LOG_TOPIC, n ? LOG_WARN : LOG_INFO, "Landlock does not contain this process%s: %s",
 			n ? ", which can open files outside of the folders that it shares" : "", why.msg);
 	}
-	if (!seccomp_enter(calls, &why)) {
+	bool by_seccomp = seccomp_enter(calls, &why);
+	if (!by_seccomp) {
 		if (mode == SANDBOX_ON)
 			return error_set(e, "--sandbox on: %s; --sandbox auto does with what there is", why.msg);
 		log_info("seccomp does not contain this process: %s", why.msg);
 	}
+	if (by_landlock || by_seccomp)
+		log_info("%s contained by %s", calls & CALLS_NET ? "the network's helper is" : "the machine is",
+			 !by_landlock ? "seccomp" : !by_seccomp ? "Landlock" : "seccomp and Landlock");
 	return true;
 }
 

@@ -11,10 +11,11 @@ void sandbox_catch(void); /* SIGSYS; before all that follows */
 /* calls.c: loads the filter into all threads. */
 enum { CALLS_MACHINE = 1, CALLS_NET = 2, CALLS_FILES = 4, CALLS_CHANGE_FILES = 8 };
 bool seccomp_enter(unsigned calls, struct error *e);
+bool seccomp_is_there(void);
 const char *seccomp_name(int call); /* "openat"; async-signal-safe */
 
-/* landlock.c: a set that allows nothing but these folders, as a descriptor; -1: e says why. Then, for each thread: */
-int landlock_make(const struct sandbox_folder *folders, int n, struct error *e);
+/* landlock.c: a set that allows nothing but these folders, and TCP or not, as a descriptor; -1: e says why. Then, for each thread: */
+int landlock_make(const struct sandbox_folder *folders, int n, bool tcp, struct error *e);
 bool landlock_restrict(int set); /* async-signal-safe */
 
 /* threads.c: runs fn(arg), which is async-signal-safe, on all threads of the process. False: e says why, or fn

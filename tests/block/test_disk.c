@@ -143,6 +143,8 @@ static void odd_raw_size(void **state)
 	must_close(b);
 }
 
+static void no_end(void *arg, enum file_what what, u64 id, int error) { }
+
 /* A guest that writes a qcow2 header must not get a file of the host below its disk at the next start. */
 static void guest_cannot_change_the_format(void **state)
 {
@@ -158,6 +160,31 @@ static void guest_cannot_change_the_format(void **state)
 	must_close(b);
 }
 
+/* Nor by a change of its buffer between the look at it and the write: here another processor's store comes just
+ * when the file is about to be written. */
+static int store_magic(void *arg, enum file_what what, u64 offset, u64 len, const struct iovec *iov, int n, u64 *id)
+{
+	if (what == FILE_WRITE)
+		memcpy(arg, "QFI\xfb", 4);
+	return 0;
+}
+
+static void nor_by_a_race(void **state)
+{
+	for (int aio = BLOCK_AIO_AUTO; aio <= BLOCK_AIO_THREADS; aio++)
+		for (u64 len = 512; len <= 4096; len *= 8) {
+			struct file_hooks hooks = { store_magic, no_end, buf };
+			make(BLOCK_RAW, 1 << 20);
+			memset(buf, 5, sizeof(buf));
+			struct block *b = open_with((struct block_options){ .aio = (u32)aio, .hooks = &hooks });
+			assert_int_equal(block_write(b, 0, buf, len), 0);
+			assert_int_equal(block_read(b, 0, buf, 4096), 0);
+			must_close(b);
+			for (u64 k = 0; k < 4096; k++)
+				assert_int_equal(buf[k], k < len ? 5 : 0);
+		}
+}
+
 /* ---- errors of the host ---------------------------------------------------------------------- */
 
 struct faults { enum file_what what; int skip, error; };
@@ -168,7 +195,6 @@ static int fault(void *arg, enum file_what what, u64 offset, u64 len, const stru
 
 	return what == f->what && f->error && !f->skip-- ? f->error : 0;
 }
-static void no_end(void *arg, enum file_what what, u64 id, int error) { }
 
 static void errors_reach_the_request(void **state)
 {
@@ -381,7 +407,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(refuses_what_is_outside), TEST(read_only), TEST(locks), TEST(snapshot_is_thrown_away), TEST(odd_raw_size),
-		TEST(guest_cannot_change_the_format), TEST(errors_reach_the_request), TEST(every_operation_fails_once), TEST(full_file),
+		TEST(guest_cannot_change_the_format), TEST(nor_by_a_race), TEST(errors_reach_the_request), TEST(every_operation_fails_once), TEST(full_file),
 		TEST(freed_clusters_wait), TEST(done_on_the_loops_thread), TEST(geometry), TEST(wrong_files),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -107,6 +107,12 @@ void rig_fresh(unsigned cpl)
 	cpu_update_fpu(c);
 }
 
+void rig_code32(void)
+{
+	r.c->seg[S_CS] = flat(8, 0xc09b);
+	cpu_update_mode(r.c);
+}
+
 /* ---- code -------------------------------------------------------------------------------------------- */
 
 void rig_code(u64 at, const void *bytes, size_t n) { mem_write(&r.mem, at, bytes, n); }
@@ -122,7 +128,9 @@ struct block *rig_block(u64 lin)
 	if (!_setjmp(c->jb)) {
 		if (shoot_pending(r.bt))
 			shoot_serve(r.bt);
+		legacy_class(r.bt);
 		space_select(r.bt);
+		space_class(r.bt);
 		k = cache_find(r.bt);
 	}
 	fpu_save(c);

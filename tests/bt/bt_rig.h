@@ -26,6 +26,8 @@ int rig_up(void **state);
 int rig_down(void **state);
 /* A processor anew at CPL 0, or 3: the first 4 MiB mapped to themselves for all, nothing else. */
 void rig_fresh(unsigned cpl);
+/* From now on it is in compatibility mode, with 32-bit code. */
+void rig_code32(void);
 /* A page of 4 KiB. */
 void rig_map(u64 lin, u64 phys, unsigned pg);
 /* Code, as a device would write it. */
@@ -37,6 +39,7 @@ struct block *rig_block(u64 lin);
 #define ASM(name, text) \
 	__asm__(".pushsection .rodata\nasm_" #name ": .intel_syntax noprefix\n" text "\n.att_syntax prefix\nasm_" #name "_end: .popsection"); \
 	extern const u8 asm_##name[] __asm__("asm_" #name), asm_##name##_end[] __asm__("asm_" #name "_end")
+#define ASM32(name, text) ASM(name, ".code32\n" text "\n.code64")
 #define ASM_SIZE(name) ((size_t)(asm_##name##_end - asm_##name))
 
 #endif

@@ -62,11 +62,16 @@ ASM(interp_middle, "mov rax, [rbx]\n rdpmc\n mov [rcx], rdx\n cpuid\n add rax, 1
 ASM(interp_middle2, "cld\n mov rax, [rbx]\n bt [rcx], dx\n fld1\n ret");
 /* ---- what kernels do */
 ASM(gates, "mov eax, 5\n rdfsbase r11\n wrgsbase rbx\n rdpkru\n mov cx, fs\n mov rsi, cr2\n wrpkru\n add rax, 1\n sysretq");
+ASM(gate_cr3, "mov rax, rbx\n mov cr3, r9");
+ASM(gate_popf, "push rax\n popfq\n add rax, 1\n hlt");
 ASM(gate_iret, "pop rax\n iretq");
 ASM(kernel, "cli\n swapgs\n clac\n mov eax, ds\n pushfq\n rdtsc\n stac\n sti\n nop\n add rax, 1\n hlt");
 
+/* ---- 32-bit code; what it ends with is what FOP, FIP, FDS and FDP then tell of */
+ASM32(x87_32, "fld1\n fmul st, st(2)\n fld qword ptr [ebx + ecx*4 + 0x1234]\n fadd st, st(3)\n fstp tbyte ptr ss:[edi - 5]\n jmp . + 0x33");
+
 #define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(bits) X(wide) X(rip) X(segment) X(group) X(group_index) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
 	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(side) X(loop) X(jrcxz) X(jecxz) \
-	X(fall) X(copy) X(varies) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_iret) X(strings) X(high8)
+	X(fall) X(copy) X(varies) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_cr3) X(gate_popf) X(gate_iret) X(strings) X(high8)
 
 #endif

@@ -15,9 +15,9 @@ static const struct sample { const char *name; const u8 *at, *end; } samples[] =
 /* ---- blocks ---------------------------------------------------------------------------------------- */
 
 /* Where a sample is in RAM, and at which linear addresses: as low as there, and high, where addresses
- * do not fit into 32 bits; as code that is watched and as code that checks itself. */
-static const struct way { u64 base; enum bt_code code; } ways[] = {
-	{ 0, CODE_WATCHED }, { 0x7f1234000000, CODE_WATCHED }, { 0, CODE_CHECKED },
+ * do not fit into 32 bits; as code that is watched and as code that checks itself; as user code that goes by windows. */
+static const struct way { u64 base; enum bt_code code; bool windowed; } ways[] = {
+	{ 0, CODE_WATCHED }, { 0x7f1234000000, CODE_WATCHED }, { 0, CODE_CHECKED }, { 0x7f1234000000, CODE_WATCHED, true },
 };
 #define WATCHED (&ways[0])
 #define CHECKED (&ways[2])
@@ -43,6 +43,9 @@ static struct block *block_of(const struct sample *s, const struct way *way)
 {
 	u64 phys = CODE + 0x1000 * (u64)(s - samples), base = way->base;
 	r.bt->code = way->code;
+	r.bt->windows = way->windowed ? WINDOWS_ON : WINDOWS_OFF;
+	if (way->windowed != (r.c->cpl == 3))
+		rig_fresh(way->windowed ? 3 : 0);
 	if (way->code == CODE_CHECKED)
 		other_immediates(s, phys + 0x200);
 	rig_code(phys + 0x200, s->at, (size_t)(s->end - s->at));
@@ -53,6 +56,7 @@ static struct block *block_of(const struct sample *s, const struct way *way)
 	if (!k)
 		fail_msg("%s has no block", s->name);
 	assert_true((k->made_from != NULL) == (way->code == CODE_CHECKED));
+	assert_true(k->page->klass.windowed == way->windowed);
 	if (!verify_block(r.bt, k, s->at, &e))
 		fail_msg("%s as it is: %s", s->name, e.msg);
 	return k;
@@ -151,7 +155,7 @@ static bool came_before(const struct sample *s, const struct block *k, const str
 	return false;
 }
 
-static bool insn_exit(u64 id) { return (id & 15) == X_INSN || (id & 15) == X_GROUP; }
+static bool insn_exit(u64 id) { return (id & 15) == X_INSN || (id & 15) == X_GROUP || (id & 15) == X_WINDOW; }
 
 /* Where a jump at its place in the block goes in the end, by way of other jumps; *insn: to an exit for
  * the interpreter; *again: to another. */
@@ -217,6 +221,27 @@ static bool kept_t(const struct sample *s, const struct block *k, u32 at)
 	return kept;
 }
 
+/* It makes an address in T of which nothing is used but in which window it is. */
+static bool only_looked_at(const struct block *k, const struct host *a)
+{
+	struct host h = *a;
+	while ((h.zi.mnemonic == ZYDIS_MNEMONIC_LEA || h.zi.mnemonic == ZYDIS_MNEMONIC_MOV || h.zi.mnemonic == ZYDIS_MNEMONIC_ADD) &&
+	       h.zo[0].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetId(h.zo[0].reg.value) == T)
+		if (!host_at(k, old, h.off + h.zi.length, &h))
+			return false;
+	return h.off != a->off && h.zi.mnemonic == ZYDIS_MNEMONIC_SHR && h.zo[1].imm.value.u == WINDOW_BITS;
+}
+/* The same sum with another constant, or none. */
+static bool same_but_constants(const struct host *a, const struct host *b)
+{
+	const ZydisDecodedOperand *x = &a->zo[1], *y = &b->zo[1];
+	if (b->zi.mnemonic != a->zi.mnemonic)
+		return a->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
+	if (x->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		return y->type == x->type;
+	return x->type == ZYDIS_OPERAND_TYPE_MEMORY && y->type == x->type && x->mem.base == y->mem.base && x->mem.index == y->mem.index && x->mem.scale == y->mem.scale;
+}
+
 /* Why an accepted change is right to be accepted. NULL: it is not. */
 static const char *harmless(const struct sample *s, const struct block *k, const struct host *a, const struct host *b)
 {
@@ -230,8 +255,10 @@ static const char *harmless(const struct sample *s, const struct block *k, const
 	    (a->zo[0].mem.disp.value == CTX(save_rax) || a->zo[0].mem.disp.value == CTX(save_v)))
 		return "the register was kept there before";
 	i64 slot = a->zo[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? a->zo[1].mem.disp.value - CTX(group) : -1;
-	if (m == ZYDIS_MNEMONIC_MOV && slot >= 0 && slot < (i64)sizeof(r.bt->ctx->group) && kept_t(s, k, a->off))
+	if (m == ZYDIS_MNEMONIC_MOV && slot >= 0 && slot < (i64)sizeof(r.bt->ctx->group) && (kept_t(s, k, a->off) || k->page->klass.windowed /* the same sum anew */))
 		return "T was kept, and is what the slot has";
+	if (k->page->klass.windowed && only_looked_at(k, a) && same_but_constants(a, b))
+		return "of an address near by it is looked at whether it is in the window: the access itself is in it then, or faults";
 	if (m == ZYDIS_MNEMONIC_LAHF && b->zi.mnemonic == ZYDIS_MNEMONIC_SAHF)
 		return "which status flags are live is not looked at";
 	if (m == ZYDIS_MNEMONIC_JMP && b->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_NONE)
@@ -451,9 +478,19 @@ static void other_map(void **state)
 	REFUSED("gates", k->map[1].gate, GATE_RDGSBASE);
 	REFUSED("gates", k->map[8].gate, GATE_IRET);
 	REFUSED("gate_iret", k->map[1].gate, GATE_NONE);
+	REFUSED("gate_cr3", k->map[1].gate, GATE_SYSRET);
+	REFUSED("gate_popf", k->map[1].gate_arg, 4);
+	REFUSED("gate_popf", k->map[1].gate, GATE_IRET);
+	REFUSED("gate_cr3", k->map[1].gate_arg, R_8);
+	REFUSED("gate_cr3", k->map[1].gate_arg, 16);
 	REFUSED("strings", k->map[0].gate_arg, GATE_REP | 2);
 	REFUSED("strings", k->map[2].gate_arg, 0);
 	REFUSED("strings", k->map[2].string, MAP_STOS);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | STRING_SCAS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, GATE_REP | GATE_REPNE | STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate_arg, STRING_CMPS << GATE_OP);
+	REFUSED("interp", k->map[1].gate, GATE_RDPKRU);
+	REFUSED("interp", k->map[1].string, MAP_MOVS);
 	REFUSED("ret", k->sp_back, -16);
 	REFUSED("ret_imm", k->sp_back, -8);
 	REFUSED("load", k->index, k->index + 1);
@@ -523,6 +560,67 @@ static void other_map(void **state)
 	print_message("%u fields changed\n", n_tried);
 }
 
+/* ---- 32-bit code ------------------------------------------------------------------------------------------------------------ */
+
+/* What tells of an x87 instruction: itself, but for where its memory is, and the stores of FDP, FOP and FDS. */
+static bool tells(const struct host *h)
+{
+	i64 to = h->zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY ? h->zo[0].mem.disp.value : 0;
+	return (h->zi.mnemonic == ZYDIS_MNEMONIC_MOV && (to == CTX(fdp) || to == CTX(x87_last) || to == CTX(x87_seg))) ||
+	       (h->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && h->zi.opcode >= 0xd8 && h->zi.opcode <= 0xdf);
+}
+
+/* Whether only the place of its memory operand is another; the verifier knows that it is some of the guest's. */
+static bool moved_memory(const struct host *a, const struct host *b)
+{
+	return a->zi.mnemonic == b->zi.mnemonic && a->zi.opcode == b->zi.opcode && a->zi.opcode >= 0xd8 && a->zi.raw.modrm.reg == b->zi.raw.modrm.reg &&
+	       a->zi.operand_count == b->zi.operand_count && a->zi.raw.modrm.mod != 3;
+}
+
+static void x87_pointers(void **state)
+{
+	static const struct sample s = { "x87_32", asm_x87_32, asm_x87_32_end };
+	struct error e;
+	char ta[128], tb[128];
+	unsigned n_tried = 0;
+	rig_code32();
+	decoder_init();
+	rig_code(CODE, s.at, (size_t)(s.end - s.at));
+	struct block *k = rig_block(CODE);
+	assert_non_null(k);
+	assert_true(k->classes & 1u << FC_X87);
+	if (!verify_block(r.bt, k, s.at, &e))
+		fail_msg("as it is: %s", e.msg);
+	code_get(k, old);
+	for (u32 off = k->map[0].host; off < k->bytes; off++) {
+		struct host h, b;
+		if (!host_at(k, old, off, &h) || h.off != off || !tells(&h))
+			continue;
+		for (u32 bit = off * 8; bit < (off + h.zi.length) * 8; bit++, n_tried++) {
+			*byte_of(k, bit / 8) ^= (u8)(1 << (bit & 7));
+			bool taken = verify_block(r.bt, k, s.at, &e);
+			code_get(k, now);
+			if (taken && host_at(k, now, off, &b) && strcmp(text(&h, ta), text(&b, tb)) && !moved_memory(&h, &b))
+				fail_msg("%s became %s, and is accepted", text(&h, ta), text(&b, tb));
+			code_put(k, old, bit / 8, 1);
+		}
+		nothing(byte_of(k, off), h.zi.length);
+		if (verify_block(r.bt, k, s.at, &e))
+			fail_msg("without %s it is accepted", text(&h, ta));
+		code_put(k, old, off, h.zi.length);
+		n_tried++;
+	}
+	for (unsigned n = 0; n < 5; n++)
+		for (unsigned bit = 1; bit < 1u << 16; bit <<= 1, n_tried++) {
+			k->map[n].fop ^= (u16)bit;
+			if (verify_block(r.bt, k, s.at, &e))
+				fail_msg("instruction %u: bit %#x of FOP is accepted", n, bit);
+			k->map[n].fop ^= (u16)bit;
+		}
+	print_message("%u changes\n", n_tried);
+	assert_true(n_tried > 400);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -531,6 +629,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(no_instruction, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(jumps, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(other_map, rig_up, rig_down),
+		cmocka_unit_test_setup_teardown(x87_pointers, rig_up, rig_down),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

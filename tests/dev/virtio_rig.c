@@ -44,10 +44,12 @@ static const struct device_class rig_class = {
 	.destroy = rig_destroy, .state = state_list,
 };
 
-int rig_setup(void **state)
+int rig_setup(void **state) { return rig_setup_with(&rig_class); }
+
+int rig_setup_with(const struct device_class *cls)
 {
 	memset(&rig, 0, sizeof(rig));
-	rig.b = board_new(&rig_class);
+	rig.b = board_new(cls);
 	rig.v = container_of(rig.b->dev, struct virtio, d);
 	rig.bar = ld32(rig.v->pci.config + PCI_BAR0 + 16) & ~15u;
 	return 0;
@@ -90,6 +92,7 @@ void rig_up(u64 features)
 	rig_set(R_STATUS, VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK, 1);
 	assert_int_equal(rig_status(), VS_ACKNOWLEDGE | VS_DRIVER | VS_FEATURES_OK);
 	rig_set(R_QUEUE_SELECT, 0, 2);
+	rig_set(R_SIZE, RIG_SIZE, 2);
 	rig_set(R_DESC, RIG_DESC, 4);
 	rig_set(R_AVAIL, RIG_DRIVER, 4);
 	rig_set(R_USED, RIG_DEVICE, 4);

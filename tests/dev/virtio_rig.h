@@ -28,6 +28,7 @@ struct rig {
 extern struct rig rig;
 
 int rig_setup(void **state);
+int rig_setup_with(const struct device_class *cls); /* a device that it is, in place of the one that only fills */
 int rig_teardown(void **state);
 /* Up to DRIVER_OK with these features (VERSION_1 added), the queue enabled at the addresses above. */
 void rig_up(u64 features);

@@ -286,7 +286,7 @@ static const char usage[] =
 	"  -n N             states a form (100)\n"
 	"  --forms TEXT     only forms whose name contains it\n"
 	"  --mode 64|32     only in that mode\n"
-	"  --engine NAME    interp; or bt, which translates in 64-bit mode\n"
+	"  --engine NAME    interp; or bt, as translated\n"
 	"  --cpu MODEL      max\n"
 	"  --seed N\n"
 	"  --report FILE    a line for each form\n"

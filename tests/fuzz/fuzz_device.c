@@ -1,11 +1,10 @@
 /* Every class of devices.def, programmed by fuzz bytes: registers read and written through the
  * buses, time passing, DMA from RAM that holds fuzz bytes, its state saved, loaded (damaged, too).
  *
- * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=NAME in the environment
- * keeps mutations at that class. */
+ * Input: u8 class, then operations: u8 what, and what it needs. RING3_FUZZ_DEVICE=name: that class alone. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@ struct board {
 	struct device links, *pic, *bus, *io, *pci, *dev;
 	struct loop *loop;
 	struct net *net;
+	struct share *share;
 	struct lapic *lapic;
 	u8 nvme_tails[4];
 };
@@ -75,6 +75,17 @@ static struct block *disk(void)
 
 static bool has_disk(const struct board *b) { return b->dev->cls == &virtio_blk_class || b->dev->cls == &ide_class || b->dev->cls == &ahci_class || b->dev->cls == &nvme_class; }
 
+/* A network that hears nothing, and takes two frames of three at once. */
+static bool net_take(struct net *n, const struct net_offload *o, const struct iovec *iov, unsigned n_iov)
+{
+	static u8 frame[NET_FRAME_MAX];
+
+	iov_read(iov, n_iov, 0, frame, sizeof(frame));
+	return ++n->out_len % 3;
+}
+static ssize_t net_silent(struct net *n, struct net_offload *o) { return 0; }
+static const struct net_ops fuzz_net = { .read = net_silent, .send = net_take };
+
 #define FLASH (64u << 10)
 
 static void connect_device(struct board *b, const struct device_class *cls)
@@ -102,9 +113,17 @@ static void connect_device(struct board *b, const struct device_class *cls)
 	} else if (cls == &virtio_console_class) {
 		virtio_console_add(b->dev, &be, NULL);
 		virtio_console_add(b->dev, &be, "channel");
-	} else if (cls == &virtio_net_class) {
+	} else if (cls == &virtio_9p_class) {
+		/* A folder that nothing is to be made in: what the server does has a target of its own. */
+		b->share = share_open(&(struct share_options){ .path = "/proc/self/task", .tag = "tag", .read_only = true }, false, b->loop, &e);
+		if (!b->share)
+			bug("%s", e.msg);
+		virtio_9p_attach(b->dev, b->share);
+	} else if (cls == &virtio_net_class || cls == &e1000_class) {
 		b->net = net_open(&(struct net_options){ .kind = NET_NONE }, true, b->loop, &e);
-		virtio_net_attach(b->dev, b->net, (const u8[6]){ 2 });
+		b->net->ops = &fuzz_net;
+		b->net->fd = eventfd(0, EFD_NONBLOCK);
+		(cls == &e1000_class ? e1000_attach : virtio_net_attach)(b->dev, b->net, (const u8[6]){ 2 });
 	}
 }
 
@@ -115,15 +134,59 @@ static void turn(struct board *b)
 	if (has_disk(b))
 		while (block_poll(disk(), true))
 			;
+	if (b->share)
+		share_drain(b->share);
 }
 
-/* The second memory BAR of the function under test: the modern registers. */
+/* The registers of the function under test: virtio's second memory BAR, the e1000's first. */
 static const struct region *registers(const struct board *b)
 {
 	for (int k = 0; k < b->mem.n_declared; k++)
-		if (b->mem.declared[k].size == 0x4000)
+		if (b->mem.declared[k].size == (b->dev->cls == &e1000_class ? 0x20000 : 0x4000))
 			return &b->mem.declared[k];
 	return NULL;
+}
+
+static void be_master(struct board *b)
+{
+	mem_port_write(&b->mem, 0xcf8, 0x80001004, 4);
+	mem_port_write(&b->mem, 0xcfc, 7, 2);
+}
+
+/* Both rings in memory that holds fuzz bytes, on; every address is heard, or as the input says. */
+static void e1000_up(struct board *b, struct input *in, u64 at)
+{
+	u32 rctl = (u32)take(in, 4), tctl = (u32)take(in, 1);
+
+	be_master(b);
+	for (unsigned ring = 0x2800; ring <= 0x3800; ring += 0x1000) {
+		mem_phys_write(&b->mem, at + ring, 0x1000 * (1 + take(in, 1) % 12), 4);
+		mem_phys_write(&b->mem, at + ring + 8, 128 * (1 + take(in, 1) % 32), 4);
+		mem_phys_write(&b->mem, at + ring + 0x10, take(in, 1) % 16, 4);
+		mem_phys_write(&b->mem, at + ring + 0x18, take(in, 1), 4);
+	}
+	mem_phys_write(&b->mem, at + 0x5000, take(in, 2), 4);
+	mem_phys_write(&b->mem, at + 0xd0, take(in, 3), 4);
+	mem_phys_write(&b->mem, at + 0x100, rctl | (rctl & 1 ? 0x1a : 2), 4);
+	mem_phys_write(&b->mem, at + 0x400, tctl | 2, 4);
+}
+
+/* A context, and data that goes by it. */
+static void e1000_offer(struct board *b, struct input *in, u64 at)
+{
+	u64 ring = mem_phys_read(&b->mem, at + 0x3800, 4), n = mem_phys_read(&b->mem, at + 0x3808, 4) / 16;
+	u32 tail = (u32)mem_phys_read(&b->mem, at + 0x3818, 4);
+	u8 pieces = 1 + (u8)take(in, 1) % 4, tse = (u8)take(in, 1) & 4, d[16];
+
+	for (u8 k = 0; n && k < pieces; k++, tail++) {
+		bool context = k == 0 && pieces > 1;
+
+		st64(d, context ? take(in, 8) : 0x10000 + take(in, 2));
+		st32(d + 8, (u32)take(in, 2) | (context ? 0 : 1u << 20) | (u32)((take(in, 1) & 0x1b) | tse | 0x20 | (k + 1 == pieces)) << 24);
+		st32(d + 12, (u32)take(in, 4) & ~0xffu);
+		mem_write(&b->mem, ring + 16 * (tail % n), d, sizeof(d));
+	}
+	mem_phys_write(&b->mem, at + 0x3818, n ? tail % n : tail, 4);
 }
 
 /* As a driver does it, so that fuzz bytes reach the queues: which features, how large, packed or
@@ -136,6 +199,10 @@ static void bring_up(struct board *b, struct input *in)
 	if (!r)
 		return;
 	u64 at = r->base;
+	if (b->dev->cls == &e1000_class) {
+		e1000_up(b, in, at);
+		return;
+	}
 	mem_phys_write(&b->mem, at + 0x14, 0, 1);
 	mem_phys_write(&b->mem, at + 0x14, 3, 1);
 	for (unsigned k = 0; k < 2; k++) {
@@ -155,9 +222,7 @@ static void bring_up(struct board *b, struct input *in)
 		mem_phys_write(&b->mem, at + 0x30, place + 0x1800, 4);
 		mem_phys_write(&b->mem, at + 0x1c, 1, 2);
 	}
-	/* Bus master, and go. */
-	mem_port_write(&b->mem, 0xcf8, 0x80001004, 4);
-	mem_port_write(&b->mem, 0xcfc, 7, 2);
+	be_master(b);
 	mem_phys_write(&b->mem, at + 0x14, 15, 1);
 }
 
@@ -168,6 +233,11 @@ static void offer(struct board *b, struct input *in)
 	u8 n = 1 + (u8)take(in, 1) % 4, desc[16];
 	u16 idx;
 
+	if (b->dev->cls == &e1000_class) {
+		if (registers(b))
+			e1000_offer(b, in, registers(b)->base);
+		return;
+	}
 	for (u8 k = 0; k < n; k++) {
 		u8 kind = (u8)take(in, 1);
 
@@ -183,6 +253,10 @@ static void offer(struct board *b, struct input *in)
 	u8 header[16];
 	st64(header, take(in, 1));
 	st64(header + 8, take(in, 2));
+	if (b->share) { /* a message of 9P: its size, its type */
+		header[4] = header[0];
+		st32(header, 16 + header[8] % 32);
+	}
 	mem_write(&b->mem, data, header, sizeof(header));
 	const struct region *r = registers(b);
 	for (unsigned q = 0; r && q < 4; q++)
@@ -314,6 +388,17 @@ static void virtio_from_outside(struct board *b, struct input *in)
 	}
 }
 
+static const struct device_class *choose(u8 pick)
+{
+	const char *only = getenv("RING3_FUZZ_DEVICE");
+	unsigned n = 0;
+
+	for (; device_classes[n]; n++)
+		if (only && !strcmp(device_classes[n]->name, only))
+			return device_classes[n];
+	return device_classes[pick % n];
+}
+
 static void build(struct board *b, const struct device_class *cls)
 {
 	struct error e;
@@ -351,6 +436,8 @@ static void build(struct board *b, const struct device_class *cls)
 static void destroy(struct board *b)
 {
 	turn(b);
+	if (b->share)
+		share_close(b->share);
 	if (!is_base(b->dev->cls))
 		device_free(b->dev);
 	if (b->net)
@@ -468,43 +555,12 @@ static void access_register(struct board *b, struct input *in, u8 what)
 	}
 }
 
-static int class_of_environment(void)
-{
-	const char *name = getenv("RING3_FUZZ_DEVICE");
-
-	if (!name || !*name)
-		return -1;
-	for (int k = 0; device_classes[k]; k++)
-		if (!strcmp(device_classes[k]->name, name))
-			return k;
-	fprintf(stderr, "RING3_FUZZ_DEVICE=%s: no such class; those of devices.def by their names\n", name);
-	exit(1);
-}
-
-/* libFuzzer's; not there when the corpus is replayed. */
-size_t LLVMFuzzerMutate(u8 *data, size_t size, size_t max) __attribute__((weak));
-size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed);
-
-size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t max, unsigned seed)
-{
-	int cls = class_of_environment();
-
-	(void)seed;
-	size = LLVMFuzzerMutate(data, size, max);
-	if (cls >= 0 && size)
-		data[0] = (u8)cls;
-	return size;
-}
-
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
 	struct input in = { data, size };
 	struct board b;
-	int n = 0;
 
-	while (device_classes[n])
-		n++;
-	build(&b, device_classes[take(&in, 1) % (unsigned)n]);
+	build(&b, choose((u8)take(&in, 1)));
 	/* What DMA finds. */
 	for (u64 at = 0; at < 0x10000 && size; at += size)
 		mem_write(&b.mem, at, data, size);

@@ -474,11 +474,54 @@ static void refused(void **state)
 	rig_refuses(&cfg, "--post-port");
 }
 
+/* Reads file `name` of fw_cfg, at most cap bytes; its size, 0: there is none. */
+static u32 fw_file(struct machine *m, const char *name, u8 *to, u32 cap)
+{
+	u8 entry[64], number[4];
+	u32 size = 0, n;
+
+	mem_port_write(&m->mem, 0x510, 0x19, 2);
+	for (int k = 0; k < 4; k++)
+		number[k] = (u8)mem_port_read(&m->mem, 0x511, 1);
+	n = __builtin_bswap32(ld32(number));
+	for (u32 f = 0; f < n && !size; f++) {
+		for (unsigned k = 0; k < sizeof(entry); k++)
+			entry[k] = (u8)mem_port_read(&m->mem, 0x511, 1);
+		if (!strcmp((char *)entry + 8, name))
+			size = __builtin_bswap32(ld32(entry));
+	}
+	if (size)
+		mem_port_write(&m->mem, 0x510, __builtin_bswap16(ld16(entry + 4)), 2);
+	for (u32 k = 0; k < MIN(size, cap); k++)
+		to[k] = (u8)mem_port_read(&m->mem, 0x511, 1);
+	return size;
+}
+
+/* As many devices as there is room for, in an order that names their kind three times. */
+static void boot_order_names_each_once(void **state)
+{
+	static u8 rom[0x20000], text[4096];
+	struct vm_config cfg = rig_config();
+
+	cfg.firmware.path = rig_file(FILE_KERNEL, rom, sizeof(rom));
+	cfg.boot.order = "ccc";
+	cfg.dry_run = true;
+	for (cfg.n_disks = 0; cfg.n_disks < MAX_DISKS; cfg.n_disks++)
+		cfg.disk[cfg.n_disks].image.file = "none";
+	struct machine *m = rig_build(&cfg);
+	u32 size = fw_file(m, "bootorder", text, sizeof(text) - 1), lines = 0;
+	assert_in_range(size, 1, sizeof(text) - 1);
+	for (u32 k = 0; k < size; k++)
+		lines += text[k] == '\n' || !text[k];
+	assert_int_equal(lines, MAX_DISKS);
+	machine_free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(flat_modes), cmocka_unit_test(flat_places), cmocka_unit_test(firmware), cmocka_unit_test(pam), cmocka_unit_test(firmware_in_shadow_ram), cmocka_unit_test(memory_map),
-		cmocka_unit_test(acpi_tables), cmocka_unit_test(ends), cmocka_unit_test(many_resets), cmocka_unit_test(kernel_gone_at_reset),
+		cmocka_unit_test(acpi_tables), cmocka_unit_test(ends), cmocka_unit_test(many_resets), cmocka_unit_test(kernel_gone_at_reset), cmocka_unit_test(boot_order_names_each_once),
 		cmocka_unit_test(quit), cmocka_unit_test(two_at_once), cmocka_unit_test(deterministic), cmocka_unit_test(hashes_see_the_display), cmocka_unit_test(refused),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);

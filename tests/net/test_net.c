@@ -182,10 +182,44 @@ static void wrong_options(void **state)
 	loop_free(loop);
 }
 
+/* An interface that is taken away ends the network, and is told once, not for ever. */
+static void a_tap_that_goes(void **state)
+{
+	struct net_options o = { .kind = NET_TAP };
+	char name[64], command[200];
+	unsigned can = 0;
+	struct error e;
+
+	loop = loop_new(&e);
+	struct net *n = net_open(&o, false, loop, &e);
+	if (!n) {
+		loop_free(loop);
+		print_message("%s\n", e.msg);
+		skip();
+	}
+	net_attach(n, &(struct net_card){ &can, receive, writable });
+	assert_int_equal(sscanf(net_describe(n), "tap %63s", name), 1);
+	snprintf(command, sizeof(command), "ip link set %s up && ip link del %s", name, name);
+	if (system(command)) {
+		net_close(n);
+		loop_free(loop);
+		skip();
+	}
+	(void)log_configure("error", "/dev/null", &e);
+	turns();
+	(void)log_configure("warn", NULL, &e);
+	assert_int_equal(n->fd, -1);
+	assert_int_equal(n->watched, 0);
+	net_set_offloads(n, 0);
+	assert_true(net_send(n, &(struct net_offload){ 0 }, &(struct iovec){ command, 60 }, 1));
+	net_close(n);
+	loop_free(loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(forwards), cmocka_unit_test(checksums), cmocka_unit_test(addresses), cmocka_unit_test(a_socket),
+		cmocka_unit_test(forwards), cmocka_unit_test(checksums), cmocka_unit_test(addresses), cmocka_unit_test(a_socket), cmocka_unit_test(a_tap_that_goes),
 		cmocka_unit_test(wrong_options),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

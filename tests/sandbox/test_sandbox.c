@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -97,7 +98,7 @@ static bool enter_seccomp(struct error *e)
 }
 static bool enter_landlock_only(struct error *e)
 {
-	int set = landlock_make(NULL, 0, e);
+	int set = landlock_make(NULL, 0, false, e);
 
 	sandbox_catch();
 	return set >= 0 && threads_each(landlock_restrict, set, e);
@@ -356,6 +357,15 @@ static void helper_works(void)
 
 	if (socket(AF_INET, SOCK_STREAM, 0) < 0 || socket(AF_INET, SOCK_DGRAM, 0) < 0)
 		_exit(40);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(a);
+	if (bind(fd, (struct sockaddr *)&a, len) || getsockname(fd, (struct sockaddr *)&a, &len)) /* a port that nobody listens on */
+		_exit(45);
+	if (!connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&a, len) || errno != ECONNREFUSED)
+		_exit(46);
+	if (listen(fd, 1) || connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)&a, len) || accept(fd, NULL, NULL) < 0)
+		_exit(47);
 	for (int k = 0; k < 3; k++) { /* again and again, from its beginning */
 		if (*resolv && (stat("/etc/resolv.conf", &st) || !(f = fopen("/etc/resolv.conf", "r"))))
 			_exit(41);

@@ -1,0 +1,59 @@
+/* share: a folder of the host as a guest sees it, through a server of 9P2000.L.
+ *
+ * The folder is all that there is: nothing outside of it can be named, read or changed through a
+ * share, whatever is asked and whatever symbolic links lie in it (tree.c says how). Devices hand it
+ * requests, a message each; a thread of the share's own carries them out, in order, and the event
+ * loop's thread is told of each that is done. No call here waits for the host's files but share_open,
+ * share_close and share_drain.
+ *
+ * What a device may rely on: done is called once for each request, on the loop's thread, never from
+ * inside share_submit, and with no lock of this folder's held. Any bytes may be in a request.
+ * Threading: share_submit and share_reset, any thread; the others on the loop's thread. */
+#ifndef RING3_SHARE_H
+#define RING3_SHARE_H
+
+#include <sys/uio.h>
+
+#include "base/base.h"
+
+#define SHARE_TAG_MAX 32u      /* characters */
+/* The least that a request must have: to read, a message's header; to write, an error's reply. */
+#define SHARE_REQUEST_MIN 7u
+#define SHARE_REPLY_MIN 11u
+
+struct share_options {
+	char *path;      /* the folder */
+	char *tag;       /* the name by which the guest mounts it; NULL: that of the folder */
+	bool read_only;
+};
+/* Rows of a kv_key table for the options at `member` of `type`; the path comes first. */
+#define SHARE_KEYS(type, member) \
+	{ "path", KV_STR, offsetof(type, member.path), "a folder of the host" }, \
+	{ "tag", KV_STR, offsetof(type, member.tag), "the name by which the guest mounts it; default that of the folder" }, \
+	{ "read-only", KV_BOOL, offsetof(type, member.read_only), "the guest cannot change it" }
+
+struct share;
+/* loop: whose thread is told. dry_run: nothing is opened. */
+struct share *share_open(const struct share_options *o, bool dry_run, struct loop *loop, struct error *e);
+/* Finishes what is under way (done is called). After it nothing of the share is called. */
+void share_close(struct share *s);
+const char *share_tag(const struct share *s);
+
+/* The caller owns it, and its pieces, from share_submit to done. */
+struct share_request {
+	const struct iovec *out, *in; /* the message; room for the reply */
+	unsigned n_out, n_in;
+	u64 out_len, in_len;          /* bytes, at least as above */
+	void (*done)(struct share_request *r);
+	u64 reply;                    /* at done: bytes written, from the begin of `in` */
+	/* The share's, from share_submit to done. */
+	struct share_request *next;
+	u32 session;
+};
+void share_submit(struct share *s, struct share_request *r);
+/* The guest's session is over: what it had open is closed, after the requests that were submitted before. */
+void share_reset(struct share *s);
+/* Waits until nothing is under way; done is called for what was. */
+void share_drain(struct share *s);
+
+#endif
