@@ -164,7 +164,8 @@ static bool window_learn(struct bt *b, struct block *k, unsigned n)
 	unsigned to = i->flags & IF_MEM ? window_of(b, t.lin[0]) : N_WINDOWS;
 	u8 *site = b->rw + (k->checked - b->rx) + m->window_at;
 	if (!m->window_at || (to < N_WINDOWS && ld32(site) == b->window_of[to])) {
-		window_site_learn(b, lin, true, b->cpu->regs[R_SP]);
+		u64 sp = b->cpu->regs[isa_ops[i->op].mnemonic == ZYDIS_MNEMONIC_LEAVE ? R_BP : R_SP];
+		window_site_learn(b, lin, true, !m->window_at && i->flags & IF_MEM ? t.lin[0] : sp);
 		return false;
 	}
 	unsigned from = 0;
@@ -387,7 +388,7 @@ static void turn(struct bt *b)
 			return;
 		space_select(b);
 		space_class(b);
-		if (interrupted(b))
+		if (interrupted(b) || b->klass.windowed != k->page->klass.windowed)
 			return;
 	}
 }

@@ -167,8 +167,8 @@ static bool fault_of_guest(struct bt *b, greg_t *g, siginfo_t *si)
 	u32 off = (u32)(pc - k->checked);
 	unsigned n = insn_at(k, off);
 	victim_back(b, g, &k->map[n], off - k->map[n].host);
-	if (si->si_signo == SIGSEGV && k->page->klass.windowed)
-		b->window_fault = window_has(b, addr) ? (u64)addr : 1;
+	if ((si->si_signo == SIGSEGV || si->si_signo == SIGBUS) && k->page->klass.windowed) /* SIGBUS: not canonical, by RBP */
+		b->window_fault = si->si_signo == SIGSEGV && window_has(b, addr) ? (u64)addr : 1;
 	if (k->map[n].string && off - k->map[n].host == k->map[n].string_from)
 		string_back(b, g, &k->map[n]);
 	leave(b, g, k, n, X_FAULT, k->map[n].saved_fault);

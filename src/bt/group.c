@@ -230,6 +230,13 @@ static bool barrier(const struct tins *i)
 	return i->kind == K_INTERP || i->kind == K_INTERP_LAST || i->kind == K_GATE || i->kind == K_GATE_LAST || i->kind == K_SYSTEM || i->kind == K_STRING;
 }
 
+/* Of the one access that a group can have of the instruction. */
+static bool by_window(const struct tins *i)
+{
+	const ZydisDecodedOperand *m = i->kind == K_MEM ? memory_of(i) : NULL;
+	return (m && m->mem.base != ZYDIS_REGISTER_RSP ? i->window : i->window_stack) < N_WINDOWS;
+}
+
 /* Which instructions can be in one group with k; *lo and *hi: their bytes, relative to k's address. */
 static u64 members_of(const struct plan *p, unsigned k, bool windowed, i64 *lo, i64 *hi)
 {
@@ -241,7 +248,7 @@ static u64 members_of(const struct plan *p, unsigned k, bool windowed, i64 *lo, 
 	for (unsigned n = k + 1; n < p->t->n && !barrier(&p->t->ins[n]); n++) {
 		const struct reach *a = &p->access[n];
 		i64 from = (i64)(a->at - first->at), most = windowed ? WINDOW_SPAN : LIMIT_MAX;
-		if (p->taken >> n & 1 || !same_registers(first, a) || from < -most || from > most)
+		if (p->taken >> n & 1 || !same_registers(first, a) || from < -most || from > most || (windowed && !by_window(&p->t->ins[n])))
 			continue;
 		i64 new_lo = MIN(from, *lo), new_hi = MAX(from + a->size, *hi);
 		if (!windowed && new_hi - new_lo > (first->stack ? STACK_SPAN : HEAP_SPAN(count + 1)))
@@ -274,13 +281,6 @@ static int free_slot(const struct plan *p, unsigned k)
 		if (p->last[n] < k)
 			return (int)n;
 	return -1;
-}
-
-/* Of the one access that a group can have of the instruction. */
-static bool by_window(const struct tins *i)
-{
-	const ZydisDecodedOperand *m = i->kind == K_MEM ? memory_of(i) : NULL;
-	return (m && m->mem.base != ZYDIS_REGISTER_RSP ? i->window : i->window_stack) < N_WINDOWS;
 }
 
 static void form(struct plan *p, unsigned k)

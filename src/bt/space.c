@@ -217,8 +217,10 @@ void space_select(struct bt *b)
 		s = same ? same : oldest;
 		b->stats.spaces_recycled++;
 		flush_space(s);
-		if (s != same || s->root != (c->cr3 & ~PAGE_MASK))
+		if (s != same || s->root != (c->cr3 & ~PAGE_MASK)) {
 			window_take(b, s);
+			s->ticks = s->banned = 0; /* another's */
+		}
 		s->root = c->cr3 & ~PAGE_MASK;
 		s->epoch = c->epoch;
 		s->mmu = c->mmu;

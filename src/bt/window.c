@@ -45,9 +45,12 @@ enum { TICKS_BEFORE = 25, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20
 
 /* ---- what is mapped -------------------------------------------------------------------------------------- */
 
+/* Where it would best be. Pages lie side by side, in several places of a window and of others: were they so here, runs
+ * would lie over each other, and a look would go through all of both. */
+static u32 home_of(const struct window_pages *w, u32 page) { return page * 0x9e3779b1u >> (32 - (unsigned)__builtin_ctz(w->cap)); }
 static u32 slot_of(const struct window_pages *w, u32 page)
 {
-	u32 n = page & (w->cap - 1);
+	u32 n = home_of(w, page);
 	while (w->at[n].page && w->at[n].page != page)
 		n = (n + 1) & (w->cap - 1);
 	return n;
@@ -93,7 +96,7 @@ static void page_remove(struct window_pages *w, struct window_page *p)
 {
 	u32 hole = (u32)(p - w->at), mask = w->cap - 1;
 	for (u32 n = (hole + 1) & mask; w->at[n].page; n = (n + 1) & mask) {
-		u32 home = w->at[n].page & mask;
+		u32 home = home_of(w, w->at[n].page);
 		if (((n - home) & mask) < ((n - hole) & mask))
 			continue;
 		w->at[hole] = w->at[n];
@@ -128,8 +131,26 @@ static void empty(u8 *at, u64 bytes)
 		bug("the host does not take back %#lx bytes of a window: %m", (unsigned long)bytes);
 }
 
+static void clear(struct bt *b, struct space *s);
+
+/* One more call that may split one of the host's mappings in three. False: there are enough. */
+static bool maps_more(struct space *s)
+{
+	if (atomic_fetch_add(&maps, 1) >= MAPS_MAX) {
+		atomic_fetch_sub(&maps, 1);
+		return false;
+	}
+	s->window.maps++;
+	return true;
+}
+
+/* Or all of them. */
 static void page_unmap(struct bt *b, struct space *s, struct window_page *p)
 {
+	if (!maps_more(s)) {
+		clear(b, s);
+		return;
+	}
 	empty(page_host(b, s, p->page), 4096);
 	page_remove(&s->window, p);
 	s->credit--;
@@ -145,8 +166,9 @@ static void clear(struct bt *b, struct space *s)
 		if (base)
 			empty(base, WINDOW_BYTES);
 	}
-	if (w->at)
-		memset(w->at, 0, w->cap * sizeof(*w->at));
+	free(w->at);
+	w->at = NULL;
+	w->cap = 0;
 	atomic_fetch_sub(&maps, w->maps);
 	w->n = w->maps = 0;
 }
@@ -233,12 +255,14 @@ static bool map_run(struct bt *b, struct space *s, unsigned n, u64 lin, u32 ram,
 	u8 *at = page_host(b, s, page_number(n, lin));
 	if (store && !may_store(b, ram, pages))
 		return false;
-	if (atomic_fetch_add(&maps, 1) >= MAPS_MAX) {
-		atomic_fetch_sub(&maps, 1);
-		s->credit = -1;
-		return false;
+	if (!maps_more(s)) {
+		if (s->window.n < s->window.maps / 2) /* most is of what is no longer there: once more from the start */
+			clear(b, s);
+		if (!maps_more(s)) {
+			s->credit = -1;
+			return false;
+		}
 	}
-	s->window.maps++;
 	s->credit--;
 	for (u32 k = 0; k < pages; k++)
 		if (!page_set(&s->window, page_number(n, lin) + k, (ram + k) << 1 | store)) {
@@ -268,8 +292,11 @@ static bool fill_large(struct bt *b, struct space *s, unsigned n, u64 lin, bool 
 	if (!mmu_used(b->cpu, lin, store, &w) || w.page_size < large)
 		return false;
 	u64 gpa = w.gpa & ~(large - 1);
-	u32 first = ram_page(b, gpa), last = ram_page(b, gpa + large - 4096);
-	return first != ~0u && last == first + 511 && map_run(b, s, n, lin & ~(large - 1), first, 512, store);
+	u32 first = ram_page(b, gpa);
+	for (u32 k = 1; k < 512; k++) /* the first 2 MiB have holes */
+		if (first == ~0u || ram_page(b, gpa + k * 4096) != first + k)
+			return false;
+	return map_run(b, s, n, lin & ~(large - 1), first, 512, store);
 }
 
 /* As good as `ram`, of which it is known whether it is mapped for stores: nothing is to be done. */
@@ -403,15 +430,35 @@ void window_unmap(struct bt *b, struct space *s, u64 lin, u64 pages)
 		n++;
 	if (n == b->n_windows || !window_base(b, s, n))
 		return;
-	if (pages >= s->window.cap) { /* more than a look at all of them */
+	struct window_pages *w = &s->window;
+	u32 first = page_number(n, lin);
+	if (pages == 1) {
+		struct window_page *p = page_find(w, first);
+		if (p)
+			page_unmap(b, s, p);
+		return;
+	}
+	u32 was = w->n;
+	for (u64 k = 0; k < pages && pages < w->cap; k++) {
+		struct window_page *p = page_find(w, first + (u32)k);
+		if (p)
+			page_remove(w, p);
+	}
+	for (u32 k = 0; k < w->cap && pages >= w->cap;) {
+		if (w->at[k].page && w->at[k].page - first < pages)
+			page_remove(w, &w->at[k]);
+		else
+			k++;
+	}
+	if (w->n == was)
+		return;
+	if (!maps_more(s)) {
 		clear(b, s);
 		return;
 	}
-	for (u64 k = 0; k < pages; k++) {
-		struct window_page *p = page_find(&s->window, page_number(n, lin + k * 4096));
-		if (p)
-			page_unmap(b, s, p);
-	}
+	empty(page_host(b, s, first), pages << 12); /* all of one window: a range is aligned to its size */
+	s->credit--;
+	b->stats.window_unmaps += was - w->n;
 }
 
 /* Marks those that are no longer as the tables have it: ram ~0. Returns how many. */

@@ -88,7 +88,7 @@ void window_site_learn(struct bt *b, u64 lin, bool stack, u64 ea)
 {
 	struct window_site *s = site_make(b, site_key(lin, stack));
 	unsigned n = window_of(b, ea);
-	if (s->window == n || s->window == N_WINDOWS)
+	if (s->window == N_WINDOWS)
 		return;
 	if (++s->changes > 2)
 		window_site_table(b, lin, stack);

@@ -272,6 +272,9 @@ static bool walk_used(struct cpu *c, u64 lin, bool write, struct path *p, struct
 	u32 err;
 	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
 		return false;
+	for (unsigned k = 0; k + 1 < p->n; k++)
+		if (!(p->e[k].val & PTE_A))
+			return false;
 	return p->e[p->n - 1].host && (p->e[p->n - 1].val & used) == used && (mmu_rights(c, w, c->mmu) & asked) == asked;
 }
 
