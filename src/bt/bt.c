@@ -331,6 +331,8 @@ static struct block *find(struct bt *b)
 		b->made_for = made_for;
 		cache_flush(b);
 	}
+	if (unlikely(b->windows_full) && windows_renew(b))
+		cache_flush(b);
 	legacy_class(b);
 	space_select(b);
 	space_class(b);

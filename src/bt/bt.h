@@ -141,6 +141,7 @@ struct space {
 	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
 	bool windowed;        /* has windows */
 	u32 ticks, banned;    /* of its own time; at which it may have windows (again) */
+	u64 tick_at;          /* the host's TSC at the last */
 	i32 credit;           /* what they may cost yet, in calls to the host's kernel */
 	struct window_pages window;
 };
@@ -162,6 +163,8 @@ bool space_stores(const struct bt *b, u64 lin); /* it has an entry for stores */
 /* Takes back every store entry of a page that comes to hold code. */
 void space_protect(struct bt *b, struct page_code *p);
 
+bool windows_renew(struct bt *b);
+void window_sites_forget(struct bt *b);
 bool window_sites_init(struct bt *b, struct error *e);
 void window_destroy(struct bt *b);
 /* How an access of the instruction at lin goes, which may lead to `guess` (0: who knows): by which window; N_WINDOWS: by the
@@ -414,6 +417,8 @@ struct bt {
 	u16 window_of[N_WINDOWS]; /* which 512 GiB each of the first n_windows is, for good */
 	u32 n_windows, n_regions;
 	u8 window_last;           /* that a site was found to go to */
+	bool windows_full;        /* more are wanted */
+	u64 windows_renewed;      /* when: the host's TSC */
 	struct window_region region[WINDOW_REGIONS];
 	struct window_site *sites; /* by hash */
 	u64 site_known[1024];     /* a bit by hash: perhaps it is one of them */

@@ -41,13 +41,19 @@ static _Atomic u32 maps;
 /* What windows may cost, in calls to the host's kernel, of 3 to 7 us: a twentieth of the space's time, which is counted
  * in ticks of its guest, 1 to 10 ms; a loan at the start. Where that is too little they are taken back, and given
  * again when twice the time has gone by. */
+#define RENEW_MIN (1ull << 34)
+#define TICK_MIN (1u << 21) /* of the host's TSC: other interrupts than those of a timer are no more than that */
 enum { TICKS_BEFORE = 25, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
 
 /* ---- what is mapped -------------------------------------------------------------------------------------- */
 
-/* Where it would best be. Pages lie side by side, in several places of a window and of others: were they so here, runs
- * would lie over each other, and a look would go through all of both. */
-static u32 home_of(const struct window_pages *w, u32 page) { return page * 0x9e3779b1u >> (32 - (unsigned)__builtin_ctz(w->cap)); }
+/* Where it would best be. 64 pages side by side are so here as well (mark_changed goes through them), but no more: long
+ * runs, of several places and windows, would lie over each other, and a look would go through all of both. */
+static u32 home_of(const struct window_pages *w, u32 page)
+{
+	u32 run = (page - 1) >> 6;
+	return ((run * 0x9e3779b1u >> (32 + 6 - (unsigned)__builtin_ctz(w->cap))) << 6 | ((page - 1) & 63)) & (w->cap - 1);
+}
 static u32 slot_of(const struct window_pages *w, u32 page)
 {
 	u32 n = home_of(w, page);
@@ -192,6 +198,15 @@ void window_take(struct bt *b, struct space *s)
 	b->stats.windows_taken++;
 }
 
+/* The space goes without windows: they cost too much. */
+static void give_up(struct bt *b, struct space *s)
+{
+	u32 ticks = s->ticks;
+	window_take(b, s);
+	s->ticks = ticks;
+	s->banned = 2 * ticks;
+}
+
 /* A region of its own for window n of the space: a new one, or one of the space that was not used for longest. */
 static struct window_region *region_for(struct bt *b, struct space *s)
 {
@@ -212,7 +227,7 @@ static struct window_region *region_for(struct bt *b, struct space *s)
 	}
 	if (!oldest)
 		return NULL;
-	window_take(b, oldest);
+	give_up(b, oldest);
 	return region_for(b, s);
 }
 
@@ -354,15 +369,6 @@ static void fill_run(struct bt *b, struct space *s, unsigned n, u64 lin, u32 ram
 	if (mmu_used(b->cpu, lin, store, &w) && ram_page(b, w.gpa) == ram)
 		neighbours(b, s, n, lin, ram, store, &first, &end);
 	map_run(b, s, n, lin + (u64)(i64)first * 4096, ram + (u32)first, (u32)(end - first), store);
-}
-
-/* The space goes without windows: they cost too much. */
-static void give_up(struct bt *b, struct space *s)
-{
-	u32 ticks = s->ticks;
-	window_take(b, s);
-	s->ticks = ticks;
-	s->banned = 2 * ticks;
 }
 
 /* The page at lin, of window n. */
@@ -526,6 +532,10 @@ void window_tick(struct bt *b, struct space *s)
 {
 	if (!s || !s->user || b->klass.mode != CODE64 || b->windows == WINDOWS_OFF)
 		return;
+	u64 now = __builtin_ia32_rdtsc();
+	if (b->windows != WINDOWS_ON && now - s->tick_at < TICK_MIN)
+		return;
+	s->tick_at = now;
 	s->ticks++;
 	if (s->windowed) {
 		s->credit = MAX(s->credit, MIN(s->credit + CREDIT_TICK, CREDIT_MAX));
@@ -536,6 +546,23 @@ void window_tick(struct bt *b, struct space *s)
 	s->windowed = true;
 	s->credit = b->windows == WINDOWS_ON ? INT32_MAX / 2 : CREDIT_FIRST + (i32)MIN(s->ticks, CREDIT_MAX / CREDIT_TICK) * CREDIT_TICK;
 	b->stats.windows_given++;
+}
+
+/* All windows are taken, and others are asked for: programs that have ended had them. They begin anew; the caller drops
+ * all blocks, which have them as constants. False: not yet again. */
+bool windows_renew(struct bt *b)
+{
+	u64 now = __builtin_ia32_rdtsc();
+	b->windows_full = false;
+	if (now - b->windows_renewed < RENEW_MIN)
+		return false;
+	b->windows_renewed = now;
+	for (unsigned k = 0; k < N_SPACES; k++)
+		if (b->spaces[k].windowed)
+			give_up(b, &b->spaces[k]);
+	b->n_windows = b->window_last = 0;
+	window_sites_forget(b);
+	return true;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------------------- */

@@ -6,13 +6,14 @@
  * A guess is right or costs an exit; nothing else depends on it. Threading: a vCPU's own. */
 #define LOG_TOPIC "bt"
 #include <stdlib.h>
+#include <string.h>
 
 #include "bt/bt.h"
 
 #define WAYS 4u
 enum { UNKNOWN = N_WINDOWS + 1 };
 
-static u64 site_key(u64 lin, bool stack) { return lin << 1 | stack; }
+static u64 site_key(u64 lin, bool stack) { return (lin << 1 | stack) + 2; } /* 0: none */
 static u64 site_hash(u64 key) { return key * 0x9e3779b97f4a7c15ull; }
 static bool site_perhaps(const struct bt *b, u64 key) { return b->site_known[site_hash(key) >> 54] >> (site_hash(key) >> 48 & 63) & 1; }
 static struct window_site *site_find(const struct bt *b, u64 key)
@@ -46,8 +47,14 @@ unsigned window_of(struct bt *b, u64 lin)
 	unsigned n = 0;
 	while (n < b->n_windows && b->window_of[n] != which)
 		n++;
-	if (n < b->n_windows || n == N_WINDOWS || which >= 1u << (47 - WINDOW_BITS))
-		return n < b->n_windows ? n : N_WINDOWS;
+	if (n < b->n_windows)
+		return n;
+	if (which >= 1u << (47 - WINDOW_BITS))
+		return N_WINDOWS;
+	if (n == N_WINDOWS) {
+		b->windows_full = true;
+		return N_WINDOWS;
+	}
 	b->window_of[n] = (u16)which;
 	return b->n_windows++;
 }
@@ -61,8 +68,13 @@ unsigned window_site(struct bt *b, u64 lin, bool stack, u64 guess, u8 *second)
 		*second = s->second;
 		return s->window;
 	}
-	unsigned n = guess ? window_of(b, guess) : N_WINDOWS;
-	return n < N_WINDOWS ? n : b->window_last < b->n_windows ? b->window_last : window_of(b, lin);
+	unsigned n = 0;
+	if (stack)
+		n = window_of(b, guess);
+	else /* what may be no address at all gets no window */
+		while (n < b->n_windows && b->window_of[n] != guess >> WINDOW_BITS)
+			n++;
+	return guess && n < b->n_windows ? n : b->window_last < b->n_windows ? b->window_last : window_of(b, lin);
 }
 
 void window_site_two(struct bt *b, u64 lin, unsigned one, unsigned other)
@@ -105,6 +117,12 @@ bool window_site_missed(struct bt *b, u64 lin)
 	window_site_table(b, lin, false);
 	window_site_table(b, lin, true);
 	return true;
+}
+
+void window_sites_forget(struct bt *b)
+{
+	memset(b->sites, 0, WINDOW_SITES * sizeof(*b->sites));
+	memset(b->site_known, 0, sizeof(b->site_known));
 }
 
 bool window_sites_init(struct bt *b, struct error *e)

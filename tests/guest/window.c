@@ -88,6 +88,11 @@ static noinline u64 u_fields(volatile u64 *p, u64 far)
 	return p[2] + *(volatile u64 *)((uptr)p + far) + p[511];
 }
 extern u64 u_near(u64 base), u_below(u64 base); /* one base, places around it */
+extern u64 u_both(u64 base), u_leave(u64 frame, u64 times), u_index(u64 p, u64 times), u_rbp(u64 p, u64 times);
+__asm__(".text\nu_both: mov (%rdi),%rax\nmov 0x1030(%rdi),%ecx\nadd %rcx,%rax\nret\n"
+	"u_leave: push %rbp\nmov %rsp,%rdx\n1: mov %rdi,%rbp\nleave\nmov %rbp,%rax\nmov %rdx,%rsp\ndec %rsi\njnz 1b\npop %rbp\nret\n"
+	"u_index: sub %rsp,%rdi\n1: mov (%rsp,%rdi),%rax\ndec %rsi\njnz 1b\nret\n"
+	"u_rbp: push %rbp\nmov %rdi,%rbp\n1: mov (%rbp),%rax\ndec %rsi\njnz 1b\npop %rbp\nret\n");
 __asm__(".text\nu_near: mov (%rdi),%rax\nadd 0x2000(%rdi),%rax\nmov 8(%rdi),%rcx\nlea (%rax,%rcx,2),%rax\nret\n"
 	"u_below: mov -0x40000000(%rdi),%rax\nadd (%rdi),%rax\nret\n");
 
@@ -213,6 +218,9 @@ static void many_windows(void)
 		sum = sum * 5 + *(u64 *)(ram[10 + k % 5] + 8 * (k % 5));
 	check_eq("one load, five places", value(u_here_and_there, (uptr)places, 5, 500), sum);
 	check_eq("and again", value(u_here_and_there, (uptr)places, 5, 500), sum);
+	check_eq("LEAVE from elsewhere than the stack", value(u_leave, LIB + 64, 200, 0), *(u64 *)(ram[12] + 64));
+	check_eq("RSP and an index to elsewhere", value(u_index, LIB + 72, 200, 0), *(u64 *)(ram[12] + 72));
+	check_eq("RBP elsewhere than the stack", value(u_rbp, 0x100000000010, 200, 0), *(u64 *)(ram[14] + 16));
 	map(PIE + 4096, ram[12], P | W | U);
 	invlpg(PIE + 4096);
 	value(u_store, LIB + 128, 4711, 0);
@@ -282,6 +290,52 @@ static void large_pages(void)
 	check_eq("the rest is as it was", value(u_load, va + 0x1ff000, 0, 0), 511 * 7);
 }
 
+/* The first 2 MiB have a hole where the display is. */
+static void large_page_with_a_hole(void)
+{
+	u64 hole = *(volatile u64 *)0xa0000, rom = *(volatile u64 *)0xffff0;
+	u64 *pde = pde_of(boot_pml4, LOW + (4 << 20)), va = LOW + (4 << 20);
+	*pde = P | W | U | BIG;
+	flush();
+	check_eq("a page of 2 MiB over the display's memory", (value(u_load, va + 0x500, 0, 0), value(u_load, va + 0x500, 0, 0), value(u_load, va + 0xa0000, 0, 0)), hole);
+	check_eq("and over ROM", value(u_load, va + 0xffff0, 0, 0), rom);
+}
+
+/* More changes of single pages than a host allows mappings of a process. */
+static void large_pages_in_pieces(void)
+{
+	enum { N = 320 };
+	static u64 pt[512] __attribute__((aligned(4096)));
+	u64 va = LOW + (1 << 30);
+	memset(large, 0, sizeof(large));
+	for (unsigned k = 0; k < N; k++)
+		*pde_of(boot_pml4, va + ((u64)k << 21)) = (uptr)large | P | W | U | BIG;
+	flush();
+	check_eq("many large pages", value(u_sum, va, N, 2 << 20), 0);
+	*(u64 *)ram[0] = 7;
+	for (unsigned k = 0; k < 512; k++)
+		pt[k] = (uptr)(k % 4 == 3 ? ram[0] : large + k * 4096) | P | W | U | A | D;
+	for (unsigned k = 0; k < N; k++)
+		*pde_of(boot_pml4, va + ((u64)k << 21)) = (uptr)pt | P | W | U | A;
+	flush();
+	check_eq("in pieces, one", value(u_load, va + 0x1000, 0, 0), 0);
+	check_eq("in pieces, another", value(u_load, va + 0x3000, 0, 0), 7);
+	check_eq("in pieces, all", value(u_sum, va + 0x3000, N, 2 << 20), ({ u64 s = 0; for (unsigned k = 0; k < N; k++) s = s * 3 + 7; s; }));
+}
+
+static void accessed(void)
+{
+	u64 *pde = pde_of(boot_pml4, LIB);
+	map(LIB, ram[0], P | W | U);
+	flush();
+	value(u_load, LIB, 0, 0);
+	*pde &= ~(u64)A;
+	boot_pml4[LIB >> 39 & 511] &= ~(u64)A;
+	flush();
+	value(u_load, LIB, 0, 0);
+	check("accessed bits of tables above come back", *pde & A && boot_pml4[LIB >> 39 & 511] & A);
+}
+
 /* ---- code, devices, breakpoints ------------------------------------------------------------------------------------------------ */
 
 static void code(void)
@@ -317,6 +371,11 @@ static void devices(void)
 	for (unsigned k = 0; k < 60; k++)
 		right &= (u32)value(u_load, LIB + 0x5030, 0, 0) == want;
 	check("a device's register, many times", right);
+	map(LIB + 0x4000, ram[41], P | W | U);
+	right = true;
+	for (unsigned k = 0; k < 60; k++)
+		right &= value(u_both, LIB + 0x4000, 0, 0) == *(u64 *)ram[41] + want;
+	check("one access to RAM and one to a device by one register", right);
 	map(LIB + 0x5000, ram[41], P | W | U);
 	invlpg(LIB + 0x5000);
 	check_eq("RAM in its place", value(u_load, LIB + 0x5030, 0, 0), *(u64 *)(ram[41] + 0x30));
@@ -351,6 +410,9 @@ int main(void)
 	many_windows();
 	spaces();
 	large_pages();
+	large_page_with_a_hole();
+	large_pages_in_pieces();
+	accessed();
 	fill_ram();
 	code();
 	devices();
