@@ -199,6 +199,28 @@ sym path_code(struct verifier *v, unsigned at, unsigned bytes, unsigned w);
 bool path_at_cpu(struct verifier *v, const struct path *p, const struct hinsn *h, u64 *at);
 /* Its memory operand is a place of the jump cache. */
 bool path_jump_load(struct verifier *v, const struct path *p, const struct hinsn *h, sym *value);
+/* A register's value, 0 for none; the address of an operand. */
+sym path_reg(struct verifier *v, const struct path *p, ZydisRegister r);
+sym path_address(struct verifier *v, const struct path *p, const ZydisDecodedOperand *o);
+static inline const ZydisDecodedOperand *hinsn_memory(const struct hinsn *h) { return &h->zo[h->mem]; }
+static inline bool verify_cpl0(const struct verifier *v) { return v->k->page->cpl == 0; }
+
+/* ---- what it may reach (verify_mem.c) ----
+ * Its operand is some of the block's own guest code, by the host's address: from which byte of the block on. */
+bool path_code_at(struct verifier *v, const struct path *p, const struct hinsn *h, unsigned *n);
+/* Its operand is of the guest's memory, and in order. */
+bool path_guest_memory(struct verifier *v, const struct path *p, const struct hinsn *h, struct touch *t);
+/* STOS, MOVS: RCX times the operand, or once. */
+bool path_string(struct verifier *v, struct path *p, const struct hinsn *h);
+/* ---- (verify_space.c) ----
+ * The value of the operand gs:[...] that is read; one that is written. */
+bool path_space_load(struct verifier *v, struct path *p, const struct hinsn *h, sym *value);
+bool path_space_store(struct verifier *v, struct path *p, const struct hinsn *h);
+/* WRGSBASE. */
+bool path_space_change(struct verifier *v, struct path *p, const struct hinsn *h);
+bool path_cpu_access(struct verifier *v, struct path *p, const struct hinsn *h, u64 at);
+/* The constant of 8 bytes that it names lies out of line and is no code. */
+bool path_constant(struct verifier *v, const struct hinsn *h, sym *value);
 /* What a conditional branch on the host's flags says where it is taken or not. */
 void path_condition(struct verifier *v, struct path *p, ZydisMnemonic m, bool taken);
 
