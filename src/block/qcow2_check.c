@@ -243,12 +243,13 @@ static void count_refcounts(struct check *c)
 {
 	struct qcow2 *q = c->q;
 
-	if (!q->reft) {
+	u64 bytes = (u64)q->reft_clusters << q->cluster_bits;
+	if (!q->reft || !in_place(c, q->reft_offset, bytes)) { /* or some of it */
 		found(c, &c->r->corruptions, "the refcount table lies outside the file");
 		c->refcounts_bad = true;
 		return;
 	}
-	count(c, q->reft_offset, (u64)q->reft_clusters << q->cluster_bits, 1);
+	count(c, q->reft_offset, bytes, 1);
 	for (u32 k = 0; k < q->reft_size; k++) {
 		u64 at = q->reft[k];
 		if (!at)

@@ -235,7 +235,8 @@ static bool only_looked_at(const struct block *k, const struct host *a)
 static bool same_but_constants(const struct host *a, const struct host *b)
 {
 	const ZydisDecodedOperand *x = &a->zo[1], *y = &b->zo[1];
-	if (b->zi.mnemonic != a->zi.mnemonic)
+	bool without = a->zi.mnemonic == ZYDIS_MNEMONIC_ADD && b->zi.mnemonic == ZYDIS_MNEMONIC_MOV; /* what was in T was the constant */
+	if (b->zi.mnemonic != a->zi.mnemonic && !without)
 		return a->zi.mnemonic == ZYDIS_MNEMONIC_LEA;
 	if (x->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
 		return y->type == x->type;
