@@ -142,6 +142,7 @@ struct space {
 	bool windowed;        /* has windows */
 	u32 ticks, banned;    /* of its own time; at which it may have windows (again) */
 	u64 tick_at;          /* the host's TSC at the last */
+	u32 steady;           /* the last so many went by without much new code */
 	i32 credit;           /* what they may cost yet, in calls to the host's kernel */
 	struct window_pages window;
 };
@@ -419,6 +420,7 @@ struct bt {
 	u8 window_last;           /* that a site was found to go to */
 	bool windows_full;        /* more are wanted */
 	u64 windows_renewed;      /* when: the host's TSC */
+	u64 windows_translated;   /* blocks made until the last tick */
 	struct window_region region[WINDOW_REGIONS];
 	struct window_site *sites; /* by hash */
 	u64 site_known[1024];     /* a bit by hash: perhaps it is one of them */

@@ -371,8 +371,11 @@ static void window_plan(struct translation *t, unsigned k, u32 *written)
 	u64 lin = insn_lin_of(t, k);
 	u8 none;
 	i->window_stack = (u8)window_site(t->b, lin, true, t->b->cpu->regs[R_SP], &none);
-	if (m && operand_ea(t, i, m, &a))
-		i->window = (u8)(a.konst && !a.seg ? window_of(t->b, a.lin) : window_site(t->b, lin, false, guess(t, &a, *written), &i->window_second));
+	if (m && operand_ea(t, i, m, &a)) {
+		i->window = (u8)window_site(t->b, lin, false, guess(t, &a, *written), &i->window_second);
+		if (a.konst && !a.seg && i->window < N_WINDOWS)
+			i->window = (u8)window_of(t->b, a.lin);
+	}
 	*written |= overwritten(i);
 }
 

@@ -42,8 +42,9 @@ static _Atomic u32 maps;
  * in ticks of its guest, 1 to 10 ms; a loan at the start. Where that is too little they are taken back, and given
  * again when twice the time has gone by. */
 #define RENEW_MIN (1ull << 34)
+#define NEW_CODE 40u /* blocks a tick: it is still on its way to ever new code, of which each block would be made twice */
 #define TICK_MIN (1u << 21) /* of the host's TSC: other interrupts than those of a timer are no more than that */
-enum { TICKS_BEFORE = 25, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
+enum { TICKS_BEFORE = 25, TICKS_STEADY = 12, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
 
 /* ---- what is mapped -------------------------------------------------------------------------------------- */
 
@@ -541,7 +542,10 @@ void window_tick(struct bt *b, struct space *s)
 		s->credit = MAX(s->credit, MIN(s->credit + CREDIT_TICK, CREDIT_MAX));
 		return;
 	}
-	if (b->windows != WINDOWS_ON && s->ticks < (s->banned ? s->banned : TICKS_BEFORE))
+	u64 translated = b->stats.translated - b->windows_translated;
+	b->windows_translated = b->stats.translated;
+	s->steady = translated > NEW_CODE ? 0 : s->steady + 1;
+	if (b->windows != WINDOWS_ON && (s->ticks < (s->banned ? s->banned : TICKS_BEFORE) || s->steady < TICKS_STEADY))
 		return;
 	s->windowed = true;
 	s->credit = b->windows == WINDOWS_ON ? INT32_MAX / 2 : CREDIT_FIRST + (i32)MIN(s->ticks, CREDIT_MAX / CREDIT_TICK) * CREDIT_TICK;

@@ -87,6 +87,7 @@ static const struct rule both_rules[] = {
 	{ SCMP_SYS(rt_sigaction), 1, { SCMP_A0_64(SCMP_CMP_LT, SIGSYS) } },
 	{ SCMP_SYS(rt_sigaction), 1, { SCMP_A0_64(SCMP_CMP_EQ, 32) } }, /* the C library's own two */
 	{ SCMP_SYS(rt_sigaction), 1, { SCMP_A0_64(SCMP_CMP_EQ, 33) } },
+	{ SCMP_SYS(fcntl), 1, { EQ(1, F_DUPFD_CLOEXEC) } },
 	{ SCMP_SYS(fcntl), 1, { EQ(1, F_GETFL) } },
 	{ SCMP_SYS(fcntl), 1, { EQ(1, F_SETFL) } },
 	{ SCMP_SYS(fcntl), 1, { EQ(1, F_GETFD) } },
