@@ -140,7 +140,7 @@ struct space {
 	u32 n_touched;
 	struct log loads, stores, oks; /* what was filled: table offsets; ok slots */
 	bool windowed;        /* has windows */
-	u32 ticks, banned;    /* of its own time; at which it may have windows (again) */
+	u32 ticks, wait;      /* of its own time since it got windows or lost them; so long until it gets some again */
 	u64 tick_at;          /* the host's TSC at the last */
 	u32 steady;           /* the last so many went by without much new code */
 	i32 credit;           /* what they may cost yet, in calls to the host's kernel */

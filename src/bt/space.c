@@ -219,7 +219,7 @@ void space_select(struct bt *b)
 		flush_space(s);
 		if (s != same || s->root != (c->cr3 & ~PAGE_MASK)) {
 			window_take(b, s);
-			s->ticks = s->banned = s->steady = 0; /* another's */
+			s->ticks = s->wait = s->steady = 0; /* another's */
 		}
 		s->root = c->cr3 & ~PAGE_MASK;
 		s->epoch = c->epoch;

@@ -39,12 +39,12 @@ _Static_assert(GUARD > WINDOW_REACH + 4096 && REGION_BYTES < MEM_ALIAS_STEP, "a 
 static _Atomic u32 maps;
 
 /* What windows may cost, in calls to the host's kernel, of 3 to 7 us: a twentieth of the space's time, which is counted
- * in ticks of its guest, 1 to 10 ms; a loan at the start. Where that is too little they are taken back, and given
- * again when twice the time has gone by. */
+ * in ticks of its guest, 1 to 10 ms; a loan at the start. Where that is too little they are taken back for a while,
+ * a longer one each time: a program may go on to something else. */
 #define RENEW_MIN (1ull << 34)
 #define NEW_CODE 40u /* blocks a tick: it is still on its way to ever new code, of which each block would be made twice */
 #define TICK_MIN (1u << 21) /* of the host's TSC: other interrupts than those of a timer are no more than that */
-enum { TICKS_BEFORE = 25, TICKS_STEADY = 12, CREDIT_FIRST = 1500, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
+enum { TICKS_BEFORE = 10, TICKS_STEADY = 6, WAIT_MIN = 50, WAIT_MAX = 125, CREDIT_FIRST = 1000, CREDIT_TICK = 30, CREDIT_MAX = 20000 };
 
 /* ---- what is mapped -------------------------------------------------------------------------------------- */
 
@@ -195,17 +195,15 @@ void window_take(struct bt *b, struct space *s)
 	free(s->window.at);
 	s->window = (struct window_pages){ 0 };
 	s->windowed = false;
-	s->ticks = s->banned = 0;
+	s->ticks = 0;
 	b->stats.windows_taken++;
 }
 
 /* The space goes without windows: they cost too much. */
 static void give_up(struct bt *b, struct space *s)
 {
-	u32 ticks = s->ticks;
 	window_take(b, s);
-	s->ticks = ticks;
-	s->banned = 2 * ticks;
+	s->wait = MIN(MAX(2 * s->wait, WAIT_MIN), WAIT_MAX);
 }
 
 /* A region of its own for window n of the space: a new one, or one of the space that was not used for longest. */
@@ -540,15 +538,18 @@ void window_tick(struct bt *b, struct space *s)
 	s->ticks++;
 	if (s->windowed) {
 		s->credit = MAX(s->credit, MIN(s->credit + CREDIT_TICK, CREDIT_MAX));
+		if (s->ticks > 4 * s->wait)
+			s->wait = 0;
 		return;
 	}
 	u64 translated = b->stats.translated - b->windows_translated;
 	b->windows_translated = b->stats.translated;
 	s->steady = translated > NEW_CODE ? 0 : s->steady + 1;
-	if (b->windows != WINDOWS_ON && (s->ticks < (s->banned ? s->banned : TICKS_BEFORE) || s->steady < TICKS_STEADY))
+	if (b->windows != WINDOWS_ON && (s->ticks < (s->wait ? s->wait : TICKS_BEFORE) || s->steady < TICKS_STEADY))
 		return;
 	s->windowed = true;
 	s->credit = b->windows == WINDOWS_ON ? INT32_MAX / 2 : CREDIT_FIRST + (i32)MIN(s->ticks, CREDIT_MAX / CREDIT_TICK) * CREDIT_TICK;
+	s->ticks = 0;
 	b->stats.windows_given++;
 }
 
