@@ -269,6 +269,7 @@ struct block {
 	struct code_page *page, *page2; /* page2: of the rest of a last instruction that crosses */
 	u64 ahead;                /* lines of the page that were looked at beyond the block */
 	u8 *host;                 /* running address: entry */
+	u8 *host_units;           /* the same from a block that has vector instructions, too: they are usable then */
 	u8 *checked;              /* entry that looks at the ok slots; first of its code */
 	u8 *stale, *stale_checked; /* leave for the dispatcher, which begins the block anew */
 	u32 bytes;                /* of host code */
@@ -292,6 +293,12 @@ struct block {
 	struct insn *decoded;     /* by the interpreter, when first needed; len 0: not yet */
 	u64 decoded_gen;
 };
+
+/* Where a link that is made leads. */
+static inline u8 *link_entry(const struct link *l)
+{
+	return l->checked ? l->to->checked : l->from->units ? l->to->host_units : l->to->host;
+}
 
 enum exit_kind {
 	X_GOTO,      /* go on at an instruction of the block, by the dispatcher */

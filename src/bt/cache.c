@@ -153,7 +153,7 @@ void cache_link(struct bt *b, struct link *l, struct block *to)
 	if (l->next)
 		l->next->prev = l;
 	to->incoming = l;
-	set_site(b, l->site, l->checked ? to->checked : to->host);
+	set_site(b, l->site, link_entry(l));
 	if (++b->stats.links % 16 == 0)
 		verify_again(b, l->from);
 }

@@ -118,6 +118,7 @@ static void emit_entries(struct translation *t)
 	if (t->page2)
 		fail_host[0] = entry_check(e, ok_slot(t->page2), t->page2->id, live);
 	u8 *units = t->units ? entry_check(e, M_CTX(units_off), 0, live) : NULL, *units_there = emit_here(e);
+	b->host_units = t->units && !t->page2 && !(t->classes & X87_CLASSES) ? units_there : b->host;
 	if (t->classes & X87_CLASSES)
 		fail_host[1] = entry_check(e, M_CTX(x87_off), 0, live);
 	if (e->full)

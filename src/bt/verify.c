@@ -385,7 +385,7 @@ static bool link_checked(struct verifier *v, struct path *p, const struct hinsn 
 {
 	const struct block *k = v->k;
 	const struct link *l = &k->link[n];
-	const u8 *to = l->to ? l->checked ? l->to->checked : l->to->host : l->stub;
+	const u8 *to = l->to ? link_entry(l) : l->stub;
 	if (p->link)
 		return verify_bad(v, h->off, "a link behind a link");
 	if (l->from != k || (l->to && !l->to->valid))
@@ -717,6 +717,8 @@ static bool layout_checked(struct verifier *v)
 	v->k_insn = 0;
 	if (host > k->map[0].host || host < DIVERSION || host + DIVERSION > k->bytes)
 		return verify_bad(v, 0, "the entries are not where they should be");
+	if (k->host_units != k->host && (!k->units || k->page2 || (k->classes & X87_CLASSES) || place_of(v, k->host_units) != k->map[0].host))
+		return verify_bad(v, 0, "an entry past more than a look at the units");
 	if (!v->number[host] || place_of(v, k->stale) < cold_place(v) || place_of(v, k->stale_checked) < cold_place(v))
 		return verify_bad(v, 0, "an entry in the middle of an instruction");
 	for (unsigned n = 0; n < k->n; n++) {
