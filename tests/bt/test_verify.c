@@ -515,6 +515,9 @@ static void other_map(void **state)
 	REFUSED("load", k->stale, k->stale_checked);
 	REFUSED("load", k->stale_checked, k->checked);
 	REFUSED("load", k->host, k->host + 1);
+	REFUSED("load", k->host_units, k->host_units + 1);
+	REFUSED("sse", k->host_units, k->host_units + 1);
+	REFUSED("sse", k->host_units, k->checked);
 	REFUSED("load", k->host, k->checked);
 	REFUSED("load", k->n, k->n - 1);
 	REFUSED("load", k->bytes, k->bytes - 1);
