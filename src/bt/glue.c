@@ -47,13 +47,50 @@ static void opmask_move(struct emit *e, unsigned k, bool wide, bool store)
 	e8(e, 0x80 | k << 3 | (R11 & 7));
 	e32(e, k * 8);
 }
+/* [r11 + 64 * v + at] to ymm0 (at 32) or xmm1 (at 16), or ORed to it. */
+static void upper_look(struct emit *e, unsigned v, unsigned at, bool or)
+{
+	e8(e, 0xc4);
+	e8(e, 0xc1);
+	e8(e, at == 32 ? 0x7c : or ? 0x70 : 0x78);
+	e8(e, or ? 0x56 : 0x10);                         /* VORPS, VMOVUPS */
+	e8(e, at == 32 ? 0x83 : 0x8b);
+	e32(e, v * 64 + at);
+}
+
+/* Loads vectors whose bits from 128 on are all 0, as programs without AVX have them, so that the processor knows
+ * that: else each instruction of SSE's depends on the upper half of the register that it writes. Returns where it
+ * is done; where they are not, goes on behind it. */
+static u8 *vectors_load_lower(struct emit *e)
+{
+	for (unsigned v = 0; v < 16; v++) {
+		upper_look(e, v, 32, v != 0);
+		upper_look(e, v, 16, v != 0);
+	}
+	ebytes(e, (const u8[]){ 0xc4, 0xe2, 0x7d, 0x17, 0xc0 }, 5); /* vptest ymm0, ymm0 */
+	u8 *some = e_jcc(e, CC_NZ);
+	ebytes(e, (const u8[]){ 0xc4, 0xe2, 0x79, 0x17, 0xc9 }, 5); /* vptest xmm1, xmm1 */
+	u8 *more = e_jcc(e, CC_NZ);
+	e8(e, 0xc5); e8(e, 0xf8); e8(e, 0x77);           /* vzeroupper */
+	for (unsigned v = 0; v < 16; v++)
+		vector_move(e, v, 16, false);
+	u8 *done = e_jmp(e);
+	e_here32(e, some);
+	e_here32(e, more);
+	return done;
+}
+
+/* Status flags are lost. */
 static void vectors_move(struct emit *e, bool store)
 {
 	bool avx512 = __builtin_cpu_supports("avx512f"), avx = __builtin_cpu_supports("avx");
 	unsigned width = avx512 ? 64 : avx ? 32 : 16;
 	ctx_load(e, R11, M_CTX(zmm));
+	u8 *lower = !store && avx ? vectors_load_lower(e) : NULL;
 	for (unsigned v = 0; v < 16; v++)
 		vector_move(e, v, width, store);
+	if (lower)
+		e_here32(e, lower);
 	if (avx512) {
 		e_mem(e, E_GS | 0x80, 7, M_CTX(zmm_high)); /* cmp byte */
 		e8(e, 0);
