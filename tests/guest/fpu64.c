@@ -344,6 +344,34 @@ static void interrupts(void)
 	check("no instruction was done twice: TOP 0, no stack fault", !(fx.sw & 0x3841));
 }
 
+/* ---- vectors of which only some bits are not 0 --------------------------------------------------------------- */
+
+/* They go to memory and come back around an instruction that leaves translated code. */
+static void upper_halves(void)
+{
+	static u8 in[64] __attribute__((aligned(64))), out[64] __attribute__((aligned(64)));
+	bool avx = has(1, 2, 28), avx512 = avx && has(7, 1, 16);
+	if (!avx) {
+		skip("upper halves of vectors", "no AVX");
+		return;
+	}
+	write_cr4(read_cr4() | 1ul << 18 | 3ul << 9);
+	__asm__ volatile("xsetbv" : : "a"(avx512 ? 0xe7 : 7), "d"(0), "c"(0));
+	for (unsigned at = 0; at < (avx512 ? 64u : 32u); at += 8) {
+		u32 a = 0, b, c = 0, d;
+		memset(in, 0, 64);
+		memset(out, 0xff, 64);
+		in[at] = 0x5a;
+		if (avx512)
+			__asm__ volatile("vzeroall\n vmovups %5, %%zmm5\n cpuid\n vmovups %%zmm5, %4\n vzeroall"
+					 : "+a"(a), "=b"(b), "+c"(c), "=d"(d), "=m"(out) : "m"(in) : "memory");
+		else
+			__asm__ volatile("vzeroall\n vmovups %5, %%ymm5\n cpuid\n vmovups %%ymm5, %4\n vzeroall"
+					 : "+a"(a), "=b"(b), "+c"(c), "=d"(d), "=m"(out) : "m"(in) : "memory");
+		check(fmt("a vector's byte %u alone, across an exit", at), !memcmp(in, out, avx512 ? 64 : 32));
+	}
+}
+
 int main(void)
 {
 	pointers();
@@ -351,5 +379,6 @@ int main(void)
 	lazy();
 	mmx();
 	interrupts();
+	upper_halves();
 	return 0;
 }
