@@ -225,10 +225,10 @@ struct insn_map {
 	u16 string_from;
 	u8 window_changes; /* how often that has been mended */
 	bool window_two; /* it has a second one */
-	u16 window_at;   /* from the block's start: where WINDOW_SITE_BYTES of code say which window its operand is in; 0 */
+	u16 window_at;   /* from the block's start: the code that says which window its operand is in; 0: none */
 };
 /* At window_at: imm32 of the CMP with what is above WINDOW_BITS; a JNZ of 6 bytes; MOV r11, gs:[disp32], of 5 and 4. */
-enum { WINDOW_SITE_JNZ = 4, WINDOW_SITE_DISP = 4 + 6 + 5 };
+enum { WINDOW_SITE_DISP = 4 + 6 + 5 };
 
 /* What gate.c does without leaving; up to GATE_IRET it goes elsewhere. */
 enum gate { GATE_NONE, GATE_SYSCALL, GATE_SYSRET, GATE_CR3, GATE_IRET, GATE_STRING, GATE_RDFSBASE, GATE_RDGSBASE, GATE_WRFSBASE, GATE_WRGSBASE,
@@ -422,7 +422,7 @@ struct bt {
 	enum bt_verify verify;
 	enum bt_code code;
 	enum bt_windows windows;
-	u16 window_of[N_WINDOWS]; /* which 512 GiB each of the first n_windows is, for good */
+	u16 window_of[N_WINDOWS]; /* which 512 GiB each of the first n_windows is */
 	u32 n_windows, n_regions;
 	u8 window_last;           /* that a site was found to go to */
 	bool windows_full;        /* more are wanted */

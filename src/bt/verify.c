@@ -390,6 +390,8 @@ static bool link_checked(struct verifier *v, struct path *p, const struct hinsn 
 		return verify_bad(v, h->off, "a link behind a link");
 	if (l->from != k || (l->to && !l->to->valid))
 		return verify_bad(v, h->off, "a link that is not in order");
+	if (l->to && to == l->to->host_units && to != l->to->host && !k->units)
+		return verify_bad(v, h->off, "link %d leads past the look at the units from where they may not be usable", n);
 	if (goes_to(v, h) != to)
 		return verify_bad(v, h->off, "link %d does not go where it should", n);
 	if (place_of(v, l->stub) == ~0u)

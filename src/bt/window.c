@@ -16,7 +16,8 @@
  *     it is code. It ends when the entry would, at the latest before the space is entered again (window_check).
  *  2. A region of the host's addresses holds nothing but such pages, and nothing for GUARD before and after, which
  *     is more than WINDOW_REACH and the longest access.
- *  3. What window n stands for never changes (bt.window_of): translated code has it as a constant. A space without
+ *  3. Translated code has what window n stands for as a constant (bt.window_of): when that changes (windows_renew), all
+ *     blocks go. A space without
  *     region n has WINDOW_NONE there.
  *  4. window_pages.at has each page that is mapped: open addressing, by page number.
  * Threading: a vCPU's own; `maps` counts for the process, as the host's limit does. Which instruction goes to which
