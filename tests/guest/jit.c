@@ -410,7 +410,7 @@ void ap_entry(void)
 		u32 old = old_value; /* it may change between the call and the look at it */
 		u32 v = call_poked();
 		ap_bad += v != old && v != old_value && v != new_value;
-		ap_turns++;
+		__atomic_fetch_add(&ap_turns, 1, __ATOMIC_SEQ_CST);
 	}
 	__asm__ volatile("cli");
 	ap_up = 2;
@@ -480,7 +480,9 @@ static void other_processor(void)
 		lost += !sync_other();
 		*(volatile u8 *)poked = 0xb8;
 		lost += !sync_other();
-		old_value = new_value; /* from here on nothing else may come back */
+		/* From here on nothing else may come back. A plain store could wait for longer than the other processor's
+		 * next turns take (SDM vol. 3, 10.2.3.4), and then both variables change at once. */
+		__atomic_store_n(&old_value, new_value, __ATOMIC_SEQ_CST);
 		u32 t = ap_turns;
 		while (ap_turns - t < 3)
 			__asm__ volatile("pause");
