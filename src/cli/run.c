@@ -125,7 +125,7 @@ static void tell_where(const struct vm_config *cfg, const struct machine *m)
 		fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
 	/* Firmware speaks to the screen, and many a system does: an empty terminal would tell nothing. */
 	if (cfg->firmware.path && !cfg->vnc.at && (!cfg->vga || strcmp(cfg->vga, "none")) && machine_on_terminal(m))
-		fprintf(stderr, "ring3: this is the serial console; Ctrl-A s shows the screen, --vnc gives it to viewers; Ctrl-A x leaves\r\n");
+		fprintf(stderr, "ring3: this is the serial console; Ctrl-A s shows the screen, --vnc gives it to viewers; Ctrl-A x leaves\n");
 }
 
 static int run_machine(const struct vm_config *cfg)

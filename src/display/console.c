@@ -152,19 +152,15 @@ size_t console_write(struct console *c, const u8 *buf, size_t len)
 static const char help_text[] =
 	"\r\nCtrl-A x  leave    Ctrl-A h  this help    Ctrl-A s  show the screen    Ctrl-A b  send a break    Ctrl-A Ctrl-A  send Ctrl-A\r\n";
 
-/* The screen as text, between the lines of the console. The terminal is raw: it wants carriage returns. */
+/* The screen as text, between the lines of the console. */
 static void show_screen(struct console *c)
 {
 	char *text = c->ops.screen ? c->ops.screen(c->ops.arg) : NULL;
 
 	for (size_t len = text ? strlen(text) : 0; len && text[len - 1] == '\n'; len--)
 		text[len - 1] = 0;
-	for (char *line = text, *end; line; line = end) {
-		end = strchr(line, '\n');
-		dprintf(STDERR_FILENO, "\r\n%.*s", (int)(end ? end - line : (long)strlen(line)), line);
-		end = end ? end + 1 : NULL;
-	}
-	(void)!write(STDERR_FILENO, "\r\n", 2);
+	if (text)
+		dprintf(STDERR_FILENO, "\n%s\n", text);
 	free(text);
 }
 
