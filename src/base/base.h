@@ -184,6 +184,8 @@ void loop_post(struct loop *l, void (*fn)(void *), void *arg);
 struct loop_task { void (*fn)(void *arg); void *arg; struct loop_task *next; u32 turn; bool queued; };
 void loop_schedule(struct loop *l, struct loop_task *t); /* any thread */
 void loop_cancel(struct loop *l, struct loop_task *t);   /* the loop's thread, or while it is not turned */
+/* Any thread: no task waits, and the loop's thread is in no callback. *turns: a number of the last turn. */
+bool loop_is_idle(struct loop *l, u32 *turns);
 /* One turn: waits at most timeout_ns (UINT64_MAX: no limit) and dispatches. */
 void loop_turn(struct loop *l, u64 timeout_ns);
 

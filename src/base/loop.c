@@ -52,6 +52,7 @@ struct loop {
 	struct post *posts, **posts_end; /* under post_lock */
 	struct loop_task *tasks, **tasks_end; /* as well */
 	u32 turn;                             /* as well: counts run_tasks */
+	bool inside;                          /* as well: a turn's callbacks are being run */
 };
 
 struct loop *loop_new(struct error *e)
@@ -275,6 +276,22 @@ static void run_tasks(struct loop *l)
 		t->fn(t->arg);
 }
 
+bool loop_is_idle(struct loop *l, u32 *turns)
+{
+	pthread_mutex_lock(&l->post_lock);
+	bool idle = !l->tasks && !l->inside;
+	*turns = l->turn;
+	pthread_mutex_unlock(&l->post_lock);
+	return idle;
+}
+
+static void set_inside(struct loop *l, bool inside)
+{
+	pthread_mutex_lock(&l->post_lock);
+	l->inside = inside;
+	pthread_mutex_unlock(&l->post_lock);
+}
+
 /* ---- a turn -------------------------------------------------------------------------- */
 
 /* epoll_wait with a timeout in ns. */
@@ -333,6 +350,7 @@ void loop_turn(struct loop *l, u64 timeout_ns)
 	bool always = any_always_ready(l);
 	int n = wait_events(l, ev, always ? 0 : timeout_ns);
 
+	set_inside(l, true);
 	l->dispatching = true;
 	for (int i = 0; i < n; i++) {
 		struct source *s = ev[i].data.ptr;
@@ -350,4 +368,5 @@ void loop_turn(struct loop *l, u64 timeout_ns)
 	run_tasks(l);
 	l->dispatching = false;
 	free_dead(l);
+	set_inside(l, false);
 }

@@ -50,6 +50,7 @@ struct block_options {
 	bool no_discard; /* discards are accepted and do nothing; zeroes never free */
 	u32 cache;       /* enum block_cache */
 	u32 aio;         /* enum block_aio */
+	bool in_order;   /* one request after the other, done in the order of their submission; aio does not count then */
 	const struct file_hooks *hooks; /* tests: block/file.h; NULL */
 	/* 0, or a descriptor of the file plus one, which stays the caller's: for a process that opens files no
 	 * more. Read-only, raw, a regular file; file is its name for people. */
@@ -88,6 +89,7 @@ struct block_limits {
 	bool discard;        /* discards have an effect */
 };
 
+bool block_is_busy(struct block *b);   /* a request has been submitted and done is not called yet, or is being called */
 u64 block_size(const struct block *b); /* bytes, a multiple of BLOCK_SECTOR */
 bool block_read_only(const struct block *b);
 const char *block_path(const struct block *b);

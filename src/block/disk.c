@@ -37,6 +37,10 @@ static void begin_queued(struct block *b)
 	for (struct block_request *next; r; r = next) {
 		next = r->next;
 		request_begin(b, r);
+		while (b->in_order && b->oldest) {
+			aio_turn(b->aio, false);
+			request_run(b);
+		}
 	}
 	request_run(b);
 }
@@ -220,6 +224,14 @@ int block_flush(struct block *b)
 	return synchronous(b, &(struct block_request){ .op = BLOCK_FLUSH });
 }
 
+bool block_is_busy(struct block *b)
+{
+	pthread_mutex_lock(&b->lock);
+	bool busy = b->in_flight;
+	pthread_mutex_unlock(&b->lock);
+	return busy;
+}
+
 /* ---- what it is --------------------------------------------------------------------- */
 
 u64 block_size(const struct block *b) { return b->img->size; }
@@ -326,11 +338,12 @@ struct block *block_open(const struct block_options *o, struct loop *loop, struc
 	b->finished_end = &b->finished;
 	b->runnable_end = &b->runnable;
 	b->no_discard = o->no_discard;
+	b->in_order = o->in_order;
 	b->writethrough = o->cache == BLOCK_WRITETHROUGH;
 	b->unsafe = o->cache == BLOCK_UNSAFE || o->snapshot;
 	pthread_mutex_init(&b->lock, NULL);
 	pthread_cond_init(&b->told, NULL);
-	if (!(b->aio = aio_new(o->aio, e)) || !(b->img = open_image(b, o, e))) {
+	if (!(b->aio = aio_new(o->in_order ? BLOCK_AIO_INLINE : o->aio, e)) || !(b->img = open_image(b, o, e))) {
 		block_free(b);
 		return NULL;
 	}

@@ -15,7 +15,7 @@ struct block {
 	const struct image *named; /* not the overlay of a snapshot */
 	struct aio *aio;
 	struct loop *loop;
-	bool no_discard, writethrough, unsafe;
+	bool no_discard, writethrough, unsafe, in_order;
 	char *path;
 
 	/* ---- under lock ---- */

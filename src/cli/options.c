@@ -76,7 +76,7 @@ static const struct option_row rows[] = {
 	{ "console", 0, A_CONSOLE, CFG(console), "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times", KEYS(console_keys) },
 	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide|ahci|nvme,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },
 	{ "cdrom", 0, A_CD, ALL, "FILE|none[,bus=ide|ahci]", "a CD drive with that image, or empty", KEYS(disk_keys) },
-	{ "net", 0, A_NET, ALL, "KIND[,model=virtio|e1000,forward=HOST:GUEST,mac=M,...]", "a network card: user, tap, socket, none; may be given 8 times", KEYS(net_keys) },
+	{ "net", 0, A_NET, ALL, "KIND[,model=virtio|e1000,forward=HOST:GUEST,mac=M,...]", "a network card: user (the default where a disk is booted), tap, socket, none; may be given 8 times", KEYS(net_keys) },
 	{ "share", 0, A_SHARE, ALL, "FOLDER[,tag=NAME,read-only]", "a folder of the host, which the guest mounts by 9p; may be given 8 times", KEYS(share_keys) },
 	{ "balloon", 0, A_BALLOON, ALL, "SIZE", "virtio-balloon: the guest gives free pages back; and SIZE of its memory (0: none) at once" },
 	{ "rng", 0, A_FLAG, CFG(rng), NULL, "virtio-rng: the host's random numbers" },
@@ -484,6 +484,9 @@ static bool check_options(struct vm_config *cfg, struct error *e)
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
 	if (cfg->n_disks && !cfg->kernel.path && !cfg->firmware.path)
 		cfg->firmware.path = strdup("bios");
+	/* A system from a disk expects a network; with deterministic time nothing comes from outside unasked. */
+	if (cfg->n_disks && !cfg->kernel.path && !cfg->n_nets && !cfg->icount)
+		cfg->net[cfg->n_nets++].kind = NET_USER;
 	if (cfg->kernel.path && cfg->firmware.path)
 		return error_set(e, "--kernel %s: not together with --firmware; firmware finds its own kernel", cfg->kernel.path);
 	if (cfg->vga && strcmp(cfg->vga, "std") && strcmp(cfg->vga, "none"))

@@ -112,6 +112,22 @@ static bool contain(const struct vm_config *cfg, struct error *e)
 	return sandbox_enter(cfg->sandbox, folders, cfg->n_shares, console_restore_terminal, e);
 }
 
+/* Where the machine can be seen, as far as the command line does not say. */
+static void tell_where(const struct vm_config *cfg, const struct machine *m)
+{
+	for (int k = 0; k < cfg->n_serial; k++)
+		if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
+			fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
+	for (int k = 0; k < cfg->n_consoles; k++)
+		if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
+			fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
+	if (cfg->vnc.at && machine_vnc_text(m) && strcmp(cfg->vnc.at, machine_vnc_text(m)))
+		fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
+	/* Firmware speaks to the screen, and many a system does: an empty terminal would tell nothing. */
+	if (cfg->firmware.path && !cfg->vnc.at && (!cfg->vga || strcmp(cfg->vga, "none")) && machine_on_terminal(m))
+		fprintf(stderr, "ring3: this is the serial console; Ctrl-A s shows the screen, --vnc gives it to viewers; Ctrl-A x leaves\n");
+}
+
 static int run_machine(const struct vm_config *cfg)
 {
 	struct error e;
@@ -126,14 +142,7 @@ static int run_machine(const struct vm_config *cfg)
 	if (cfg->dry_run) {
 		machine_print(m);
 	} else {
-		for (int k = 0; k < cfg->n_serial; k++)
-			if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
-				fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));
-		for (int k = 0; k < cfg->n_consoles; k++)
-			if (cfg->console[k].kind && !strcmp(cfg->console[k].kind, "pty"))
-				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
-		if (cfg->vnc.at && machine_vnc_text(m) && strcmp(cfg->vnc.at, machine_vnc_text(m)))
-			fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
+		tell_where(cfg, m);
 		struct control *control = NULL;
 		if ((cfg->name && !(control = control_open(m, cfg->name, &e))) || !contain(cfg, &e)) {
 			control_close(control);

@@ -467,11 +467,19 @@ static inline void cpu_clock_sync(struct cpu *c)
 	if (now > atomic_load_explicit(&c->clock->icount, memory_order_relaxed))
 		atomic_store_explicit(&c->clock->icount, now, memory_order_relaxed);
 }
-/* As cpu_clock_sync, before a memory access that reaches a device: the block ends after it, so that
+/* As cpu_clock_sync, before an access to a port: the run ends behind the block, so that what the device has begun on other
+ * threads ends between the same two instructions in each run (vcpu.c). */
+static inline void cpu_port_sync(struct cpu *c)
+{
+	cpu_clock_sync(c);
+	if (unlikely(c->clock->icount_mode))
+		c->icount_limit = 0;
+}
+/* The same before a memory access that reaches a device: the block, too, ends after it, so that
  * what the device raises is seen between the same two instructions however blocks were cut. */
 static inline void cpu_device_sync(struct cpu *c)
 {
-	cpu_clock_sync(c);
+	cpu_port_sync(c);
 	if (unlikely(c->clock->icount_mode) && c->on_device)
 		c->on_device(c);
 }

@@ -86,7 +86,10 @@ static u32 host_mxcsr_mask(void)
 		return mask;
 	host_fxsave(x.b);
 	mask = ld32(x.b + FX_MXCSR_MASK);
-	return known = mask ? mask : 0xffbf;
+	if (!mask)
+		mask = 0xffbf;
+	known = mask;
+	return mask;
 }
 u32 fpu_mxcsr_mask(const struct cpu *c)
 {

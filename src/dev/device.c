@@ -187,20 +187,6 @@ static bool record_is(const struct record *r, const struct state_field *f)
 	return strlen(f->name) == r->name_len && !memcmp(f->name, r->name, r->name_len);
 }
 
-/* Finds the one record of f. The buffer is known to be well formed. */
-static int records_of(const u8 *buf, size_t len, const struct state_field *f, struct record *found)
-{
-	int n = 0;
-	struct record r;
-
-	for (size_t at = 0; at < len && record_next(buf, len, &at, &r); )
-		if (record_is(&r, f)) {
-			*found = r;
-			n++;
-		}
-	return n;
-}
-
 /* Whole pages of the memory, each once. */
 static bool memory_fits(const struct state_field *f, const struct record *r)
 {
@@ -232,63 +218,85 @@ static void load_memory(struct device *d, const struct state_field *f, const str
 		set_page(d, memory + ld32(r->value + at) * PAGE_SIZE, r->value + at + 4);
 }
 
-static bool state_check(const struct device *d, const u8 *buf, size_t len, struct error *e)
+static size_t count_fields(const struct device_class *cls)
+{
+	size_t n = 0;
+
+	while (cls->state && cls->state[n].name)
+		n++;
+	return n;
+}
+
+/* Which field a record is of; n if of none. Records mostly come in the order of the fields: the search begins at hint. */
+static size_t field_of(const struct device_class *cls, size_t n, size_t hint, const struct record *r)
+{
+	for (size_t k = 0; k < n; k++) {
+		size_t at = (hint + k) % n;
+
+		if (record_is(r, &cls->state[at]))
+			return at;
+	}
+	return n;
+}
+
+/* Fills of[], a record for each of the n fields, or says what is wrong with the buffer. */
+static bool find_records(const struct device *d, const u8 *buf, size_t len, struct record *of, size_t n, struct error *e)
 {
 	const char *who = d->cls->name;
 	struct record r;
 
-	for (size_t at = 0; at < len; ) {
-		const struct state_field *f = d->cls->state;
+	for (size_t at = 0, k = 0; at < len; k++) {
 		size_t start = at;
 
 		if (!record_next(buf, len, &at, &r))
 			return error_set(e, "state of device %s: cut short at byte %zu of %zu", who, start, len);
-		while (f && f->name && !record_is(&r, f))
-			f++;
-		if (!f || !f->name)
-			return error_set(e, "state of device %s: unknown field '%.*s'", who,
-					 (int)r.name_len, r.name);
+		k = field_of(d->cls, n, k, &r);
+		if (k == n)
+			return error_set(e, "state of device %s: unknown field '%.*s'", who, (int)r.name_len, r.name);
+		const struct state_field *f = &d->cls->state[k];
 		if (f->memory && !memory_fits(f, &r))
 			return error_set(e, "state of device %s: field %s is not pages of %u KiB", who, f->name, f->memory >> 10);
 		if (!f->memory && r.bytes != field_bytes(d, f))
-			return error_set(e, "state of device %s: field %s has %u bytes, expected %u", who,
-					 f->name, r.bytes, field_bytes(d, f));
+			return error_set(e, "state of device %s: field %s has %u bytes, expected %u", who, f->name, r.bytes, field_bytes(d, f));
+		if (of[k].name)
+			return error_set(e, "state of device %s: field %s is there twice", who, f->name);
+		of[k] = r;
 	}
-	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
-		int n = records_of(buf, len, f, &r);
-
-		if (n != 1)
-			return error_set(e, "state of device %s: field %s is there %d times, expected once",
-					 who, f->name, n);
-	}
+	for (size_t k = 0; k < n; k++)
+		if (!of[k].name)
+			return error_set(e, "state of device %s: field %s is missing", who, d->cls->state[k].name);
 	return true;
 }
 
-bool device_load(struct device *d, const u8 *buf, size_t len, struct error *e)
+static void load_field(struct device *d, const struct state_field *f, const struct record *r)
 {
-	if (!state_check(d, buf, len, e))
-		return false;
-	for (const struct state_field *f = d->cls->state; f && f->name; f++) {
-		struct record r;
-
-		records_of(buf, len, f, &r);
-		if (f->memory) {
-			load_memory(d, f, &r);
-			continue;
-		}
-		if (!field_is_timer(f)) {
-			memcpy((char *)d + f->offset, r.value, r.bytes);
-			continue;
-		}
+	if (f->memory) {
+		load_memory(d, f, r);
+	} else if (!field_is_timer(f)) {
+		memcpy((char *)d + f->offset, r->value, r->bytes);
+	} else {
 		struct timer *t = field_timer(d, f);
-		u64 deadline = ld64(r.value);
+		u64 deadline = ld64(r->value);
 
 		if (deadline != TIMER_OFF)
 			timer_arm(t, deadline);
 		else if (timer_armed(t))
 			timer_cancel(t);
 	}
-	if (d->cls->loaded)
+}
+
+bool device_load(struct device *d, const u8 *buf, size_t len, struct error *e)
+{
+	size_t n = count_fields(d->cls);
+	struct record *of = calloc(n + 1, sizeof(*of));
+
+	if (!of)
+		return error_set(e, "state of device %s: no memory to read it", d->cls->name);
+	bool good = find_records(d, buf, len, of, n, e);
+	for (size_t k = 0; good && k < n; k++)
+		load_field(d, &d->cls->state[k], &of[k]);
+	free(of);
+	if (good && d->cls->loaded)
 		d->cls->loaded(d);
-	return true;
+	return good;
 }

@@ -140,8 +140,6 @@ static u32 reg_read(struct e1000 *e, u32 off)
 /* Those whose writing has an effect at once. */
 static void reg_write(struct e1000 *e, u32 off, u32 val)
 {
-	u32 *reg = e1000_reg(e, off);
-
 	if (off >= E1000_REGS)
 		return;
 	switch (off) {
@@ -151,7 +149,7 @@ static void reg_write(struct e1000 *e, u32 off, u32 val)
 	case R_MDIC: e1000_mdic_write(e, val); return;
 	case R_ICS: e1000_cause(e, val & INT_ALL); return;
 	case R_ICR:
-		*reg &= ~val;
+		*e1000_reg(e, R_ICR) &= ~val;
 		update_irq(e);
 		return;
 	case R_IMS:

@@ -31,7 +31,7 @@ static bool isa_debug_exit_init(struct device *d, struct error *e)
 static const struct state_field isa_debug_exit_state[] = { STATE_END };
 
 const struct device_class isa_debug_exit_class = {
-	.name = "isa-debug-exit",
+	.name = "isa_debug_exit",
 	.help = "port 0xf4: a write of v ends the machine with status (v << 1) | 1",
 	.size = sizeof(struct isa_debug_exit),
 	.init = isa_debug_exit_init,

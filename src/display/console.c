@@ -12,7 +12,7 @@
  *  4. A socket's client that leaves while the guest takes no input is `gone`: no longer watched,
  *     since its hang-up would be told without end. What it sent is kept until the guest takes it
  *     or another client comes.
- *  5. On a terminal the escape is Ctrl-A: x quits, h helps, b sends a break, Ctrl-A itself.
+ *  5. On a terminal the escape is Ctrl-A: x quits, h helps, s shows the screen, b sends a break, Ctrl-A itself.
  * Threading: the loop's thread, except console_write and console_ready (any one thread). */
 #define LOG_TOPIC "console"
 #include <errno.h>
@@ -150,7 +150,19 @@ size_t console_write(struct console *c, const u8 *buf, size_t len)
 /* ---- input -------------------------------------------------------------------------------- */
 
 static const char help_text[] =
-	"\r\nCtrl-A x  leave    Ctrl-A h  this help    Ctrl-A b  send a break    Ctrl-A Ctrl-A  send Ctrl-A\r\n";
+	"\r\nCtrl-A x  leave    Ctrl-A h  this help    Ctrl-A s  show the screen    Ctrl-A b  send a break    Ctrl-A Ctrl-A  send Ctrl-A\r\n";
+
+/* The screen as text, between the lines of the console. */
+static void show_screen(struct console *c)
+{
+	char *text = c->ops.screen ? c->ops.screen(c->ops.arg) : NULL;
+
+	for (size_t len = text ? strlen(text) : 0; len && text[len - 1] == '\n'; len--)
+		text[len - 1] = 0;
+	if (text)
+		dprintf(STDERR_FILENO, "\n%s\n", text);
+	free(text);
+}
 
 /* Takes escapes out of what the terminal sent; returns what is the guest's. */
 static size_t take_escapes(struct console *c, const u8 *in, size_t len, u8 *out)
@@ -172,6 +184,8 @@ static size_t take_escapes(struct console *c, const u8 *in, size_t len, u8 *out)
 			c->ops.quit(c->ops.arg);
 		else if ((b == 'b' || b == 'B') && c->ops.brk)
 			c->ops.brk(c->ops.arg);
+		else if (b == 's' || b == 'S')
+			show_screen(c);
 		else if (b == 'h' || b == 'H' || b == '?')
 			(void)!write(STDERR_FILENO, help_text, sizeof(help_text) - 1);
 	}
@@ -505,6 +519,8 @@ struct console *console_open(const char *kind, const char *path, bool dry_run, s
 	update_watch(c);
 	return c;
 }
+
+bool console_is_terminal(const struct console *c) { return c->raw; }
 
 const char *console_describe(const struct console *c) { return c->text; }
 

@@ -16,6 +16,8 @@ struct console_ops {
 	/* Ctrl-A x on a terminal. */
 	void (*quit)(void *arg);
 	void (*brk)(void *arg);  /* Ctrl-A b: a serial break */
+	/* Ctrl-A s: the screen as text, or why there is none; malloced. NULL: no memory. */
+	char *(*screen)(void *arg);
 	void *arg;
 };
 /* dry_run: nothing is opened, made or changed: console_describe works, what is written vanishes,
@@ -28,6 +30,7 @@ struct console *console_open(const char *kind, const char *path, bool dry_run, s
  * socket or pty without a reader drops). Any thread, but one at a time. */
 size_t console_write(struct console *c, const u8 *buf, size_t len);
 void console_ready(struct console *c);  /* the guest has room for input again; any thread */
+bool console_is_terminal(const struct console *c);
 const char *console_describe(const struct console *c); /* "pty /dev/pts/3" */
 /* Flushes what is buffered (waits at most a second), restores the terminal. */
 void console_close(struct console *c);

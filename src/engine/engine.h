@@ -29,5 +29,9 @@ void vcpu_set_thread_init(struct vcpu *v, void (*fn)(void *arg), void *arg); /* 
 /* icount mode: fn is called on the vCPU's thread, with its state saved, when the instruction count
  * reaches `first`; it returns the next count (UINT64_MAX: no more). Before the first resume. */
 void vcpu_set_checkpoint(struct vcpu *v, u64 first, u64 (*fn)(void *arg, struct cpu *c), void *arg);
+/* icount mode: as long as fn, called on the vCPU's thread, says that what devices have begun on other threads is under way,
+ * no instruction is run; it is asked again at each vcpu_look_again. Before the first resume. */
+void vcpu_set_under_way(struct vcpu *v, bool (*fn)(void *arg), void *arg);
+void vcpu_look_again(struct vcpu *v);  /* any thread */
 
 #endif

@@ -13,7 +13,9 @@
  *
  * icount mode (deterministic time): the thread itself moves the clock and runs the timers. It
  * runs in slices that end at the next deadline; a halted processor's time goes on to the next
- * deadline at once. One processor only: several would need their turns fixed, too. */
+ * deadline at once. An access to a device ends a slice, and what it has begun on other threads (requests to
+ * disks, rings of virtio) ends before the next instruction: for the guest they take no time, and always the
+ * same. One processor only: several would need their turns fixed, too. */
 #define LOG_TOPIC "vcpu"
 #include <pthread.h>
 #include <signal.h>
@@ -44,6 +46,9 @@ struct vcpu {
 	u64 (*checkpoint)(void *arg, struct cpu *c);
 	void *checkpoint_arg;
 	u64 checkpoint_at;
+	bool (*under_way)(void *arg); /* icount mode */
+	void *under_way_arg;
+	u32 looks;                    /* under the lock: calls of vcpu_look_again */
 	void (*old_wake)(void *arg); /* icount mode: the clock's, which ours calls */
 	void *old_wake_arg;
 	u64 mwait_ns;                /* how long to sleep before the next look at the line */
@@ -211,10 +216,32 @@ static void icount_slice(struct vcpu *v)
 		atomic_store(&k->icount, now);
 }
 
+/* Waits until nothing is under way. False: something else is wanted of the thread. */
+static bool icount_settle(struct vcpu *v)
+{
+	bool go = true;
+
+	while (go && v->under_way) {
+		pthread_mutex_lock(&v->lock);
+		u32 looks = v->looks;
+		pthread_mutex_unlock(&v->lock);
+		if (!v->under_way(v->under_way_arg))
+			return true;
+		pthread_mutex_lock(&v->lock);
+		while (looks == v->looks && !v->want_pause && !v->want_end)
+			pthread_cond_wait(&v->changed, &v->lock);
+		go = !v->want_pause && !v->want_end;
+		pthread_mutex_unlock(&v->lock);
+	}
+	return go;
+}
+
 static void icount_turn(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
 	struct clock *k = c->clock;
+	if (!icount_settle(v))
+		return;
 	/* Time never goes back, also where a reset has set the count to 0. */
 	c->icount_skipped = atomic_load(&k->icount) - c->icount;
 	if (v->checkpoint && c->icount >= v->checkpoint_at) {
@@ -222,6 +249,8 @@ static void icount_turn(struct vcpu *v)
 		return; /* it may have asked for a stop */
 	}
 	icount_run_timers(c);
+	if (!icount_settle(v))
+		return;
 	if (!resting(c) || has_event(c)) {
 		icount_slice(v);
 		return;
@@ -359,6 +388,20 @@ void vcpu_set_checkpoint(struct vcpu *v, u64 first, u64 (*fn)(void *arg, struct 
 	v->checkpoint = fn;
 	v->checkpoint_arg = arg;
 	v->checkpoint_at = first;
+}
+
+void vcpu_set_under_way(struct vcpu *v, bool (*fn)(void *arg), void *arg)
+{
+	v->under_way = fn;
+	v->under_way_arg = arg;
+}
+
+void vcpu_look_again(struct vcpu *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->looks++;
+	pthread_cond_broadcast(&v->changed);
+	pthread_mutex_unlock(&v->lock);
 }
 
 void vcpu_resume(struct vcpu *v)

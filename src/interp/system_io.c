@@ -12,7 +12,7 @@ static void io_check(struct cpu *c, u16 port, unsigned size, bool write)
 		cpu_gp0(c);
 	if (unlikely(c->slow & SLOW_DR7))
 		cpu_data_breakpoint(c, port, size, write, true);
-	cpu_clock_sync(c);
+	cpu_port_sync(c);
 }
 
 /* Operands are 1, 2 or 4 bytes; REX.W changes nothing. */

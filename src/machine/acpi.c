@@ -114,7 +114,7 @@ static void add_fadt(struct image *w)
 	gas(t + 116, 1, 8, 1, ACPI_RESET_PORT);
 	t[128] = 6;
 	t[131] = 3;                               /* minor revision */
-	/* With both a 32- and a 64-bit FACS pointer, firmware must use one: the 32-bit one. */
+	st64(t + 132, facs_at);                   /* both pointers, as real boards have it: Xen warns where they differ */
 	st64(t + 140, dsdt_at);
 	gas(t + 148, 1, 32, 2, ACPI_PM1_EVT);
 	gas(t + 172, 1, 16, 2, ACPI_PM1_CNT);
@@ -123,6 +123,7 @@ static void add_fadt(struct image *w)
 	u32 at = add_table(w, t, "FACP", sizeof(t), 6);
 	points(w, false, at + 36, 4);
 	points(w, false, at + 40, 4);
+	points(w, false, at + 132, 8);
 	points(w, false, at + 140, 8);
 }
 

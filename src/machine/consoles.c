@@ -47,6 +47,13 @@ static void host_break(void *arg)
 		ns16550_break(s->dev);
 	mem_unlock(&s->m->mem);
 }
+static char *host_screen(void *arg)
+{
+	struct error e = { "" };
+	char *text = machine_screen_text(((struct console_link *)arg)->m, &e);
+
+	return text ? text : strdup(e.msg);
+}
 static void guest_has_room(void *arg, size_t room)
 {
 	if (room)
@@ -77,7 +84,7 @@ static bool open_one(struct machine *m, const struct serial_config *s, const cha
 		return error_set(e, "out of memory");
 	*l = link;
 	m->console_link[m->n_links++] = l;
-	struct console_ops ops = { from_host, host_writable, host_quit, host_break, l };
+	struct console_ops ops = { from_host, host_writable, host_quit, host_break, host_screen, l };
 	*out = console_open(s->kind ? s->kind : "stdio", s->path, m->cfg->dry_run, m->loop, &ops, e);
 	if (!*out)
 		return error_prefix(e, "%s", option);
@@ -102,6 +109,17 @@ bool machine_consoles_open(struct machine *m, struct device *virtio_console, str
 			      &m->virtio_console[k], e))
 			return false;
 	return true;
+}
+
+bool machine_on_terminal(const struct machine *m)
+{
+	bool any = false;
+
+	for (int k = 0; k < MAX_SERIAL; k++)
+		any |= m->console[k] && console_is_terminal(m->console[k]);
+	for (int k = 0; k < MAX_CONSOLES; k++)
+		any |= m->virtio_console[k] && console_is_terminal(m->virtio_console[k]);
+	return any;
 }
 
 void machine_consoles_close(struct machine *m)

@@ -211,8 +211,27 @@ static int exit_status(const struct machine *m)
 	}
 }
 
+/* On the processor's thread, with deterministic time. The loop is looked at before and after: between disks and
+ * loop, too, requests are handed on. */
+static bool under_way(void *arg)
+{
+	struct machine *m = arg;
+	u32 before, after;
+	bool busy = !loop_is_idle(m->loop, &before);
+
+	mem_lock(&m->mem);
+	for (int k = 0; !busy && k < m->cfg->n_disks; k++)
+		busy = m->disk[k] && block_is_busy(m->disk[k]);
+	mem_unlock(&m->mem);
+	for (int k = 0; !busy && k < m->cfg->n_shares; k++)
+		busy = share_is_busy(m->share[k]);
+	return busy || !loop_is_idle(m->loop, &after) || before != after;
+}
+
 enum machine_end machine_run(struct machine *m, int *status)
 {
+	if (m->clock.icount_mode)
+		vcpu_set_under_way(m->cpus[0].vcpu, under_way, m);
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_resume(m->cpus[k].vcpu);
 	for (;;) {
@@ -232,6 +251,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 			mem_unlock(&m->mem);
 		}
 		loop_turn(m->loop, next);
+		if (m->clock.icount_mode)
+			vcpu_look_again(m->cpus[0].vcpu);
 	}
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_pause(m->cpus[k].vcpu);

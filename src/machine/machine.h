@@ -113,6 +113,7 @@ void machine_print(const struct machine *m);
 const char *machine_end_text(const struct machine *m); /* one sentence why it ended */
 const char *machine_serial_text(const struct machine *m, int k); /* "pty /dev/pts/3" */
 const char *machine_console_text(const struct machine *m, int k); /* of virtio-console */
+bool machine_on_terminal(const struct machine *m);               /* a console of it is a terminal, with Ctrl-A as escape */
 const char *machine_vnc_text(const struct machine *m); /* "127.0.0.1:5900"; NULL: there is none */
 /* ---- by the loop's thread, while it runs ---- */
 struct loop *machine_loop(struct machine *m);

@@ -25,9 +25,11 @@ static void replace(struct machine *m, int k, struct block *blk)
 	struct error e;
 	struct block *old = atapi_change_medium(&m->mem, m->cd[k], blk);
 
+	mem_lock(&m->mem); /* a processor with deterministic time looks at it */
+	m->disk[k] = blk;
+	mem_unlock(&m->mem);
 	if (old && !block_close(old, &e))
 		log_error("%s", e.msg);
-	m->disk[k] = blk;
 }
 
 bool machine_eject(struct machine *m, u64 drive, bool force, struct error *e)

@@ -109,12 +109,15 @@ static bool add_disk(struct machine *m, int k, struct error *e)
 {
 	const struct disk_config *c = &m->cfg->disk[k];
 	bool empty = c->cd && c->image.file && !strcmp(c->image.file, "none");
+	struct block_options o = c->image;
+
+	o.in_order = m->cfg->icount;
 
 	if (!c->image.file)
 		return error_set(e, "%s: needs a file", option(c));
 	if (c->cd && bus_of(c) != BUS_IDE && bus_of(c) != BUS_AHCI)
 		return error_set(e, "--cdrom %s: a CD drive is not %s; use bus=ide or ahci", c->image.file, pc_disk_bus(c));
-	if (!m->cfg->dry_run && !empty && !(m->disk[k] = block_open(&c->image, m->loop, e)))
+	if (!m->cfg->dry_run && !empty && !(m->disk[k] = block_open(&o, m->loop, e)))
 		return error_prefix(e, "%s", option(c));
 	switch (bus_of(c)) {
 	case BUS_IDE: return add_ide(m, c, m->disk[k], e);

@@ -121,10 +121,21 @@ void share_reset(struct share *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+/* Under the lock. */
+static bool has_work(const struct share *s) { return s->has_thread && (s->busy || s->waiting || s->current != s->wanted); }
+
+bool share_is_busy(struct share *s)
+{
+	pthread_mutex_lock(&s->lock);
+	bool busy = has_work(s);
+	pthread_mutex_unlock(&s->lock);
+	return busy;
+}
+
 void share_drain(struct share *s)
 {
 	pthread_mutex_lock(&s->lock);
-	while (s->has_thread && (s->busy || s->waiting || s->current != s->wanted))
+	while (has_work(s))
 		pthread_cond_wait(&s->told, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 	deliver(s);

@@ -55,5 +55,6 @@ void share_submit(struct share *s, struct share_request *r);
 void share_reset(struct share *s);
 /* Waits until nothing is under way; done is called for what was. */
 void share_drain(struct share *s);
+bool share_is_busy(struct share *s);  /* any thread: something is being carried out, or waits for it */
 
 #endif

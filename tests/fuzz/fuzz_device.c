@@ -396,6 +396,8 @@ static const struct device_class *choose(u8 pick)
 	for (; device_classes[n]; n++)
 		if (only && !strcmp(device_classes[n]->name, only))
 			return device_classes[n];
+	if (only)
+		bug("RING3_FUZZ_DEVICE=%s: devices.def has no such class", only);
 	return device_classes[pick % n];
 }
 

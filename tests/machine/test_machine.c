@@ -243,6 +243,10 @@ static void acpi_tables(void **state)
 		if (!strcmp(name, "FACP")) {
 			u64 dsdt = guest32(m, t + 40);
 			assert_int_equal(byte_sum(m, dsdt, guest32(m, dsdt + 4)), 0);
+			assert_int_equal(guest32(m, guest32(m, t + 36)), 0x53434146); /* FACS; both by two pointers that agree */
+			assert_int_equal(guest32(m, t + 132), guest32(m, t + 36));
+			assert_int_equal(guest32(m, t + 140), dsdt);
+			assert_int_equal(guest32(m, t + 136) | guest32(m, t + 144), 0);
 			dsdt_seen = guest32(m, dsdt) == 0x54445344;
 			if (iasl)
 				disassemble(m, dsdt, guest32(m, dsdt + 4), "DSDT");
