@@ -30,21 +30,30 @@ static void put_code(struct cpu *c, char *buf, size_t cap, size_t *at)
 	put(buf, cap, at, "\n");
 }
 
+/* Line by line: one of the log's is not long enough for all. */
+static void log_lines(char *text)
+{
+	char *save = NULL;
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		log_error("%s", line);
+}
+
 /* Once: what fails while the report is made is not told again. */
 static void stop(struct kvm_vcpu *v, const char *why)
 {
 	struct cpu *c = v->cpu;
-	char text[6144], dump[4096];
+	char text[4096], code[256];
 	size_t at = 0;
 	if (c->stopped)
 		return;
 	c->stopped = true;
+	log_error("processor %u: %s: the machine stops", c->index, why);
 	if (v->in_kvm && !state_fetch(v))
-		put(text, sizeof(text), &at, "KVM does not give the state; the last that is known:\n");
-	cpu_dump(c, dump, sizeof(dump));
-	put(text, sizeof(text), &at, "%s", dump);
-	put_code(c, text, sizeof(text), &at);
-	log_error("processor %u: %s: the machine stops\n%s", c->index, why, text);
+		log_error("KVM does not give the state; the last that is known:");
+	cpu_dump(c, text, sizeof(text));
+	log_lines(text);
+	put_code(c, code, sizeof(code), &at);
+	log_lines(code);
 	c->activity = ACT_SHUTDOWN;
 	if (c->hooks && c->hooks->failed)
 		c->hooks->failed(c->hooks->arg, why);

@@ -41,7 +41,7 @@ static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
 
 bool model_fit(struct cpu_model *m, struct error *e)
 {
-	char names[384];
+	char names[1024];
 	const char *asked;
 	const struct kvm_host *h = kvm_host();
 	int fd = kvm_open(e);

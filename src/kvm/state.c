@@ -445,7 +445,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e)
 	v->vm->tsc_offset = vcpu_call(v, KVM_HAS_DEVICE_ATTR, &a) >= 0;
 	for (unsigned k = 0; model_msr(k); k++) {
 		struct msr_list l = { .head.nmsrs = 1, .e[0].index = model_msr(k) };
-		v->msr_there[k] = vcpu_call(v, KVM_GET_MSRS, &l) == 1;
+		v->msr_there[k] = vcpu_call(v, KVM_GET_MSRS, &l) == 1 && vcpu_call(v, KVM_SET_MSRS, &l) == 1;
 	}
 	v->last = calloc(1, sizeof(*v->last));
 	return v->last || error_set(e, "kvm: out of memory");
