@@ -121,6 +121,9 @@ bool exit_handle(struct kvm_vcpu *v)
 		return true;
 	case KVM_EXIT_INTR:
 		return true;
+	case KVM_EXIT_IOAPIC_EOI:
+		v->cpu->hooks->apic_eoi(v->cpu->hooks->arg, r->eoi.vector);
+		return true;
 	case KVM_EXIT_INTERNAL_ERROR:
 		if (r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
 			return interpret(v);
