@@ -128,6 +128,7 @@ bool model_fit(struct cpu_model *m, struct error *e); /* engine_ops.fit_model */
 /* The processor gets its CPUID; false: the model has what KVM does not offer, or KVM refuses it. */
 bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
 bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
+bool model_msr_is_kvms(u32 msr); /* it has refused a value, and that is the answer */
 u32 model_msr(unsigned k);  /* the MSRs of struct state; 0: no more. KVM keeps these, and no others of ours */
 
 /* state.c. False: KVM refused; already reported (kvm_failed). */

@@ -173,6 +173,17 @@ static const u32 clock_msrs[] = { 0x11, 0x12, MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SY
 
 u32 model_msr(unsigned k) { return k < ARRAY_LEN(kept) ? kept[k] : 0; }
 
+bool model_msr_is_kvms(u32 msr)
+{
+	for (unsigned k = 0; k < ARRAY_LEN(kept); k++)
+		if (kept[k] == msr)
+			return true;
+	for (unsigned k = 0; k < ARRAY_LEN(passed); k++)
+		if (passed[k].msr == msr && passed[k].how & WR)
+			return true;
+	return false;
+}
+
 /* Where the filter lets something through: a bit for each MSR. */
 #define RANGE_MSRS 0xe00u
 static const u32 range_base[] = { 0, 0xc0000000, MSR_KVM_WALL_CLOCK_NEW & ~7u };
