@@ -17,6 +17,9 @@ struct engine_ops {
 	const char *name;       /* "interp", "bt", "kvm" */
 	const char *help;
 	bool (*usable)(struct error *why_not);
+	/* Takes from a model what the engine cannot do on this host; false: one that was asked for by name. NULL:
+	 * it can do all that a model may have. Before there are processors. */
+	bool (*fit_model)(struct cpu_model *m, struct error *e);
 	bool (*vcpu_init)(struct cpu *c, struct error *e);   /* on the vCPU's thread */
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */

@@ -6,10 +6,12 @@
 #include "engine/engine.h"
 #include "bt/bt.h"
 #include "interp/interp.h"
+#include "kvm/kvm.h"
 
 const struct engine_ops *const engines[] = {
 	&bt_engine,
-	&interp_engine,
+	&interp_engine, /* always usable: what comes after it is taken by its name alone */
+	&kvm_engine,
 	NULL,
 };
 

@@ -92,7 +92,8 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
-	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
+	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) ||
+	    (m->engine->fit_model && !m->engine->fit_model(&m->model, e)) || !(m->loop = loop_new(e)))
 		goto fail;
 	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
 	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */
@@ -165,6 +166,7 @@ static void do_reset(struct machine *m)
 }
 
 struct loop *machine_loop(struct machine *m) { return m->loop; }
+const char *machine_engine(const struct machine *m) { return m->engine->name; }
 bool machine_is_paused(const struct machine *m) { return m->paused; }
 void machine_reset(struct machine *m) { machine_want_reset(m, "the reset button"); }
 

@@ -122,6 +122,7 @@ void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
 void machine_reset(struct machine *m);   /* as the reset button: soon */
 void machine_power_button(struct machine *m);
+const char *machine_engine(const struct machine *m); /* its name */
 
 /* ---- screen, keyboard, mouse (seat.c); any thread ---- */
 /* What a text screen shows, as UTF-8, a line for each row; malloced. NULL: no text screen. */
