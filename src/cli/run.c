@@ -134,6 +134,8 @@ static int run_machine(const struct vm_config *cfg)
 				fprintf(stderr, "ring3: console %d: %s\n", k, machine_console_text(m, k));
 		if (cfg->vnc.at && machine_vnc_text(m) && strcmp(cfg->vnc.at, machine_vnc_text(m)))
 			fprintf(stderr, "ring3: vnc: %s\n", machine_vnc_text(m));
+		if (cfg->engine && !strncmp(cfg->engine, "auto", 4)) /* asked for by name; else --log info tells */
+			fprintf(stderr, "ring3: engine: %s (%s)\n", machine_engine(m), machine_engine_why(m));
 		struct control *control = NULL;
 		if ((cfg->name && !(control = control_open(m, cfg->name, &e))) || !contain(cfg, &e)) {
 			control_close(control);

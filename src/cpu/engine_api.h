@@ -17,7 +17,13 @@ struct engine_ops {
 	const char *name;       /* "interp", "bt", "kvm" */
 	const char *help;
 	bool (*usable)(struct error *why_not);
-	bool (*vcpu_init)(struct cpu *c, struct error *e);   /* on the vCPU's thread */
+	/* Whether --engine auto takes it where it is usable: what measuring it has shown, in words, either way. It may
+	 * take some ms. NULL: it does, where nothing better is. */
+	bool (*worth)(struct error *found);
+	/* On the vCPU's thread, before the first run() or between two: a machine may move from engine to engine as it
+	 * runs. What a processor is at such a boundary is in struct cpu, whole, where vcpu_destroy leaves it and
+	 * vcpu_init finds it: its TLB too, which an engine flushes whose guest may have changed tables unseen. */
+	bool (*vcpu_init)(struct cpu *c, struct error *e);
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
 	enum run_exit (*run)(struct cpu *c);

@@ -88,7 +88,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, &m->engine_options, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
@@ -111,7 +111,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e) || !seat_open_vnc(m, e))
 		goto fail;
 	pc_reset(m);
-	if (!boot_load(m, e) || !trace_start(m, e))
+	if (!boot_load(m, e) || !trace_start(m, e) || !hop_start(m, e))
 		goto fail;
 	return m;
 fail:
@@ -124,6 +124,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	struct error lost; /* machine_run has told it */
+	hop_stop(m);
 	seat_close_vnc(m);
 	seat_free(m);
 	pc_destroy(m);
@@ -138,7 +139,7 @@ void machine_free(struct machine *m)
 	flash_close(m);
 	boot_close(m);
 	blob_free(&m->firmware);
-	engine_options_free(m->engine, m->engine_options);
+	engine_options_free(m->engine.ops, m->engine.options);
 	free(m);
 }
 
@@ -180,14 +181,19 @@ void machine_pause(struct machine *m)
 	mem_unlock(&m->mem);
 }
 
-void machine_resume(struct machine *m)
+void machine_resume_time(struct machine *m)
 {
-	if (!m->paused)
-		return;
 	m->paused = false;
 	mem_lock(&m->mem);
 	clock_resume(&m->clock);
 	mem_unlock(&m->mem);
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	machine_resume_time(m);
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_resume(m->cpus[k].vcpu);
 }
@@ -225,6 +231,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 			break;
 		if (want == WANT_RESET)
 			do_reset(m);
+		if (atomic_exchange(&m->hop_due, false))
+			hop_carry_out(m);
 		u64 next = UINT64_MAX;
 		if (!m->clock.icount_mode && !m->paused) {
 			mem_lock(&m->mem);
@@ -253,7 +261,9 @@ const char *machine_end_text(const struct machine *m) { return m->end_text; }
 void machine_print(const struct machine *m)
 {
 	const struct vm_config *f = m->cfg;
-	printf("engine     %s: %s\n", m->engine->name, m->engine->help);
+	printf("engine     %s: %s\n", m->engine.ops->name, m->engine.ops->help);
+	if (m->engine.why[0])
+		printf("           by auto: %s\n", m->engine.why);
 	printf("processors %llu, model %s (%s), family %u model %u\n", (unsigned long long)f->cpus, f->cpu ? f->cpu : "max",
 	       m->model.vendor, m->model.family, m->model.model);
 	printf("memory     %llu MiB: %llu MiB below 4 GiB, %llu MiB above\n", (unsigned long long)(m->mem.ram_size >> 20),
