@@ -7,7 +7,7 @@
 #include "hops.h"
 #include "watch.h"
 
-enum { HOME_MOST = 40 /* instructions */, AWAY_MOST_NS = 60000 };
+enum { HOME_MOST = 24 /* instructions */, AWAY_LEAST_NS = 4000, AWAY_DOUBLINGS = 10 };
 
 static struct {
 	struct cpu *c;
@@ -31,10 +31,10 @@ static void call_back(int sig)
 static void make_timer(void)
 {
 	struct sigaction a = { .sa_handler = call_back, .sa_flags = SA_ONSTACK | SA_RESTART };
-	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR2 };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
 	ev._sigev_un._tid = gettid();
 	sigfillset(&a.sa_mask);
-	if (sigaction(SIGUSR2, &a, NULL) || timer_create(CLOCK_MONOTONIC, &ev, &h.timer))
+	if (sigaction(SIGALRM, &a, NULL) || timer_create(CLOCK_MONOTONIC, &ev, &h.timer))
 		bug("no timer for hops");
 	h.made = true;
 }
@@ -81,7 +81,8 @@ enum run_exit hops_run(struct cpu *c, const struct engine_ops *home, const struc
 	h.c = c;
 	h.ops = away;
 	h.called = false;
-	call_back_in(1 + draw(seed, AWAY_MOST_NS));
+	u64 least = (u64)AWAY_LEAST_NS << draw(seed, AWAY_DOUBLINGS); /* of all lengths: it translates first, which takes long */
+	call_back_in(least + draw(seed, least));
 	why = watched_run(c, away);
 	call_back_in(0);
 	bool cut = h.called && why == RUN_EVENT;
