@@ -134,7 +134,7 @@ static void look_at_device(struct findings *f, const struct kvm_finding *k, bool
 	if (k->verdict == KVM_OTHER_API)
 		finding_add(f, section, "interface", LACKS, "%s", k->why);
 	else if (k->lacks)
-		finding_advise(finding_add(f, section, "interface", LACKS, "version %d, without %s", k->api, k->lacks), "a newer kernel has it (Linux 4.11 and later have all that is needed)");
+		finding_advise(finding_add(f, section, "interface", LACKS, "%s", k->why), "a newer kernel");
 	else
 		finding_add(f, section, "interface", GOOD, "version %d, with all extensions that are needed", k->api);
 	if (k->verdict == KVM_NO_MACHINE)

@@ -101,7 +101,7 @@ static bool makes_files(const struct vm_config *cfg)
 }
 
 /* All that the machine needs is open. */
-static bool contain(const struct vm_config *cfg, struct error *e)
+static bool contain(const struct vm_config *cfg, const struct machine *m, struct error *e)
 {
 	struct sandbox_folder folders[MAX_SHARES];
 
@@ -109,7 +109,7 @@ static bool contain(const struct vm_config *cfg, struct error *e)
 		leftover_seal();
 	for (int k = 0; k < cfg->n_shares; k++)
 		folders[k] = (struct sandbox_folder){ cfg->share[k].path, !cfg->share[k].read_only };
-	return sandbox_enter(cfg->sandbox, folders, cfg->n_shares, console_restore_terminal, e);
+	return sandbox_enter(cfg->sandbox, folders, cfg->n_shares, !strcmp(machine_engine(m), "kvm"), console_restore_terminal, e);
 }
 
 static int run_machine(const struct vm_config *cfg)
@@ -137,7 +137,7 @@ static int run_machine(const struct vm_config *cfg)
 		if (cfg->engine && !strncmp(cfg->engine, "auto", 4)) /* asked for by name; else --log info tells */
 			fprintf(stderr, "ring3: engine: %s (%s)\n", machine_engine(m), machine_engine_why(m));
 		struct control *control = NULL;
-		if ((cfg->name && !(control = control_open(m, cfg->name, &e))) || !contain(cfg, &e)) {
+		if ((cfg->name && !(control = control_open(m, cfg->name, &e))) || !contain(cfg, m, &e)) {
 			control_close(control);
 			return machine_free(m), console_restore_terminal(), fail(EXIT_START, &e);
 		}

@@ -102,6 +102,7 @@ struct cpu_hooks {
 	void (*set_tsc_adjust)(void *arg, u64 adjust); /* the guest's TSC = clock_tsc + adjust */
 	void (*triple_fault)(void *arg);         /* the machine resets or stops; c->stopped and ACT_SHUTDOWN are set before */
 	void (*ferr)(void *arg, bool level);     /* CR0.NE = 0: IRQ 13 */
+	void (*failed)(void *arg, const char *why); /* the host cannot go on with it: the machine ends; c->stopped is set before */
 };
 
 /* ---- events posted to a processor ---------------------------------------------------------- */
@@ -263,6 +264,8 @@ static inline _Noreturn void cpu_ud(struct cpu *c) { cpu_raise(c, V_UD); }
 void cpu_exception(struct cpu *c);
 /* INT n, INT3, INTO, INT1; c->rip is the next instruction. May raise. */
 void cpu_soft_int(struct cpu *c, unsigned vector, bool int3_or_into, bool int1);
+/* Delivers an external interrupt or NMI that was taken before; between instructions, always returns. */
+void exception_external(struct cpu *c, unsigned vector);
 /* Hardware events, between instructions: takes what is due by priority. Returns false if the
  * engine must leave (EV_EXIT, halted, stopped). */
 bool cpu_service_events(struct cpu *c);
@@ -492,6 +495,7 @@ struct cpu_model {
 	u8 family, model, stepping;
 	u8 phys_bits, lin_bits;
 	bool has[N_FEATURES];
+	bool asked[N_FEATURES]; /* by name, or by that of a model which is a list */
 	u32 tsc_khz;
 	u32 xsave_offset[16], xsave_size[16];
 	u64 xcr0_mask, xss_mask;
@@ -505,6 +509,11 @@ static inline bool cpu_address_valid(const struct cpu *c, u64 v)
 }
 /* spec: "max", "host", "base", a named model, then ",+feat,-feat,feat=on|off,vendor=intel|amd". */
 bool cpu_model_parse(struct cpu_model *m, const char *spec, const struct clock *clock, struct error *e);
+/* Takes away what another cannot do, and what needs it: can says of each bit of CPUID whether that other has it
+ * (reg: 0 EAX .. 3 EDX). Returns how many were taken; names: them, with commas, as many as fit; *asked: one of
+ * them that was asked for, or NULL. */
+typedef bool cpu_can_fn(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit);
+unsigned cpu_model_limit(struct cpu_model *m, cpu_can_fn *can, void *arg, char *names, size_t cap, const char **asked);
 void cpu_model_help(void);
 static inline bool cpu_has(const struct cpu *c, enum cpu_feature f) { return c->model->has[f]; }
 void cpu_cpuid(struct cpu *c, u32 leaf, u32 sub, u32 out[4]); /* EAX EBX ECX EDX */

@@ -168,7 +168,7 @@ static bool add_with_needs(struct cpu_model *m, const struct host *h, unsigned f
 				 strcmp(asked, feature_table[f].name) ? feature_table[f].name : "",
 				 feature_table[f].how == HOST ? "the host's CPU does not have it, and it would run there"
 							      : "ring3 knows this feature but cannot do it yet");
-	m->has[f] = true;
+	m->has[f] = m->asked[f] = true;
 	for (unsigned k = 0; k < ARRAY_LEN(requires); k++)
 		if (requires[k].f == f && !m->has[requires[k].needs] &&
 		    !add_with_needs(m, h, requires[k].needs, asked, e))
@@ -395,6 +395,36 @@ bool cpu_model_parse(struct cpu_model *m, const char *spec, const struct clock *
 		return false;
 	finish(m, clock);
 	return true;
+}
+
+/* INV is left out: what its bit denies is seldom done by others, and they do not say so. */
+static bool can_feature(const struct feature_info *i, cpu_can_fn *can, void *arg)
+{
+	return i->how != INV && can(arg, i->leaf, i->sub, i->reg, i->bit);
+}
+
+unsigned cpu_model_limit(struct cpu_model *m, cpu_can_fn *can, void *arg, char *names, size_t cap, const char **asked)
+{
+	const struct cpu_model before = *m;
+	unsigned n = 0;
+	size_t at = 0;
+	for (unsigned f = 0; f < N_FEATURES; f++)
+		if (m->has[f] && !can_feature(&feature_table[f], can, arg))
+			drop_with_dependents(m, f);
+	*asked = NULL;
+	names[0] = 0;
+	for (unsigned f = 0; f < N_FEATURES; f++) {
+		if (!before.has[f] || m->has[f])
+			continue;
+		if (m->asked[f])
+			*asked = feature_table[f].name;
+		if (at < cap)
+			at += (size_t)snprintf(names + at, cap - at, "%s%s", n ? ", " : "", feature_table[f].name);
+		n++;
+	}
+	m->lin_bits = m->has[FEAT_LA57] ? 57 : 48;
+	set_xsave(m);
+	return n;
 }
 
 void cpu_model_help(void)

@@ -6,8 +6,10 @@
 #include "engine/engine.h"
 #include "bt/bt.h"
 #include "interp/interp.h"
+#include "kvm/kvm.h"
 
 const struct engine_ops *const engines[] = {
+	&kvm_engine,
 	&bt_engine,
 	&interp_engine,
 	NULL,

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "kvm/host.h"
+#include "kvm/kvm.h"
 #include "kvm/probe_api.h"
 
 /* A processor that runs the guest's code itself does the loop at an iteration or more in two clock cycles: 10^9
@@ -36,14 +36,6 @@ static const u8 loop_code[] = {
 	0x75, 0xfb,                                     /* jnz to the DEC */
 	0xe6, 0x80,                                     /* out 0x80, al */
 	0xeb, 0xef,                                     /* jmp to the MOV */
-};
-
-/* What the engine cannot do without. */
-static const struct { int cap; const char *name; } needed[] = {
-#define CAP(name) { KVM_CAP_##name, "KVM_CAP_" #name }
-	CAP(USER_MEMORY), CAP(READONLY_MEM), CAP(EXT_CPUID), CAP(MP_STATE), CAP(VCPU_EVENTS), CAP(DEBUGREGS), CAP(XSAVE), CAP(XCRS),
-	CAP(IMMEDIATE_EXIT),
-#undef CAP
 };
 
 struct probe {
@@ -96,10 +88,10 @@ static bool ask_it(struct probe *p)
 	p->f->api = api;
 	if (api != KVM_API_VERSION)
 		return fails(p, KVM_OTHER_API, 0, "has version %d of the interface, not %d", api, KVM_API_VERSION);
-	for (size_t k = 0; k < ARRAY_LEN(needed); k++)
-		if (ask(p, p->kvm, KVM_CHECK_EXTENSION, (void *)(uintptr_t)needed[k].cap) <= 0) {
-			p->f->lacks = needed[k].name;
-			return fails(p, KVM_LACKS, 0, "lacks %s", needed[k].name);
+	for (unsigned k = 0; k < n_kvm_required; k++)
+		if (ask(p, p->kvm, KVM_CHECK_EXTENSION, (void *)(uintptr_t)kvm_required[k].cap) <= 0) {
+			p->f->lacks = kvm_required[k].name;
+			return fails(p, KVM_LACKS, 0, "lacks %s, which Linux has since %s", kvm_required[k].name, kvm_required[k].since);
 		}
 	return true;
 }
@@ -117,7 +109,7 @@ static bool request(struct probe *p, int fd, unsigned long number, void *arg, co
 
 static bool make_memory(struct probe *p)
 {
-	p->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	p->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (p->ram == MAP_FAILED)
 		return fails(p, KVM_NO_MACHINE, errno, "was not tried: no memory");
 	memcpy(p->ram + CODE, loop_code, sizeof(loop_code));

@@ -94,18 +94,19 @@ static void hop_is_due(void *arg)
 	timer_arm(&m->hop_timer, clock_ns(&m->clock) + m->cfg->hop.every * 1000);
 }
 
-bool hop_start(struct machine *m, struct error *e)
+bool hop_choose(struct machine *m, struct error *e)
 {
-	const struct hop_config *h = &m->cfg->hop;
+	const char *to = m->cfg->hop.to;
+	return !to || (may_hop(m, e) && engine_choose(to, &m->hop_to, e)) || error_prefix(e, "--hop");
+}
+
+void hop_start(struct machine *m)
+{
 	timer_init(&m->hop_timer, &m->clock, hop_is_due, m);
-	if (!h->to)
-		return true;
-	if (!may_hop(m, e) || !engine_choose(h->to, &m->hop_to, e))
-		return error_prefix(e, "--hop");
 	mem_lock(&m->mem);
-	timer_arm(&m->hop_timer, h->every * 1000);
+	if (m->hop_to.ops)
+		timer_arm(&m->hop_timer, m->cfg->hop.every * 1000);
 	mem_unlock(&m->mem);
-	return true;
 }
 
 void hop_carry_out(struct machine *m)
@@ -124,5 +125,6 @@ void hop_stop(struct machine *m)
 {
 	if (m->hop_timer.clock && timer_armed(&m->hop_timer))
 		timer_cancel(&m->hop_timer);
-	engine_options_free(m->hop_to.ops, m->hop_to.options);
+	if (m->hop_to.ops)
+		engine_options_free(m->hop_to.ops, m->hop_to.options);
 }

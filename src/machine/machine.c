@@ -70,6 +70,11 @@ void machine_ask_stats(struct machine *m)
 
 static void clock_moved(void *arg) { machine_wake(arg); }
 
+static bool fit_model(struct machine *m, const struct engine_choice *to, struct error *e)
+{
+	return !to->ops || !to->ops->fit_model || to->ops->fit_model(&m->model, e);
+}
+
 struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -88,11 +93,12 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
-	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) || !(m->loop = loop_new(e)))
+	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) ||
+	    !fit_model(m, &m->engine, e) || !fit_model(m, &m->hop_to, e) || !(m->loop = loop_new(e)))
 		goto fail;
 	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
 	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */
@@ -111,8 +117,9 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	if (!seat_new(m, e) || !pc_open_nets(m, e) || !pc_build(m, e) || !seat_open_vnc(m, e))
 		goto fail;
 	pc_reset(m);
-	if (!boot_load(m, e) || !trace_start(m, e) || !hop_start(m, e))
+	if (!boot_load(m, e) || !trace_start(m, e))
 		goto fail;
+	hop_start(m);
 	return m;
 fail:
 	machine_free(m);

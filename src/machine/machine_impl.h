@@ -90,7 +90,8 @@ void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
 void machine_resume_time(struct machine *m); /* as machine_resume, but processors stand still on */
 /* hop.c: --hop. */
-bool hop_start(struct machine *m, struct error *e);
+bool hop_choose(struct machine *m, struct error *e);
+void hop_start(struct machine *m);
 void hop_carry_out(struct machine *m); /* by the loop's thread, where hop_due */
 void hop_stop(struct machine *m);
 /* consoles.c */

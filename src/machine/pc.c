@@ -35,6 +35,7 @@ static void on_triple_fault(void *arg)
 	struct machine_cpu *mc = arg;
 	machine_triple_fault(mc->m, mc->cpu);
 }
+static void on_failed(void *arg, const char *why) { machine_want_end(((struct machine_cpu *)arg)->m, END_ERROR, why); }
 static void on_ferr(void *arg, bool level)
 {
 	struct machine *m = ((struct machine_cpu *)arg)->m;
@@ -137,6 +138,7 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.set_tsc_adjust = on_tsc_adjust,
 		.triple_fault = on_triple_fault,
 		.ferr = on_ferr,
+		.failed = on_failed,
 	};
 	mc->cpu = cpu_new(index, &m->mem, &m->clock, &m->model, &mc->hooks);
 	if (!mc->cpu)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/kvm.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
@@ -109,6 +110,18 @@ static const struct rule machine_rules[] = {
 	{ SCMP_SYS(clone), 1, { SCMP_A0_64(SCMP_CMP_MASKED_EQ, ~THREAD_MAY, THREAD_MUST) } },
 	{ END, 0, { { 0 } } }
 };
+/* A processor that runs, its state in and out, memory slots that follow the map. Not: new VMs, processors,
+ * devices or capabilities. */
+#define KVM_CALL(request) { SCMP_SYS(ioctl), 1, { EQ(1, request) } }
+static const struct rule kvm_rules[] = {
+	KVM_CALL(KVM_RUN), KVM_CALL(KVM_INTERRUPT), KVM_CALL(KVM_NMI), KVM_CALL(KVM_SET_USER_MEMORY_REGION),
+	KVM_CALL(KVM_GET_REGS), KVM_CALL(KVM_SET_REGS), KVM_CALL(KVM_GET_SREGS), KVM_CALL(KVM_SET_SREGS),
+	KVM_CALL(KVM_GET_SREGS2), KVM_CALL(KVM_SET_SREGS2), KVM_CALL(KVM_GET_XSAVE), KVM_CALL(KVM_SET_XSAVE),
+	KVM_CALL(KVM_GET_XCRS), KVM_CALL(KVM_SET_XCRS), KVM_CALL(KVM_GET_MSRS), KVM_CALL(KVM_SET_MSRS),
+	KVM_CALL(KVM_GET_DEBUGREGS), KVM_CALL(KVM_SET_DEBUGREGS), KVM_CALL(KVM_GET_VCPU_EVENTS), KVM_CALL(KVM_SET_VCPU_EVENTS),
+	KVM_CALL(KVM_SET_DEVICE_ATTR), /* the TSC's offset */
+	{ END, 0, { { 0 } } }
+};
 #define INTERNET(family) { SCMP_SYS(socket), 1, { EQ(0, family) } }
 static const struct rule net_rules[] = {
 	INTERNET(AF_INET), INTERNET(AF_INET6),
@@ -117,6 +130,7 @@ static const struct rule net_rules[] = {
 	{ END, 0, { { 0 } } }
 };
 
+static const int none[] = { END };
 static const struct rule no_rules[] = { { END, 0, { { 0 } } } };
 
 /* ---- the filter ---------------------------------------------------------------------------------- */
@@ -150,6 +164,7 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 		{ CALLS_MACHINE | CALLS_NET, both, both_rules },
 		{ CALLS_MACHINE, machine, machine_rules },
 		{ CALLS_NET, net, net_rules },
+		{ CALLS_KVM, none, kvm_rules },
 		{ CALLS_FILES, files, no_rules },
 		{ CALLS_CHANGE_FILES, change_files, no_rules },
 	};

@@ -93,9 +93,9 @@ static bool enter(enum sandbox_mode mode, unsigned calls, const struct sandbox_f
 	return true;
 }
 
-bool sandbox_enter(enum sandbox_mode mode, const struct sandbox_folder *folders, int n, void (*last)(void), struct error *e)
+bool sandbox_enter(enum sandbox_mode mode, const struct sandbox_folder *folders, int n, bool kvm, void (*last)(void), struct error *e)
 {
-	unsigned calls = CALLS_MACHINE | (n ? CALLS_FILES : 0);
+	unsigned calls = CALLS_MACHINE | (n ? CALLS_FILES : 0) | (kvm ? CALLS_KVM : 0);
 
 	for (int k = 0; k < n; k++)
 		calls |= folders[k].writable ? CALLS_CHANGE_FILES : 0;

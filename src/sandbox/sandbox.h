@@ -22,10 +22,11 @@ extern const char *const sandbox_words[];
 
 struct sandbox_folder { const char *path; bool writable; };
 
-/* The process of a machine, all its threads, and those that they start, with n folders that it shares. last:
+/* The process of a machine, all its threads, and those that they start, with n folders that it shares. kvm: its
+ * engine is KVM, whose descriptors are open. last:
  * called before the process ends by what it must not do; async-signal-safe, may be NULL. False: e says what
  * this host lacks. */
-bool sandbox_enter(enum sandbox_mode mode, const struct sandbox_folder *folders, int n, void (*last)(void), struct error *e);
+bool sandbox_enter(enum sandbox_mode mode, const struct sandbox_folder *folders, int n, bool kvm, void (*last)(void), struct error *e);
 /* The helper of the user-mode network, one thread: sockets of the Internet, and of files the content of
  * /etc/resolv.conf, which is opened here; other paths are refused to it (EACCES), which ends nothing. */
 bool sandbox_enter_net(enum sandbox_mode mode, struct error *e);

@@ -614,7 +614,8 @@ static void hops_under_fire(void **state)
 
 static void engines_by_name(void **state)
 {
-	assert_ptr_equal(engine_find("bt"), engines[0]); /* best first */
+	assert_ptr_equal(engine_find("kvm"), engines[0]); /* best first */
+	assert_ptr_equal(engine_find("bt"), engines[1]);
 	assert_non_null(engine_find("interp"));
 	assert_null(engine_find("inter"));
 	for (unsigned k = 0; engines[k]; k++)

@@ -90,7 +90,7 @@ static int in_child(enum how how, void (*fn)(void), bool (*enter)(struct error *
 	return status;
 }
 
-static bool enter_machine(struct error *e) { return sandbox_enter(SANDBOX_ON, NULL, 0, NULL, e); }
+static bool enter_machine(struct error *e) { return sandbox_enter(SANDBOX_ON, NULL, 0, false, NULL, e); }
 static bool enter_seccomp(struct error *e)
 {
 	sandbox_catch();
@@ -291,7 +291,7 @@ static bool shared_writable;
 
 static bool enter_sharing(struct error *e)
 {
-	return sandbox_enter(SANDBOX_ON, &(struct sandbox_folder){ shared, shared_writable }, 1, NULL, e);
+	return sandbox_enter(SANDBOX_ON, &(struct sandbox_folder){ shared, shared_writable }, 1, false, NULL, e);
 }
 
 static void use_share(void)
@@ -421,7 +421,7 @@ static void helper_is_contained(void **state)
 
 /* ---- off -------------------------------------------------------------------------------------------------- */
 
-static bool enter_off(struct error *e) { return sandbox_enter(SANDBOX_OFF, NULL, 0, NULL, e); }
+static bool enter_off(struct error *e) { return sandbox_enter(SANDBOX_OFF, NULL, 0, false, NULL, e); }
 static void can_open(void)
 {
 	if (open("/etc/passwd", O_RDONLY) < 0)

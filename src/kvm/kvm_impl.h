@@ -1,0 +1,134 @@
+/* Private to kvm/: a machine's VM, its memory slots, a processor's part.
+ *
+ *   host.c    the door to the kernel
+ *   vm.c      what KVM must offer; the VM, made by the first processor and gone with the last
+ *   slots.c   guest memory: the map's RAM and ROM as memory slots; which pages were written
+ *   model.c   CPUID and MSRs: what the guest sees is our model, cut to what KVM offers
+ *   state.c   between struct cpu and KVM, both ways
+ *   exit.c    what KVM leaves to us
+ *   kvm.c     the run loop, interrupts, life
+ *   fail.c    what is said when KVM cannot go on
+ *
+ * Invariants
+ *  1. A processor's state is in struct cpu, exact, whenever run() and step() are not under way. Inside of
+ *     run() it is in KVM's while `in_kvm`, and struct cpu is what it was then.
+ *  2. state_get() comes after what KVM still has to complete (port input, a read of device memory or of
+ *     an MSR), and carries out by our own means what KVM has taken and not yet delivered: an interrupt or
+ *     exception half-way. So there is no state in KVM that struct cpu cannot hold.
+ *  3. The slots follow the map before each entry: map_seq, which a change moves. Who changes it posts EV_TLB
+ *     to all processors, which brings them out.
+ *  4. A kick sets immediate_exit and sends SIG_KICK; the thread clears immediate_exit, then looks at
+ *     events, then enters. So none is lost, wherever it comes.
+ *  5. What KVM refuses ends the machine with status 70 and a report; nothing is tried for ever.
+ * Threading: all but kick on the vCPU's thread; slots under the machine lock. */
+#ifndef RING3_KVM_IMPL_H
+#define RING3_KVM_IMPL_H
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "interp/interp.h"
+#include "interp/op_api.h"
+#include "kvm/kvm.h"
+
+#define KVM_SIG_KICK SIGUSR2
+
+struct kvm_options {
+	char *name;
+	bool pvclock;
+};
+
+/* ---- a machine's ------------------------------------------------------------------------------- */
+
+struct slot { u64 gpa, size; u8 *host; u32 flags; bool used; };
+
+struct vm {
+	const struct kvm_host *host;
+	struct mem *mem;
+	unsigned users;           /* processors */
+	int kvm_fd, fd;
+	size_t run_bytes;         /* of struct kvm_run and what follows it */
+	struct kvm_cpuid2 *supported;
+	u32 xsave_offset[16];     /* of components from 2 on, as KVM lays them out; 0: not there */
+	bool sregs2, tsc_offset;  /* KVM_GET_SREGS2; the TSC's offset is an attribute */
+	bool pvclock;
+	struct slot *slots;       /* by their number */
+	unsigned n_slots, max_slots;
+	u32 slots_seq;            /* the map's when they followed it */
+	bool slots_valid;
+};
+
+/* ---- a processor's ------------------------------------------------------------------------------ */
+
+#define STATE_MSRS 16
+
+/* All that is moved. Zeroed before it is filled, so that it can be compared as bytes. */
+struct state {
+	struct kvm_regs regs;
+	struct kvm_sregs2 sregs;
+	struct kvm_xsave xsave;
+	struct kvm_xcrs xcrs;
+	struct kvm_debugregs debugregs;
+	struct kvm_vcpu_events events;
+	u64 msr[STATE_MSRS];
+	u64 tsc_offset;
+};
+
+struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, interpreted, gets, puts, injected; };
+
+struct kvm_vcpu {
+	struct interp in;         /* first: handlers find it by cpu->engine */
+	struct cpu *cpu;
+	struct vm *vm;
+	int fd;
+	struct kvm_run *run;
+	pthread_t self;
+	_Atomic bool inside;      /* may be in KVM_RUN */
+	bool in_kvm;              /* invariant 1 */
+	bool completing;          /* KVM has yet to take what the last exit asked for */
+	bool ready;               /* KVM takes an interrupt now */
+	bool known;               /* `last` is what KVM has */
+	bool msr_there[STATE_MSRS];
+	struct state *last;
+	struct kvm_stats stats;
+};
+static inline struct kvm_vcpu *kvm_of(const struct cpu *c) { return c->engine; }
+
+static inline int kvm_call(const struct vm *vm, int fd, unsigned long request, void *p)
+{
+	return vm->host->ioctl(vm->host->arg, fd, request, p);
+}
+static inline int vcpu_call(const struct kvm_vcpu *v, unsigned long request, void *p)
+{
+	return kvm_call(v->vm, v->fd, request, p);
+}
+
+/* vm.c */
+struct vm *vm_join(struct mem *m, const struct kvm_options *o, struct error *e); /* the machine's, made if it is not there */
+void vm_leave(struct vm *vm);
+struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, struct error *e); /* malloced */
+
+/* slots.c. Takes the machine lock. False: KVM refused one; *e says which. */
+bool slots_follow(struct vm *vm, struct error *e);
+
+/* model.c */
+bool model_fit(struct cpu_model *m, struct error *e); /* engine_ops.fit_model */
+/* The processor gets its CPUID; false: the model has what KVM does not offer, or KVM refuses it. */
+bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
+bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
+u32 model_msr(unsigned k);  /* the MSRs of struct state; 0: no more. KVM keeps these, and no others of ours */
+
+/* state.c. False: KVM refused; already reported (kvm_failed). */
+bool state_get(struct kvm_vcpu *v);
+bool state_put(struct kvm_vcpu *v);
+bool state_fetch(struct kvm_vcpu *v); /* as it is, for a report: invariant 2 left aside */
+bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of it */
+
+/* exit.c: the exit that run->exit_reason names. False: the machine cannot go on (already reported). */
+bool exit_handle(struct kvm_vcpu *v);
+
+/* fail.c: reports, and stops the processor. Returns false. */
+bool kvm_failed(struct kvm_vcpu *v, const char *fmt, ...) PRINTF_LIKE(2, 3);
+bool kvm_failed_exit(struct kvm_vcpu *v); /* an exit that nothing can be done about */
+
+#endif
