@@ -1,8 +1,8 @@
 /* Measures /dev/kvm: a virtual machine of 64 KiB with one processor runs a loop in 64-bit mode at CPL 0 and leaves
  * by an OUT, as often as it takes.
  *
- * What is measured is this thread's processor time, of which the guest's is a part: so a host that is busy with
- * other things does not make KVM look slow. A KVM that does not come back is called back after LIMIT_NS.
+ * What is measured is the process's processor time, of which the guest's is a part: so a host that is busy with
+ * other things does not make KVM look slow. (Where a machine is made, no other thread is busy.) A KVM that does not come back is called back after LIMIT_NS.
  * Linux Documentation/virt/kvm/api.rst. */
 #define LOG_TOPIC "kvm"
 #include <errno.h>
@@ -211,7 +211,7 @@ static void watch_end(struct watch *w)
 static u64 used_ns(void)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
 	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
 }
 

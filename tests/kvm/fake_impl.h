@@ -57,6 +57,7 @@ struct fake_kvm {
 	u32 exit_reason;
 	u64 exit_subcode;
 	bool exit_wanted;
+	bool failed;             /* a request was made to: what follows is a report's */
 	struct { unsigned long request; unsigned n; } counts[64];
 	char complaint[200];
 };

@@ -106,6 +106,18 @@ static int set_slot(struct fake_kvm *f, const struct kvm_userspace_memory_region
 	return result;
 }
 
+/* What was mapped twice may be gone, and something else be there next time. */
+static void forget_slots(struct fake_kvm *f)
+{
+	for (unsigned k = 0; k < MAX_SLOTS; k++)
+		if (f->slot[k].size) {
+			mem_remove(&f->mem, f->slot[k].name, f->slot[k].gpa);
+			f->slot[k].size = 0;
+		}
+	f->n_aliases = 0;
+	f->arena_used = 0;
+}
+
 /* ---- requests ----------------------------------------------------------------------------------------- */
 
 static int check_extension(const struct fake_kvm *f, int cap)
@@ -205,6 +217,7 @@ static int note(struct fake_kvm *f, unsigned long request)
 	f->counts[k].n++;
 	if (f->fail_request == request && !f->fail_after--) {
 		f->fail_request = 0;
+		f->failed = true;
 		err = f->fail_errno;
 	}
 	pthread_mutex_unlock(&f->lock);
@@ -231,11 +244,7 @@ static void on_close(void *arg, int fd)
 	if (fd >= H_VCPU)
 		fake_vcpu_end(&f->vcpu[fd - H_VCPU]);
 	if (fd == H_VM)
-		for (unsigned k = 0; k < MAX_SLOTS; k++)
-			if (f->slot[k].size) {
-				mem_remove(&f->mem, f->slot[k].name, f->slot[k].gpa);
-				f->slot[k].size = 0;
-			}
+		forget_slots(f);
 	f->open[fd] = fd == H_KVM && --f->opens;
 }
 
@@ -294,6 +303,7 @@ void fake_kvm_fail(struct fake_kvm *f, unsigned long request, unsigned n, int er
 	f->fail_request = request;
 	f->fail_after = n;
 	f->fail_errno = err;
+	f->failed = false;
 	pthread_mutex_unlock(&f->lock);
 }
 
