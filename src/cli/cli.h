@@ -12,6 +12,8 @@ int cli_diff(int argc, char **argv);
 int cli_ctl(int argc, char **argv);
 int cli_list(void);
 int cli_img(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
+void json_string(const char *text); /* to standard output, quoted (json.c) */
 /* Fills cfg from the options. False: error is set. *done: --help was served, leave with status 0. */
 struct cli_extra { bool done, print_config; char *config, *log, *log_file; };
 bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extra *x, struct error *e);

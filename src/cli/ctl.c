@@ -27,6 +27,9 @@ static int help(FILE *f)
 	      "                      towards you\n"
 	      "  balloon [SIZE]      asks the guest for so much of its memory; without SIZE: how much it was\n"
 	      "                      asked for, and has given\n"
+	      "  engine [NAME[,KEY=VALUE...]]\n"
+	      "                      moves the running machine to another engine, as of --engine; without NAME: which\n"
+	      "                      it is in. Only if it was started with --sandbox off\n"
 	      "  insert FILE[,drive=N]\n"
 	      "                      puts a CD into a drive; that which is in it goes. The first drive is 0\n"
 	      "  eject [N][,force]   takes it out; a guest that has locked the drive is asked, unless by force\n", f);

@@ -16,6 +16,7 @@ static int usage_top(FILE *f)
 	      "  ring3 ctl NAME COMMAND     tell a running machine what to do; ring3 ctl --help\n"
 	      "  ring3 list                 names of the running machines\n"
 	      "  ring3 img VERB ...         disk images; ring3 img --help lists the verbs\n"
+	      "  ring3 doctor [--json]      what this host offers ring3, and what can be done about the rest\n"
 	      "  ring3 diff A B             find the first instruction at which two --hash-file runs differ\n"
 	      "  ring3 --version            version and engines\n"
 	      "  ring3 --help               this text\n", f);
@@ -41,7 +42,7 @@ static void have_standard_files(void)
 
 int main(int argc, char **argv)
 {
-	static const char *const verbs[] = { "run", "img", "ctl", "list", "diff", "help", "--help", "--version" };
+	static const char *const verbs[] = { "run", "img", "ctl", "list", "doctor", "diff", "help", "--help", "--version" };
 	have_standard_files();
 	if (argc < 2)
 		return usage_top(stderr);
@@ -54,6 +55,8 @@ int main(int argc, char **argv)
 		return cli_list();
 	if (!strcmp(verb, "img"))
 		return cli_img(argc - 2, argv + 2);
+	if (!strcmp(verb, "doctor"))
+		return cli_doctor(argc - 2, argv + 2);
 	if (!strcmp(verb, "diff"))
 		return cli_diff(argc - 2, argv + 2);
 	if (!strcmp(verb, "--help") || !strcmp(verb, "-h") || !strcmp(verb, "help"))

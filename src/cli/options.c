@@ -30,6 +30,10 @@ static const struct kv_key boot_keys[] = {
 	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };
+static const struct kv_key hop_keys[] = {
+	{ "to", KV_STR, offsetof(struct hop_config, to), "the other engine, as of --engine; commas doubled" },
+	{ "every", KV_UINT, offsetof(struct hop_config, every), "so many microseconds of the machine's time; default 10000", 1, 1000000000 },
+};
 static const char *const disk_bus_words[] = { "auto", "virtio", "ide", "ahci", "nvme", NULL }; /* enum disk_bus */
 static const struct kv_key console_keys[] = {
 	{ "kind", KV_STR, offsetof(struct serial_config, kind), "stdio, file, pty, socket, none" },
@@ -46,7 +50,7 @@ static const struct kv_key vnc_keys[] = { VNC_KEYS(struct vm_config, vnc) };
 static const struct kv_key net_keys[] = { NET_KEYS(struct vm_config, net[0]) };
 static const struct kv_key share_keys[] = { SHARE_KEYS(struct vm_config, share[0]) };
 
-enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_SHARE, A_BALLOON, A_VNC, A_SANDBOX };
+enum arg_type { A_FLAG, A_STR, A_SIZE, A_UINT, A_KERNEL, A_FIRMWARE, A_BOOT, A_SERIAL, A_CONSOLE, A_DISK, A_CD, A_NET, A_SHARE, A_BALLOON, A_VNC, A_SANDBOX, A_HOP };
 struct option_row {
 	const char *name;
 	char letter;
@@ -88,6 +92,7 @@ static const struct option_row rows[] = {
 	{ "no-reboot", 0, A_FLAG, CFG(no_reboot), NULL, "a reset ends the machine" },
 	{ "reset-on-triple-fault", 0, A_FLAG, CFG(triple_fault_reset), NULL, "as a board does; else the machine stops with status 66" },
 	{ "icount", 0, A_FLAG, CFG(icount), NULL, "deterministic: time follows the number of instructions (one processor)" },
+	{ "hop", 0, A_HOP, CFG(hop), "ENGINE[,every=US]", "a test of engines: move the machine to ENGINE and back, again and again; needs --sandbox off", KEYS(hop_keys) },
 	{ "max-insns", 0, A_UINT, CFG(max_insns), "N", "end with status 68 after N instructions (with --icount)" },
 	{ "hash-every", 0, A_UINT, CFG(hash_every), "N", "hash processor and memory every N instructions (with --icount)" },
 	{ "hash-file", 0, A_STR, CFG(hash_file), "FILE", "where the hashes go" },
@@ -230,6 +235,12 @@ static bool boot_option(struct boot_config *b, const char *value, struct error *
 	       error_set(e, "--boot order=%s: up to three of the letters c (disks), d (CDs), n (network), as in cdn", b->order);
 }
 
+static bool hop_option(struct hop_config *h, const char *value, struct error *e)
+{
+	h->every = 10000;
+	return kv_parse("--hop", value, hop_keys, ARRAY_LEN(hop_keys), h, e) && (h->to || error_set(e, "--hop: to which engine?"));
+}
+
 static bool sandbox_option(u32 *mode, const char *value, struct error *e)
 {
 	for (u32 k = 0; sandbox_words[k]; k++)
@@ -280,6 +291,8 @@ static bool apply(const struct option_row *o, const char *value, struct vm_confi
 		return add_share(cfg, value, e);
 	case A_SANDBOX:
 		return sandbox_option(field, value, e);
+	case A_HOP:
+		return hop_option(field, value, e);
 	case A_BALLOON:
 		cfg->balloon = true;
 		return parse_size(value, &cfg->balloon_bytes) || error_set(e, "--balloon %s: not a size; as in 256M, or 0", value);
@@ -482,6 +495,8 @@ static bool check_options(struct vm_config *cfg, struct error *e)
 	if (cfg->hash_to && cfg->hash_from > cfg->hash_to)
 		return error_set(e, "--hash-from %llu: after the last one to hash; at most %llu, which --hash-to says",
 				 (unsigned long long)cfg->hash_from, (unsigned long long)cfg->hash_to);
+	if (cfg->hop.to && cfg->sandbox != SANDBOX_OFF)
+		return error_set(e, "--hop %s: a contained machine cannot make the executable memory of another engine: it needs --sandbox off", cfg->hop.to);
 	if (cfg->n_disks && !cfg->kernel.path && !cfg->firmware.path)
 		cfg->firmware.path = strdup("bios");
 	/* A system from a disk expects a network; with deterministic time nothing comes from outside unasked. */
@@ -519,7 +534,7 @@ bool options_parse(int argc, char **argv, struct vm_config *cfg, struct cli_extr
 
 void options_free(struct vm_config *cfg, struct cli_extra *x)
 {
-	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->vnc.at, cfg->vnc.password_file, cfg->engine, cfg->cpu,
+	char *owned[] = { cfg->name, cfg->kernel.path, cfg->kernel.format, cfg->initrd, cfg->append, cfg->firmware.path, cfg->firmware.vars, cfg->boot.order, cfg->vga, cfg->vnc.at, cfg->vnc.password_file, cfg->engine, cfg->cpu, cfg->hop.to,
 			  cfg->debugcon, cfg->hash_file, x->config, x->log, x->log_file };
 	for (size_t k = 0; k < ARRAY_LEN(owned); k++)
 		free(owned[k]);

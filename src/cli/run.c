@@ -115,6 +115,8 @@ static bool contain(const struct vm_config *cfg, const struct machine *m, struct
 /* Where the machine can be seen, as far as the command line does not say. */
 static void tell_where(const struct vm_config *cfg, const struct machine *m)
 {
+	if (cfg->engine && !strncmp(cfg->engine, "auto", 4)) /* asked for by name; else --log info tells */
+		fprintf(stderr, "ring3: engine: %s (%s)\n", machine_engine(m), machine_engine_why(m));
 	for (int k = 0; k < cfg->n_serial; k++)
 		if (cfg->serial[k].kind && !strcmp(cfg->serial[k].kind, "pty"))
 			fprintf(stderr, "ring3: serial %d: %s\n", k, machine_serial_text(m, k));

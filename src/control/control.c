@@ -143,6 +143,16 @@ static bool do_balloon(struct machine *m, const char *arg, struct answer *a, str
 	return say(a, text);
 }
 
+static bool do_engine(struct machine *m, const char *arg, struct answer *a, struct error *e)
+{
+	char text[80];
+
+	if (*arg)
+		return machine_set_engine(m, arg, e);
+	snprintf(text, sizeof(text), "%s\n", machine_engine(m));
+	return say(a, text);
+}
+
 static bool do_eject(struct machine *m, const char *arg, struct answer *a, struct error *e)
 {
 	static const struct kv_key keys[] = { CD_EJECT_KEYS };
@@ -175,6 +185,7 @@ static const struct command {
 	{ "status", do_status }, { "pause", do_pause }, { "resume", do_resume }, { "reset", do_reset },
 	{ "powerdown", do_powerdown }, { "stop", do_stop }, { "screen", do_screen }, { "screenshot", do_screenshot },
 	{ "press", do_press }, { "type", do_type }, { "mouse", do_mouse }, { "balloon", do_balloon },
+	{ "engine", do_engine },
 	{ "eject", do_eject }, { "insert", do_insert },
 };
 

@@ -17,10 +17,16 @@ struct engine_ops {
 	const char *name;       /* "interp", "bt", "kvm" */
 	const char *help;
 	bool (*usable)(struct error *why_not);
+	/* Whether --engine auto takes it where it is usable: what measuring it has shown, in words, either way. It may
+	 * take some ms. NULL: it does, where nothing better is. */
+	bool (*worth)(struct error *found);
 	/* Takes from a model what the engine cannot do on this host; false: one that was asked for by name. NULL:
 	 * it can do all that a model may have. Before there are processors. */
 	bool (*fit_model)(struct cpu_model *m, struct error *e);
-	bool (*vcpu_init)(struct cpu *c, struct error *e);   /* on the vCPU's thread */
+	/* On the vCPU's thread, before the first run() or between two: a machine may move from engine to engine as it
+	 * runs. What a processor is at such a boundary is in struct cpu, whole, where vcpu_destroy leaves it and
+	 * vcpu_init finds it: its TLB too, which an engine flushes whose guest may have changed tables unseen. */
+	bool (*vcpu_init)(struct cpu *c, struct error *e);
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
 	enum run_exit (*run)(struct cpu *c);

@@ -8,9 +8,17 @@
 
 extern const struct engine_ops *const engines[]; /* NULL at the end; best first */
 const struct engine_ops *engine_find(const char *name);
-/* What --engine says, "NAME[,KEY=VALUE...]" ("auto": the first that this host can run): the engine and its
- * options, for cpu->engine_options, to be freed by engine_options_free. False: error is set, nothing to free. */
-bool engine_choose(const char *text, const struct engine_ops **ops, void **options, struct error *e);
+/* What --engine says, "NAME[,KEY=VALUE...]" ("auto": the first that this host can run, and that is worth it where that
+ * can be measured): the engine and its options, for vcpu_set_engine and cpu->engine_options, to be freed by
+ * engine_options_free. False: error is set, nothing to free. */
+struct engine_choice {
+	const struct engine_ops *ops;
+	void *options;
+	char why[200]; /* of auto: what it went by; else "" */
+};
+bool engine_choose(const char *text, struct engine_choice *choice, struct error *e);
+/* The engine that auto takes here. why: what it went by. */
+const struct engine_ops *engine_auto(char *why, size_t cap);
 void engine_options_free(const struct engine_ops *ops, void *options);
 void engine_help(void);
 
@@ -21,6 +29,10 @@ struct vcpu *vcpu_start(struct cpu *c, const struct engine_ops *ops, void (*stop
 void vcpu_resume(struct vcpu *v);
 void vcpu_pause(struct vcpu *v);   /* returns when it stands between two instructions */
 void vcpu_hold(struct vcpu *v);    /* the same without waiting; any thread, its own too, any lock */
+/* A paused processor goes on with this engine, by these options (engine_options), which stay the caller's.
+ * NULL: it has none, and must not be resumed. All processors of a machine leave one engine before the first
+ * enters the next. False: e says why it cannot be entered; the processor then has none. */
+bool vcpu_set_engine(struct vcpu *v, const struct engine_ops *ops, const void *options, struct error *e);
 void vcpu_destroy(struct vcpu *v);
 /* Posts events and wakes or kicks the thread; any thread, any lock. */
 void vcpu_post(struct vcpu *v, u32 events);

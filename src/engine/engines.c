@@ -9,9 +9,9 @@
 #include "kvm/kvm.h"
 
 const struct engine_ops *const engines[] = {
-	&bt_engine,
-	&interp_engine, /* always usable: what comes after it is taken by its name alone */
 	&kvm_engine,
+	&bt_engine,
+	&interp_engine,
 	NULL,
 };
 
@@ -54,14 +54,23 @@ static void name_of(const char *text, char *name, size_t cap)
 	snprintf(name, cap, "%.*s", (int)strcspn(text, ","), text);
 }
 
-static const struct engine_ops *first_usable(void)
+/* Of what is passed over, the best one's reason is told: it is what the user may have expected. */
+const struct engine_ops *engine_auto(char *why, size_t cap)
 {
-	struct error why;
-	unsigned k = 0;
-	while (engines[k + 1] && !engines[k]->usable(&why))
-		k++;
-	log_info("engine %s: auto takes the first that this host can run", engines[k]->name);
-	return engines[k];
+	struct error found;
+	snprintf(why, cap, "the first that this host can run");
+	for (unsigned k = 0;; k++) {
+		const struct engine_ops *o = engines[k];
+		bool taken = o->usable(&found);
+		if (taken && o->worth)
+			taken = o->worth(&found);
+		if ((!taken && !k) || (taken && o->worth))
+			snprintf(why, cap, "%s", found.msg);
+		if (taken || !engines[k + 1]) {
+			log_info("engine: %s (%s)", o->name, why);
+			return o;
+		}
+	}
 }
 
 static bool no_such_engine(const char *name, struct error *e)
@@ -75,37 +84,41 @@ static bool no_such_engine(const char *name, struct error *e)
 			 near ? near : "--help engine", near ? "?" : "");
 }
 
-bool engine_choose(const char *text, const struct engine_ops **ops, void **options, struct error *e)
+bool engine_choose(const char *text, struct engine_choice *choice, struct error *e)
 {
 	char name[64], what[96];
 	struct error why;
 	size_t n, bytes;
+	*choice = (struct engine_choice){ NULL };
 	name_of(text, name, sizeof(name));
 	if (strchr(name, '='))
 		return error_set(e, "--engine %s: the name comes first, as in %s,%s", name, engines[0]->name, name);
-	*ops = !strcmp(name, "auto") ? first_usable() : engine_find(name);
-	if (!*ops)
+	const struct engine_ops *ops = !strcmp(name, "auto") ? engine_auto(choice->why, sizeof(choice->why)) : engine_find(name);
+	if (!ops)
 		return no_such_engine(name, e);
-	const struct kv_key *keys = keys_of(*ops, &n, &bytes);
-	if (!(*options = calloc(1, bytes)))
+	const struct kv_key *keys = keys_of(ops, &n, &bytes);
+	void *options = calloc(1, bytes);
+	if (!options)
 		return error_set(e, "--engine %s: out of memory", name);
-	snprintf(what, sizeof(what), "--engine %s", (*ops)->name);
-	bool ok = kv_parse(what, text, keys, n, *options, e);
-	const char *said = *(char **)*options; /* it may be given again, or go on after ",," */
+	snprintf(what, sizeof(what), "--engine %s", ops->name);
+	bool ok = kv_parse(what, text, keys, n, options, e);
+	const char *said = *(char **)options; /* it may be given again, or go on after ",," */
 	if (ok && strcmp(said, name))
 		ok = error_set(e, "--engine %s: not together with %s", said, name);
-	if (ok && !(*ops)->usable(&why))
+	if (ok && !ops->usable(&why))
 		ok = error_set(e, "--engine %s: %s", name, why.msg);
-	if (ok)
-		return true;
-	engine_options_free(*ops, *options);
-	*options = NULL;
-	return false;
+	if (!ok) {
+		engine_options_free(ops, options);
+		return false;
+	}
+	choice->ops = ops;
+	choice->options = options;
+	return true;
 }
 
 void engine_help(void)
 {
-	printf("--engine auto[,KEY=VALUE...]\n  the first of these that this host can run\n");
+	printf("--engine auto[,KEY=VALUE...]\n  the first of these that this host can run, and that is worth it as far as that is measured\n");
 	for (unsigned k = 0; engines[k]; k++) {
 		const struct engine_ops *ops = engines[k];
 		printf("--engine %s%s\n  %s\n", ops->name, ops->n_keys > 1 ? "[,KEY=VALUE...]" : "", ops->help);

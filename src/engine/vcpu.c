@@ -10,6 +10,9 @@
  *     `sleeping`, then looks at the events, and waits under the lock.
  *  4. EV_EXIT only makes the engine return; the thread clears it before it looks at what is
  *     wanted of it.
+ *  5. What the engine keeps of a processor comes and goes on the thread, while it is paused
+ *     (vcpu_set_engine); all that lasts is in struct cpu. An engine is kicked under the lock,
+ *     and only while `ops` names it, which is not so while it comes or goes.
  *
  * icount mode (deterministic time): the thread itself moves the clock and runs the timers. It
  * runs in slices that end at the next deadline; a halted processor's time goes on to the next
@@ -29,10 +32,13 @@
 
 struct vcpu {
 	struct cpu *cpu;
-	const struct engine_ops *ops;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;    /* of what follows, and of events while sleeping */
+	const struct engine_ops *ops;  /* changed under the lock; NULL: none */
+	const struct engine_ops *next; /* wanted in its place, while ... */
+	const void *next_options;
+	bool want_change;
 	bool want_pause, want_end; /* written by others under the lock */
 	bool paused;
 	enum { STARTING, READY, FAILED } started;
@@ -52,7 +58,7 @@ struct vcpu {
 	void (*old_wake)(void *arg); /* icount mode: the clock's, which ours calls */
 	void *old_wake_arg;
 	u64 mwait_ns;                /* how long to sleep before the next look at the line */
-	struct error error;          /* of vcpu_init */
+	struct error error;          /* of the last vcpu_init */
 };
 
 /* MWAIT looks at its line this often: at first, and at most after a long wait. */
@@ -127,13 +133,12 @@ static void rest(struct vcpu *v)
 void vcpu_post(struct vcpu *v, u32 events)
 {
 	cpu_post_event(v->cpu, events);
-	if (atomic_load(&v->sleeping)) {
-		pthread_mutex_lock(&v->lock);
+	pthread_mutex_lock(&v->lock);
+	if (atomic_load(&v->sleeping))
 		pthread_cond_broadcast(&v->changed);
-		pthread_mutex_unlock(&v->lock);
-	} else if (v->ops->kick) {
+	else if (v->ops && v->ops->kick)
 		v->ops->kick(v->cpu);
-	}
+	pthread_mutex_unlock(&v->lock);
 }
 
 /* ---- running ---------------------------------------------------------------------------------- */
@@ -143,6 +148,8 @@ void vcpu_post(struct vcpu *v, u32 events)
 static void run_engine(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
+	if (!v->ops)
+		bug("processor %u was resumed without an engine", c->index);
 	if (!c->stopped)
 		v->stopped_told = false;
 	v->ops->run(c);
@@ -271,12 +278,30 @@ static void icount_turn(struct vcpu *v)
 
 /* ---- the thread ------------------------------------------------------------------------------------- */
 
+/* Another engine, or none. The lock is held, but not meanwhile. */
+static void change_engine(struct vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	const struct engine_ops *old = v->ops, *next = v->next;
+	v->ops = NULL;
+	pthread_mutex_unlock(&v->lock);
+	if (old)
+		old->vcpu_destroy(c);
+	c->engine_options = v->next_options;
+	bool ok = next && next->vcpu_init(c, &v->error);
+	pthread_mutex_lock(&v->lock);
+	v->ops = ok ? next : NULL;
+	v->want_change = false;
+}
+
 /* Stands still while that is wanted. False: the end. */
 static bool may_go_on(struct vcpu *v)
 {
 	cpu_clear_event(v->cpu, EV_EXIT);
 	pthread_mutex_lock(&v->lock);
 	while (v->want_pause && !v->want_end) {
+		if (v->want_change)
+			change_engine(v);
 		v->paused = true;
 		pthread_cond_broadcast(&v->changed);
 		pthread_cond_wait(&v->changed, &v->lock);
@@ -319,7 +344,8 @@ static void *thread_main(void *arg)
 		else
 			turn(v);
 	}
-	v->ops->vcpu_destroy(c);
+	if (v->ops)
+		v->ops->vcpu_destroy(c);
 	return NULL;
 }
 
@@ -433,6 +459,24 @@ void vcpu_pause(struct vcpu *v)
 	while (!v->paused)
 		pthread_cond_wait(&v->changed, &v->lock);
 	pthread_mutex_unlock(&v->lock);
+}
+
+bool vcpu_set_engine(struct vcpu *v, const struct engine_ops *ops, const void *options, struct error *e)
+{
+	pthread_mutex_lock(&v->lock);
+	if (!v->paused)
+		bug("vcpu_set_engine while processor %u runs", v->cpu->index);
+	v->next = ops;
+	v->next_options = options;
+	v->want_change = true;
+	pthread_cond_broadcast(&v->changed);
+	while (v->want_change)
+		pthread_cond_wait(&v->changed, &v->lock);
+	bool ok = v->ops == ops;
+	pthread_mutex_unlock(&v->lock);
+	if (!ok)
+		*e = v->error;
+	return ok;
 }
 
 void vcpu_destroy(struct vcpu *v)

@@ -156,6 +156,7 @@ void interp_destroy(struct cpu *c)
 	block_cache_destroy(c);
 	native_destroy(c);
 	c->engine = NULL;
+	c->cur = c->first = NULL; /* were in the cache */
 }
 
 static bool vcpu_init(struct cpu *c, struct error *e)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kvm/kvm_impl.h"
+#include "kvm/probe_api.h"
 
 /* ---- entering, events and interrupts ----------------------------------------------------------------------------- */
 
@@ -263,6 +264,7 @@ const struct engine_ops kvm_engine = {
 	.name = "kvm",
 	.help = "the processor's own virtualization, by /dev/kvm",
 	.usable = usable,
+	.worth = kvm_worth,
 	.fit_model = model_fit,
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,

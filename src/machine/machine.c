@@ -70,6 +70,11 @@ void machine_ask_stats(struct machine *m)
 
 static void clock_moved(void *arg) { machine_wake(arg); }
 
+static bool fit_model(struct machine *m, const struct engine_choice *to, struct error *e)
+{
+	return !to->ops || !to->ops->fit_model || to->ops->fit_model(&m->model, e);
+}
+
 struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -88,12 +93,12 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, &m->engine_options, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) ||
-	    (m->engine->fit_model && !m->engine->fit_model(&m->model, e)) || !(m->loop = loop_new(e)))
+	    !fit_model(m, &m->engine, e) || !fit_model(m, &m->hop_to, e) || !(m->loop = loop_new(e)))
 		goto fail;
 	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
 	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */
@@ -114,6 +119,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	pc_reset(m);
 	if (!boot_load(m, e) || !trace_start(m, e))
 		goto fail;
+	hop_start(m);
 	return m;
 fail:
 	machine_free(m);
@@ -125,6 +131,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	struct error lost; /* machine_run has told it */
+	hop_stop(m);
 	seat_close_vnc(m);
 	seat_free(m);
 	pc_destroy(m);
@@ -139,7 +146,7 @@ void machine_free(struct machine *m)
 	flash_close(m);
 	boot_close(m);
 	blob_free(&m->firmware);
-	engine_options_free(m->engine, m->engine_options);
+	engine_options_free(m->engine.ops, m->engine.options);
 	free(m);
 }
 
@@ -166,7 +173,6 @@ static void do_reset(struct machine *m)
 }
 
 struct loop *machine_loop(struct machine *m) { return m->loop; }
-const char *machine_engine(const struct machine *m) { return m->engine->name; }
 bool machine_is_paused(const struct machine *m) { return m->paused; }
 void machine_reset(struct machine *m) { machine_want_reset(m, "the reset button"); }
 
@@ -182,14 +188,19 @@ void machine_pause(struct machine *m)
 	mem_unlock(&m->mem);
 }
 
-void machine_resume(struct machine *m)
+void machine_resume_time(struct machine *m)
 {
-	if (!m->paused)
-		return;
 	m->paused = false;
 	mem_lock(&m->mem);
 	clock_resume(&m->clock);
 	mem_unlock(&m->mem);
+}
+
+void machine_resume(struct machine *m)
+{
+	if (!m->paused)
+		return;
+	machine_resume_time(m);
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_resume(m->cpus[k].vcpu);
 }
@@ -246,6 +257,8 @@ enum machine_end machine_run(struct machine *m, int *status)
 			break;
 		if (want == WANT_RESET)
 			do_reset(m);
+		if (atomic_exchange(&m->hop_due, false))
+			hop_carry_out(m);
 		u64 next = UINT64_MAX;
 		if (!m->clock.icount_mode && !m->paused) {
 			mem_lock(&m->mem);
@@ -276,7 +289,9 @@ const char *machine_end_text(const struct machine *m) { return m->end_text; }
 void machine_print(const struct machine *m)
 {
 	const struct vm_config *f = m->cfg;
-	printf("engine     %s: %s\n", m->engine->name, m->engine->help);
+	printf("engine     %s: %s\n", m->engine.ops->name, m->engine.ops->help);
+	if (m->engine.why[0])
+		printf("           by auto: %s\n", m->engine.why);
 	printf("processors %llu, model %s (%s), family %u model %u\n", (unsigned long long)f->cpus, f->cpu ? f->cpu : "max",
 	       m->model.vendor, m->model.family, m->model.model);
 	printf("memory     %llu MiB: %llu MiB below 4 GiB, %llu MiB above\n", (unsigned long long)(m->mem.ram_size >> 20),

@@ -33,6 +33,10 @@ struct boot_config {
 	bool menu;         /* firmware offers its menu */
 	u64 wait_ms;       /* for so long; default 2500 */
 };
+struct hop_config {
+	char *to;          /* an engine, as --engine names it; NULL: no hops */
+	u64 every;         /* microseconds of the machine's time; default 10000 */
+};
 enum disk_bus { BUS_DEFAULT /* virtio, of a CD IDE */, BUS_VIRTIO, BUS_IDE, BUS_AHCI, BUS_NVME };
 struct disk_config {
 	struct block_options image; /* cd: the file "none" is an empty drive */
@@ -57,6 +61,7 @@ struct vm_config {
 	u64 mem_bytes;     /* default 512 MiB */
 	u64 cpus;
 	char *engine;      /* "auto", "interp", "bt,cache=8M", ... */
+	struct hop_config hop; /* processors move to another engine and back, again and again; needs SANDBOX_OFF */
 	char *cpu;         /* model and features, "max" */
 	struct serial_config serial[MAX_SERIAL];
 	int n_serial;
@@ -122,7 +127,11 @@ void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
 void machine_reset(struct machine *m);   /* as the reset button: soon */
 void machine_power_button(struct machine *m);
+/* All processors go on in another engine, named as by --engine; the guest does not notice. False: e says why, and
+ * they go on in the one that they were in. Not in a contained process. */
+bool machine_set_engine(struct machine *m, const char *text, struct error *e);
 const char *machine_engine(const struct machine *m); /* its name */
+const char *machine_engine_why(const struct machine *m); /* of --engine auto: what it went by; else "" */
 
 /* ---- screen, keyboard, mouse (seat.c); any thread ---- */
 /* What a text screen shows, as UTF-8, a line for each row; malloced. NULL: no text screen. */

@@ -18,8 +18,11 @@ struct machine {
 	struct clock clock;
 	struct loop *loop;
 	struct cpu_model model;
-	const struct engine_ops *engine;
-	void *engine_options;
+	struct engine_choice engine; /* that all processors are in */
+	struct engine_choice hop_to; /* --hop: where they are not now */
+	struct timer hop_timer;
+	_Atomic bool hop_due;
+	u64 hops;
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
@@ -85,6 +88,12 @@ void machine_want_reset(struct machine *m, const char *why);
 void machine_want_end(struct machine *m, enum machine_end end, const char *why);
 void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
+void machine_resume_time(struct machine *m); /* as machine_resume, but processors stand still on */
+/* hop.c: --hop. */
+bool hop_choose(struct machine *m, struct error *e);
+void hop_start(struct machine *m);
+void hop_carry_out(struct machine *m); /* by the loop's thread, where hop_due */
+void hop_stop(struct machine *m);
 /* consoles.c */
 bool machine_serial_open(struct machine *m, int k, struct error *e);
 bool machine_consoles_open(struct machine *m, struct device *virtio_console, struct error *e);

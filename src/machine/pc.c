@@ -159,7 +159,7 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		return error_set(e, "-c %u: no memory for processor %u", (unsigned)m->cfg->cpus, index);
 	mc->cpu->n_cpus = (unsigned)m->cfg->cpus;
 	mc->cpu->bsp = index == 0;
-	mc->cpu->engine_options = m->cfg->dry_run ? NULL : m->engine_options; /* they may ask for files */
+	mc->cpu->engine_options = m->cfg->dry_run ? NULL : m->engine.options; /* they may ask for files */
 	mc->cpu->measure = m->cfg->stats;
 	struct irq_sink sink = { mc, sink_intr, sink_nmi, sink_smi, sink_init, sink_sipi };
 	mc->lapic = lapic_add((struct lapic_bus *)m->lapic_bus, index, index == 0, &sink);
@@ -171,7 +171,7 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.maxphyaddr = m->model.phys_bits,
 		.x2apic = m->model.has[FEAT_X2APIC],
 		.tsc_deadline = m->model.has[FEAT_TSC_DEADLINE] });
-	mc->vcpu = vcpu_start(mc->cpu, m->engine, vcpu_stopped, mc, e);
+	mc->vcpu = vcpu_start(mc->cpu, m->engine.ops, vcpu_stopped, mc, e);
 	if (!mc->vcpu) {
 		cpu_free(mc->cpu);
 		return false;

@@ -13,13 +13,15 @@ void machine_print_stats(const struct machine *m)
 	struct rusage r;
 	getrusage(RUSAGE_SELF, &r);
 	fprintf(stderr, "engine %s\nguest time %.3f s\nhost processor time %.3f s user, %.3f s system\nhost memory at most %ld MiB\n",
-		m->engine->name, (double)clock_ns(&m->clock) / 1e9, seconds(r.ru_utime), seconds(r.ru_stime), r.ru_maxrss >> 10);
-	struct counters *t = m->engine->count ? counters_new("cpu") : NULL;
+		m->engine.ops->name, (double)clock_ns(&m->clock) / 1e9, seconds(r.ru_utime), seconds(r.ru_stime), r.ru_maxrss >> 10);
+	if (m->hops)
+		fprintf(stderr, "engine hops %llu; what an engine counts is since the last\n", (unsigned long long)m->hops);
+	struct counters *t = m->engine.ops->count ? counters_new("cpu") : NULL;
 	if (!t)
 		return;
 	for (unsigned k = 0; k < m->n_cpus; k++) {
 		counters_column(t);
-		m->engine->count(m->cpus[k].cpu, t);
+		m->engine.ops->count(m->cpus[k].cpu, t);
 	}
 	counters_print(t, stderr);
 	counters_free(t);

@@ -182,7 +182,7 @@ static int fill(scmp_filter_ctx ctx, unsigned calls)
 	return err;
 }
 
-bool seccomp_is_there(void)
+bool sandbox_has_seccomp(void)
 {
 	u32 action = SECCOMP_RET_TRAP;
 

@@ -40,6 +40,13 @@ static bool add_folder(int set, const struct sandbox_folder *f, u64 handled, str
 	return ok;
 }
 
+int sandbox_landlock_abi(void)
+{
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+
+	return abi < 0 ? 0 : (int)abi;
+}
+
 int landlock_make(const struct sandbox_folder *folders, int n, bool tcp, struct error *e)
 {
 	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);

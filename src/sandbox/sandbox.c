@@ -51,7 +51,7 @@ void sandbox_catch(void)
 static bool enter_landlock(const struct sandbox_folder *folders, int n, unsigned calls, struct error *e)
 {
 	/* The name server's file comes to the helper by seccomp (paths.c). */
-	if (calls & CALLS_NET && !seccomp_is_there())
+	if (calls & CALLS_NET && !sandbox_has_seccomp())
 		return error_set(e, "it would be without a name server, since this host has no seccomp");
 	int set = landlock_make(folders, n, calls & CALLS_NET, e);
 	bool ok = set >= 0 && threads_each(landlock_restrict, set, e);

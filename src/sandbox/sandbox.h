@@ -31,4 +31,8 @@ bool sandbox_enter(enum sandbox_mode mode, const struct sandbox_folder *folders,
  * /etc/resolv.conf, which is opened here; other paths are refused to it (EACCES), which ends nothing. */
 bool sandbox_enter_net(enum sandbox_mode mode, struct error *e);
 
+/* What this host has of either. */
+bool sandbox_has_seccomp(void);
+int sandbox_landlock_abi(void); /* 0: none */
+
 #endif

@@ -11,7 +11,6 @@ void sandbox_catch(void); /* SIGSYS; before all that follows */
 /* calls.c: loads the filter into all threads. */
 enum { CALLS_MACHINE = 1, CALLS_NET = 2, CALLS_FILES = 4, CALLS_CHANGE_FILES = 8, CALLS_KVM = 16 };
 bool seccomp_enter(unsigned calls, struct error *e);
-bool seccomp_is_there(void);
 const char *seccomp_name(int call); /* "openat"; async-signal-safe */
 
 /* landlock.c: a set that allows nothing but these folders, and TCP or not, as a descriptor; -1: e says why. Then, for each thread: */

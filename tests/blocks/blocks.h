@@ -13,6 +13,7 @@
  *   compare.c    what must be equal
  *   undefined.c  what need not be, because it follows from flags that the manuals leave undefined
  *   text.c       a program as one line and back; shrink.c makes a failing one smaller
+ *   hops.c       changes of engine in the middle of a program
  *   planted.c    faults on purpose, which must be found
  *   main.c       options, the loop
  *
@@ -140,7 +141,8 @@ void world_program(struct world *w, const struct program *p);
 /* Physical address of a linear one in a space by the tables of base, or -1. */
 i64 world_phys(const struct world *w, u64 lin, unsigned space);
 
-struct engine_spec { const struct engine_ops *ops; bool step; unsigned planted; };
+/* hop: programs begin in the interpreter, and come back to it (hops.h). */
+struct engine_spec { const struct engine_ops *ops; bool step, hop; unsigned planted; };
 struct rig;
 const struct world *rig_world(const struct rig *r);
 struct rig *rig_new(struct world *w, const struct engine_spec *s, const char *model, struct error *e);

@@ -6,6 +6,7 @@
 
 #include "comparer.h"
 #include "engine/engine.h"
+#include "hops.h"
 #include "planted.h"
 #include "watch.h"
 
@@ -14,7 +15,8 @@ static const char usage[] =
 	"  -n N             programs (1000)\n"
 	"  --seed N\n"
 	"  --only K         only program K of the seed\n"
-	"  --engines A,B    names of --list-engines; NAME/step: one step() at a time (interp and the first other one)\n"
+	"  --engines A,B    names of --list-engines; NAME/step: one step() at a time; NAME/hop: from interp\n"
+	"                   to it and back within programs (interp and the first other one)\n"
 	"  --mode 64|32|16  (64)\n"
 	"  --cpu MODEL      max,-rdrand,-rdseed\n"
 	"  --cases FILE     first the programs in it, one a line\n"
@@ -84,17 +86,17 @@ static bool parse_options(int argc, char **argv, struct options *o)
 	return optind == argc && (o->mode == 64 || o->mode == 32 || o->mode == 16) && o->planted <= planted_count();
 }
 
-/* NAME or NAME/step. */
+/* NAME, NAME/step or NAME/hop. */
 static bool parse_engine(struct engine_spec *s, char *name, size_t cap, const char *text, size_t len, struct error *e)
 {
-	char *step;
 	snprintf(name, cap, "%.*s", (int)len, text);
 	char plain[24];
 	snprintf(plain, sizeof(plain), "%s", name);
-	step = strstr(plain, "/step");
-	if (step)
-		*step = 0;
-	s->step = step != NULL;
+	char *way = strchr(plain, '/');
+	s->step = way && !strcmp(way, "/step");
+	s->hop = way && !strcmp(way, "/hop");
+	if (s->step || s->hop)
+		*way = 0;
 	s->ops = engine_find(plain);
 	return s->ops || error_set(e, "no engine is called '%s'; --list-engines names them", plain);
 }
@@ -138,6 +140,10 @@ static unsigned compare_random(struct comparer *c, unsigned *passed)
 	       c->name[0], c->name[1], c->o.planted ? ", planted " : "", c->o.planted ? planted_name(c->o.planted) : "",
 	       (unsigned long long)c->o.count, (unsigned long long)c->runs, s, (unsigned long long)c->endless,
 	       (unsigned long long)c->unsteady, (unsigned long long)c->undefined, (unsigned long long)c->differ);
+	u64 away, back;
+	hops_count(&away, &back);
+	if (away)
+		printf("%llu runs went on in another engine, %llu of them came back before their end\n", (unsigned long long)away, (unsigned long long)back);
 	comparer_findings(c);
 	if (c->o.verbose)
 		comparer_tally(c);

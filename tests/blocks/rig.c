@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
+#include "hops.h"
 #include "world.h"
 #include "planted.h"
 #include "watch.h"
@@ -17,6 +19,7 @@ struct rig {
 	struct cpu_hooks hooks;
 	struct cpu *c;
 	const struct program *p; /* loaded */
+	u64 seed;                /* of hops */
 	int vector;              /* pending interrupt; -1: none */
 };
 
@@ -214,6 +217,9 @@ static bool goes_on(struct cpu *c, enum run_exit why)
 	return why == RUN_LIMIT || (why == RUN_HALT && atomic_load(&c->events) & c->event_mask);
 }
 
+/* The engine between programs. */
+static const struct engine_ops *home_of(const struct engine_spec *s) { return s->hop ? engine_find("interp") : s->ops; }
+
 enum rig_end rig_run(struct rig *r, const struct program *p, unsigned run, u64 max_insns)
 {
 	struct cpu *c = r->c;
@@ -224,10 +230,12 @@ enum rig_end rig_run(struct rig *r, const struct program *p, unsigned run, u64 m
 			why = planted_step(r, &r->spec);
 		return how(r, why);
 	}
+	if (r->spec.hop && max_insns == UINT64_MAX)
+		return how(r, hops_run(c, home_of(&r->spec), r->spec.ops, &r->seed));
 	if (max_insns != UINT64_MAX)
 		c->icount_limit = c->icount + max_insns;
-	watch_begin(r->spec.ops, c);
-	why = r->spec.ops->run(c);
+	watch_begin(home_of(&r->spec), c);
+	why = home_of(&r->spec)->run(c);
 	watch_end();
 	c->icount_limit = UINT64_MAX;
 	return how(r, why);
@@ -240,7 +248,7 @@ enum rig_end rig_walk(struct rig *r, const struct program *p, unsigned run, u64 
 	start(r, p, run);
 	for (u64 k = 0; k < max_insns && goes_on(r->c, why); k++) {
 		before(arg, r->c);
-		why = r->spec.ops->step(r->c);
+		why = home_of(&r->spec)->step(r->c);
 		after(arg, r->c);
 	}
 	return how(r, why);
@@ -275,14 +283,14 @@ struct rig *rig_new(struct world *w, const struct engine_spec *s, const char *mo
 		error_set(e, "no memory for a processor");
 		return NULL;
 	}
-	return s->ops->vcpu_init(r->c, e) ? r : NULL;
+	return home_of(s)->vcpu_init(r->c, e) ? r : NULL;
 }
 
 void rig_free(struct rig *r)
 {
 	if (!r)
 		return;
-	r->spec.ops->vcpu_destroy(r->c);
+	home_of(&r->spec)->vcpu_destroy(r->c);
 	cpu_free(r->c);
 	clock_destroy(&r->clock);
 	mem_destroy(&r->mem);

@@ -505,9 +505,117 @@ static void reset_keeps_time(void **state)
 	assert_int_equal(clock_ns(&clk), before + c->icount);
 }
 
+/* ---- hops ------------------------------------------------------------------------------------------- */
+
+/* Another dummy. It may be kicked only while it is there. */
+static _Atomic bool other_there;
+static _Atomic u64 other_runs, other_kicks, wrong_kicks;
+static bool other_fails;
+static const void *other_options;
+
+static bool other_init(struct cpu *cpu, struct error *e)
+{
+	other_options = cpu->engine_options;
+	other_there = !other_fails;
+	return other_fails ? error_set(e, "the other one was told to fail") : true;
+}
+static void other_destroy(struct cpu *cpu) { other_there = false; }
+static enum run_exit other_run(struct cpu *cpu)
+{
+	other_runs++;
+	return dummy_run(cpu);
+}
+static void other_kick(struct cpu *cpu)
+{
+	other_kicks++;
+	if (!other_there)
+		wrong_kicks++;
+}
+static const struct engine_ops other_engine = {
+	.name = "other", .usable = dummy_usable, .vcpu_init = other_init, .vcpu_destroy = other_destroy,
+	.run = other_run, .step = other_run, .kick = other_kick,
+};
+
+static void hops_to_another_engine(void **state)
+{
+	struct error e;
+	int options;
+	other_fails = false;
+	other_runs = 0;
+	vcpu_resume(v);
+	SOON(rounds > 1000);
+	vcpu_pause(v);
+	u64 count = c->icount;
+	assert_true(vcpu_set_engine(v, &other_engine, &options, &e));
+	assert_int_equal(destroys, 1);
+	assert_ptr_equal(other_options, &options);
+	assert_int_equal(c->icount, count); /* stands still */
+	assert_int_equal(other_runs, 0);
+	vcpu_resume(v);
+	SOON(other_runs && c->icount > count);
+	vcpu_pause(v);
+	assert_true(vcpu_set_engine(v, &dummy, NULL, &e));
+	assert_false(other_there);
+	assert_int_equal(inits, 2);
+	count = other_runs;
+	u64 at = rounds;
+	vcpu_resume(v);
+	SOON(rounds > at);
+	assert_int_equal(other_runs, count);
+}
+
+static void stays_without_an_engine(void **state)
+{
+	struct error e;
+	other_fails = true;
+	vcpu_pause(v);
+	assert_true(vcpu_set_engine(v, NULL, NULL, &e));
+	assert_int_equal(destroys, 1);
+	vcpu_post(v, EV_INTR); /* to nobody */
+	assert_false(vcpu_set_engine(v, &other_engine, NULL, &e));
+	assert_string_equal(e.msg, "the other one was told to fail");
+	vcpu_destroy(v); /* leaves nothing twice */
+	assert_int_equal(destroys, 1);
+	v = vcpu_start(c, &dummy, on_stopped, NULL, &e);
+	assert_non_null(v);
+}
+
+static _Atomic bool posting;
+static void *post_on(void *arg)
+{
+	while (posting)
+		vcpu_post(v, EV_TLB);
+	return NULL;
+}
+
+static void hops_under_fire(void **state)
+{
+	struct error e;
+	pthread_t posters[2];
+	other_fails = false;
+	other_runs = other_kicks = wrong_kicks = 0;
+	posting = true;
+	for (unsigned k = 0; k < 2; k++)
+		pthread_create(&posters[k], NULL, post_on, NULL);
+	for (unsigned n = 0; n < 300; n++) {
+		vcpu_pause(v);
+		assert_true(vcpu_set_engine(v, n % 2 ? &dummy : &other_engine, NULL, &e));
+		u64 at = rounds;
+		vcpu_resume(v);
+		if (n % 8 == 0)
+			SOON(rounds > at);
+	}
+	posting = false;
+	for (unsigned k = 0; k < 2; k++)
+		pthread_join(posters[k], NULL);
+	assert_true(other_kicks > 0);
+	assert_int_equal(wrong_kicks, 0);
+}
+
 static void engines_by_name(void **state)
 {
-	assert_ptr_equal(engine_find("bt"), engines[0]); /* best first */
+	assert_ptr_equal(engine_find("kvm"), engines[0]); /* best first */
+	assert_ptr_equal(engine_find("bt"), engines[1]);
 	assert_non_null(engine_find("interp"));
 	assert_null(engine_find("inter"));
 	for (unsigned k = 0; engines[k]; k++)
@@ -525,7 +633,7 @@ int main(void)
 		T(mwait_wakes_by_a_store), T(mwait_costs_little), T(stop_is_told_once), T(every_post_wakes),
 		T(pause_under_fire), TI(timers_fire_at_their_count), TI(halted_time_jumps),
 		TI(timer_armed_within_a_slice), TI(icount_halt_without_timers_sleeps), TI(checkpoints),
-		TI(reset_keeps_time), cmocka_unit_test(engines_by_name),
+		TI(reset_keeps_time), T(hops_to_another_engine), T(stays_without_an_engine), T(hops_under_fire), cmocka_unit_test(engines_by_name),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

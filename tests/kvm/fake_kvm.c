@@ -1,0 +1,339 @@
+/* The door, handles, memory slots, what a test has asked for. See fake_kvm.h. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "fake_impl.h"
+
+void fake_complain(struct fake_kvm *f, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	pthread_mutex_lock(&f->lock);
+	if (!f->complaint[0])
+		vsnprintf(f->complaint, sizeof(f->complaint), fmt, ap);
+	pthread_mutex_unlock(&f->lock);
+	va_end(ap);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------- */
+
+/* The mapping of this process that has these bytes; shared memory alone can be mapped a second time. */
+static bool find_mapping(u64 at, u64 size, u64 *from, u64 *bytes)
+{
+	char line[512], mode[5];
+	unsigned long long a, b;
+	FILE *f = fopen("/proc/self/maps", "r");
+	bool found = false;
+	while (f && !found && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%llx-%llx %4s", &a, &b, mode) == 3 && at >= a && at + size <= b && mode[3] == 's') {
+			*from = a;
+			*bytes = b - a;
+			found = true;
+		}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* Where those bytes are in the arena, so that struct mem takes them for its own; NULL. */
+static u8 *aliased(struct fake_kvm *f, u64 at, u64 size)
+{
+	for (unsigned k = 0; k < f->n_aliases; k++)
+		if (at - f->alias[k].userspace < f->alias[k].size && at + size <= f->alias[k].userspace + f->alias[k].size)
+			return f->mem.ram + f->alias[k].at + (at - f->alias[k].userspace);
+	u64 from, bytes;
+	if (f->n_aliases == ARRAY_LEN(f->alias) || !find_mapping(at, size, &from, &bytes) || f->arena_used + bytes > ARENA_BYTES)
+		return NULL;
+	u8 *to = f->mem.ram + f->arena_used;
+	if (mremap((void *)from, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+		return NULL;
+	f->alias[f->n_aliases++] = (struct fake_alias){ from, bytes, f->arena_used };
+	f->arena_used += bytes;
+	return to + (at - from);
+}
+
+static void flush_all(struct fake_kvm *f)
+{
+	for (unsigned k = 0; k < MAX_VCPUS; k++)
+		if (f->open[H_VCPU + k])
+			cpu_post_event(f->vcpu[k].c, EV_TLB);
+}
+
+static bool overlaps(const struct fake_kvm *f, const struct kvm_userspace_memory_region *r)
+{
+	for (unsigned k = 0; k < MAX_SLOTS; k++)
+		if (k != r->slot && f->slot[k].size && r->guest_phys_addr < f->slot[k].gpa + f->slot[k].size &&
+		    f->slot[k].gpa < r->guest_phys_addr + r->memory_size)
+			return true;
+	return false;
+}
+
+static int set_slot(struct fake_kvm *f, const struct kvm_userspace_memory_region *r)
+{
+	struct error e;
+	if (r->slot >= MAX_SLOTS || (r->guest_phys_addr | r->memory_size | r->userspace_addr) & PAGE_MASK || r->flags & ~(u32)KVM_MEM_READONLY)
+		return -EINVAL;
+	struct fake_slot *s = &f->slot[r->slot];
+	if (!r->memory_size && !s->size)
+		return -EINVAL;
+	if (r->memory_size && s->size)
+		return -EINVAL; /* flags alone might change, and do not here */
+	if (r->memory_size && overlaps(f, r))
+		return -EEXIST;
+	mem_lock(&f->mem);
+	int result = 0;
+	if (!r->memory_size) {
+		mem_remove(&f->mem, s->name, s->gpa);
+		s->size = 0;
+	} else {
+		*s = (struct fake_slot){ r->guest_phys_addr, r->memory_size, r->userspace_addr, r->flags, "" };
+		snprintf(s->name, sizeof(s->name), "slot%u", r->slot);
+		bool rom = r->flags & KVM_MEM_READONLY;
+		u8 *host = rom ? (u8 *)(uintptr_t)r->userspace_addr : aliased(f, r->userspace_addr, r->memory_size);
+		if (!host || !(rom ? mem_add_flash(&f->mem, s->name, s->gpa, s->size, host, &fake_rom, s, 2, &e)
+				   : mem_add_ram(&f->mem, s->name, s->gpa, s->size, host, 2, &e))) {
+			fake_complain(f, "slot %u cannot be had: %s", r->slot, host ? e.msg : "memory that is not shared, or too much");
+			s->size = 0;
+			result = -EFAULT;
+		}
+	}
+	mem_unlock(&f->mem);
+	flush_all(f);
+	return result;
+}
+
+/* What was mapped twice may be gone, and something else be there next time. */
+static void forget_slots(struct fake_kvm *f)
+{
+	for (unsigned k = 0; k < MAX_SLOTS; k++)
+		if (f->slot[k].size) {
+			mem_remove(&f->mem, f->slot[k].name, f->slot[k].gpa);
+			f->slot[k].size = 0;
+		}
+	f->n_aliases = 0;
+	f->arena_used = 0;
+}
+
+/* ---- requests ----------------------------------------------------------------------------------------- */
+
+static int check_extension(const struct fake_kvm *f, int cap)
+{
+	if (cap == f->lack)
+		return 0;
+	for (unsigned k = 0; k < n_kvm_required; k++)
+		if (cap == kvm_required[k].cap)
+			return 1;
+	return cap == KVM_CAP_NR_MEMSLOTS ? MAX_SLOTS : cap == KVM_CAP_SREGS2 ? 1 : 0;
+}
+
+static int set_filter(struct fake_kvm *f, const struct kvm_msr_filter *m)
+{
+	if (!(m->flags & KVM_MSR_FILTER_DEFAULT_DENY))
+		return -EINVAL;
+	for (unsigned k = 0; k < MAX_FILTERS; k++) {
+		free(f->filter[k].bits);
+		f->filter[k].bits = NULL;
+		f->filter[k].n = m->ranges[k].nmsrs;
+		if (!m->ranges[k].nmsrs)
+			continue;
+		f->filter[k].flags = m->ranges[k].flags;
+		f->filter[k].base = m->ranges[k].base;
+		f->filter[k].bits = malloc(m->ranges[k].nmsrs / 8 + 1);
+		memcpy(f->filter[k].bits, m->ranges[k].bitmap, (m->ranges[k].nmsrs + 7) / 8);
+	}
+	f->filtered = true;
+	return 0;
+}
+
+static int create_vcpu(struct fake_kvm *f, unsigned index)
+{
+	if (index >= MAX_VCPUS || f->open[H_VCPU + index])
+		return -EEXIST;
+	f->vcpu[index] = (struct fake_vcpu){ .f = f, .vector = -1 };
+	if (!fake_vcpu_start(&f->vcpu[index]))
+		return -ENOMEM;
+	f->open[H_VCPU + index] = true;
+	return H_VCPU + (int)index;
+}
+
+static int ask_kvm(struct fake_kvm *f, unsigned long request, void *p)
+{
+	switch (request) {
+	case KVM_GET_API_VERSION: return KVM_API_VERSION;
+	case KVM_CHECK_EXTENSION: return check_extension(f, (int)(uintptr_t)p);
+	case KVM_GET_VCPU_MMAP_SIZE: return RUN_BYTES;
+	case KVM_GET_SUPPORTED_CPUID: return fake_supported_cpuid(f, p);
+	case KVM_CREATE_VM:
+		if (f->open[H_VM])
+			return -EBUSY; /* one at a time */
+		f->open[H_VM] = true;
+		return H_VM;
+	default: return -ENOTTY;
+	}
+}
+
+static int ask_vm(struct fake_kvm *f, unsigned long request, void *p)
+{
+	switch (request) {
+	case KVM_CHECK_EXTENSION: return check_extension(f, (int)(uintptr_t)p);
+	case KVM_SET_USER_MEMORY_REGION: return set_slot(f, p);
+	case KVM_CREATE_VCPU: return create_vcpu(f, (unsigned)(uintptr_t)p);
+	case KVM_X86_SET_MSR_FILTER: return set_filter(f, p);
+	case KVM_ENABLE_CAP: return ((struct kvm_enable_cap *)p)->cap == KVM_CAP_X86_USER_SPACE_MSR ? 0 : -EINVAL;
+	default: return -ENOTTY;
+	}
+}
+
+static int ask_vcpu(struct fake_vcpu *v, unsigned long request, void *p)
+{
+	switch (request) {
+	case KVM_RUN: return fake_run(v);
+	case KVM_INTERRUPT:
+		if (v->vector >= 0)
+			return -EEXIST;
+		if (!(v->c->rflags & FL_IF) || v->c->shadow)
+			fake_complain(v->f, "KVM_INTERRUPT while the processor takes none");
+		v->vector = (int)((struct kvm_interrupt *)p)->irq;
+		cpu_post_event(v->c, EV_INTR);
+		return 0;
+	case KVM_NMI: cpu_post_event(v->c, EV_NMI); return 0;
+	default: return fake_state(v, request, p);
+	}
+}
+
+/* Counted; and whether this one is to fail. */
+static int note(struct fake_kvm *f, unsigned long request)
+{
+	int err = 0;
+	pthread_mutex_lock(&f->lock);
+	unsigned k = 0;
+	while (k < ARRAY_LEN(f->counts) - 1 && f->counts[k].request && f->counts[k].request != request)
+		k++;
+	f->counts[k].request = request;
+	f->counts[k].n++;
+	if (f->fail_request == request && !f->fail_after--) {
+		f->fail_request = 0;
+		f->failed = true;
+		err = f->fail_errno;
+	}
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+static int on_open(void *arg)
+{
+	struct fake_kvm *f = arg;
+	if (note(f, FAKE_OPEN))
+		return -f->fail_errno;
+	f->open[H_KVM] = true;
+	f->opens++;
+	return H_KVM;
+}
+
+static void on_close(void *arg, int fd)
+{
+	struct fake_kvm *f = arg;
+	if (fd < 0 || fd >= N_HANDLES || !f->open[fd]) {
+		fake_complain(f, "close of %d, which is not open", fd);
+		return;
+	}
+	if (fd >= H_VCPU)
+		fake_vcpu_end(&f->vcpu[fd - H_VCPU]);
+	if (fd == H_VM)
+		forget_slots(f);
+	f->open[fd] = fd == H_KVM && --f->opens;
+}
+
+static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
+{
+	struct fake_kvm *f = arg;
+	int err = note(f, request);
+	if (fd < 0 || fd >= N_HANDLES || !f->open[fd]) {
+		fake_complain(f, "request %#lx of %d, which is not open", request, fd);
+		return -EBADF;
+	}
+	if (err)
+		return -err;
+	return fd == H_KVM ? ask_kvm(f, request, p) : fd == H_VM ? ask_vm(f, request, p) : ask_vcpu(&f->vcpu[fd - H_VCPU], request, p);
+}
+
+static void *on_map(void *arg, int fd, size_t bytes, int *err)
+{
+	struct fake_kvm *f = arg;
+	bool ok = fd >= H_VCPU && fd < N_HANDLES && f->open[fd] && bytes <= RUN_BYTES;
+	*err = ok ? 0 : EINVAL;
+	return ok ? f->vcpu[fd - H_VCPU].run : NULL;
+}
+
+static void on_unmap(void *arg, void *at, size_t bytes) { (void)arg, (void)at, (void)bytes; }
+
+/* ---- for tests ---------------------------------------------------------------------------------------------- */
+
+struct fake_kvm *fake_kvm_new(void)
+{
+	struct fake_kvm *f = calloc(1, sizeof(*f));
+	struct clock clock;
+	struct error e;
+	pthread_mutex_init(&f->lock, NULL);
+	f->host = (struct kvm_host){ f, "the fake KVM", on_open, on_close, on_ioctl, on_map, on_unmap };
+	if (!clock_init(&clock, false, &e) || !cpu_model_parse(&f->model, "max", &clock, &e) || !mem_init(&f->mem, ARENA_BYTES, &e) ||
+	    !mem_add_mmio(&f->mem, "outside", 0, 1ull << 46, &fake_mmio, f, 1, &e) || !mem_add_ports(&f->mem, "ports", 0, 0x8000, &fake_ports, NULL, &e) || !mem_add_ports(&f->mem, "ports", 0x8000, 0x8000, &fake_ports, (void *)0x8000, &e))
+		bug("no fake KVM: %s", e.msg);
+	clock_destroy(&clock);
+	return f;
+}
+
+void fake_kvm_free(struct fake_kvm *f)
+{
+	for (unsigned k = 0; k < MAX_FILTERS; k++)
+		free(f->filter[k].bits);
+	mem_destroy(&f->mem);
+	free(f);
+}
+
+const struct kvm_host *fake_kvm_host(const struct fake_kvm *f) { return &f->host; }
+
+void fake_kvm_fail(struct fake_kvm *f, unsigned long request, unsigned n, int err)
+{
+	pthread_mutex_lock(&f->lock);
+	f->fail_request = request;
+	f->fail_after = n;
+	f->fail_errno = err;
+	f->failed = false;
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fake_kvm_exit(struct fake_kvm *f, u32 reason, u64 subcode, unsigned n)
+{
+	pthread_mutex_lock(&f->lock);
+	f->exit_reason = reason;
+	f->exit_subcode = subcode;
+	f->exit_after = n;
+	f->exit_wanted = true;
+	pthread_mutex_unlock(&f->lock);
+}
+
+void fake_kvm_storm(struct fake_kvm *f, unsigned instructions) { f->storm = instructions; }
+void fake_kvm_lack(struct fake_kvm *f, int cap) { f->lack = cap; }
+
+unsigned fake_kvm_count(const struct fake_kvm *f, unsigned long request)
+{
+	for (unsigned k = 0; k < ARRAY_LEN(f->counts); k++)
+		if (f->counts[k].request == request)
+			return f->counts[k].n;
+	return 0;
+}
+
+const char *fake_kvm_complaint(const struct fake_kvm *f) { return f->complaint; }
+
+unsigned fake_kvm_open_handles(const struct fake_kvm *f)
+{
+	unsigned n = 0;
+	for (unsigned k = 0; k < N_HANDLES; k++)
+		n += f->open[k];
+	return n;
+}

@@ -1,0 +1,306 @@
+/* The kvm engine against the fake KVM: guests, failures of every request, exits that nobody wants, storms of signals;
+ * and what is measured of a KVM.
+ *
+ *   test_kvm_engine                                the cases below
+ *   test_kvm_engine --guest ELF LOG CPUS [HOP]     a bare-metal guest of tests/guest; its exit status (tests/kvm/run)
+ *   test_kvm_engine --options ENGINE               (before --guest) instead of "kvm" */
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "test.h"
+#include "fake_kvm.h"
+#include "kvm/probe_api.h"
+#include "machine/machine.h"
+
+static struct fake_kvm *fake;
+
+static int up(void **state)
+{
+	fake = fake_kvm_new();
+	kvm_host_replace(fake_kvm_host(fake));
+	alarm(120); /* against hangs */
+	return 0;
+}
+
+static int down(void **state)
+{
+	alarm(0);
+	kvm_host_replace(NULL);
+	if (fake_kvm_complaint(fake)[0])
+		print_error("against the rules of KVM: %s\n", fake_kvm_complaint(fake));
+	if (fake_kvm_open_handles(fake))
+		print_error("%u handles are open\n", fake_kvm_open_handles(fake));
+	int wrong = fake_kvm_complaint(fake)[0] || fake_kvm_open_handles(fake);
+	fake_kvm_free(fake);
+	return wrong;
+}
+
+/* ---- machines -------------------------------------------------------------------------------------- */
+
+static char kernel_file[] = "/tmp/ring3-kvm-XXXXXX";
+
+static void put_kernel(const u8 *code, size_t n)
+{
+	static bool made;
+	int fd = made ? -1 : mkstemp(kernel_file);
+	made = true;
+	if (fd >= 0)
+		close(fd);
+	FILE *f = fopen(kernel_file, "wb");
+	assert_non_null(f);
+	assert_int_equal(fwrite(code, 1, n, f), n);
+	fclose(f);
+}
+
+/* 16-bit code at 7c00h; ends with status 33. */
+static const u8 counting[] = {
+	0xb9, 0xc8, 0x00, /* mov cx, 200 */
+	0xe4, 0x61,       /* in al, 0x61 */
+	0xe6, 0x80,       /* out 0x80, al */
+	0xe2, 0xfa,       /* loop to the IN */
+	0xb0, 0x10,       /* mov al, 0x10 */
+	0xe6, 0xf4,       /* out 0xf4, al */
+	0xf4, 0xeb, 0xfd, /* hlt; jmp to it */
+};
+enum { COUNTED = 33 };
+
+static struct vm_config config(const char *engine)
+{
+	struct vm_config c = { .mem_bytes = 16 << 20, .cpus = 1, .engine = (char *)engine, .n_serial = 1, .sandbox = 2 };
+	c.kernel.path = kernel_file;
+	c.kernel.format = (char *)"flat";
+	c.kernel.mode = 16;
+	c.serial[0].kind = (char *)"none";
+	return c;
+}
+
+/* The exit status; -1: the machine was not made, and *e says why. */
+static int run(const struct vm_config *c, char *end, size_t cap, struct error *e)
+{
+	int status = -1;
+	struct machine *m = machine_new(c, e);
+	if (!m)
+		return -1;
+	machine_run(m, &status);
+	snprintf(end, cap, "%s", machine_end_text(m));
+	machine_free(m);
+	return status;
+}
+
+static int run_counting(const char *engine, char *end, size_t cap, struct error *e)
+{
+	put_kernel(counting, sizeof(counting));
+	struct vm_config c = config(engine);
+	return run(&c, end, cap, e);
+}
+
+/* ---- the cases ------------------------------------------------------------------------------------------ */
+
+static void runs_to_its_end(void **state)
+{
+	char end[512];
+	struct error e;
+	assert_int_equal(run_counting("kvm", end, sizeof(end), &e), COUNTED);
+	assert_true(fake_kvm_count(fake, KVM_RUN) > 400); /* an exit for each port access */
+}
+
+/* EINTR again and again, wherever a signal may come. */
+static void storms_of_signals(void **state)
+{
+	char end[512];
+	struct error e;
+	for (unsigned n = 1; n <= 4; n++) {
+		fake_kvm_storm(fake, n);
+		assert_int_equal(run_counting("kvm", end, sizeof(end), &e), COUNTED);
+	}
+}
+
+/* Each request that the engine makes, the first to the third time: an error that names it, or the end of the machine
+ * with status 70, or it can do without. */
+static void each_request_fails_once(void **state)
+{
+	static const struct { unsigned long number; const char *name; bool may_do_without; unsigned times; } requests[] = {
+#define R(name, without) { name, #name, without, 3 }
+#define ONCE(name, without) { name, #name, without, 1 } /* the next time is after the guest's end */
+		R(FAKE_OPEN, false), R(KVM_GET_API_VERSION, false), R(KVM_CHECK_EXTENSION, false), R(KVM_CREATE_VM, false), R(KVM_GET_VCPU_MMAP_SIZE, true),
+		R(KVM_GET_SUPPORTED_CPUID, false), R(KVM_ENABLE_CAP, false), R(KVM_X86_SET_MSR_FILTER, false), R(KVM_SET_USER_MEMORY_REGION, false),
+		R(KVM_CREATE_VCPU, false), R(KVM_SET_CPUID2, false), R(KVM_SET_REGS, false), R(KVM_SET_SREGS2, false), R(KVM_SET_XSAVE, false),
+		R(KVM_SET_XCRS, false), R(KVM_SET_MSRS, true), R(KVM_SET_DEBUGREGS, false), R(KVM_SET_VCPU_EVENTS, false), ONCE(KVM_GET_REGS, false),
+		ONCE(KVM_GET_SREGS2, false), ONCE(KVM_GET_XSAVE, false), ONCE(KVM_GET_XCRS, false), R(KVM_GET_MSRS, true), ONCE(KVM_GET_DEBUGREGS, false),
+		ONCE(KVM_GET_VCPU_EVENTS, false), R(KVM_HAS_DEVICE_ATTR, true), R(KVM_SET_DEVICE_ATTR, false), R(KVM_RUN, false),
+#undef R
+#undef ONCE
+	};
+	char end[512];
+	struct error e;
+	for (unsigned k = 0; k < ARRAY_LEN(requests); k++)
+		for (unsigned n = 0; n < requests[k].times; n++) {
+			unsigned before = fake_kvm_count(fake, requests[k].number);
+			strcpy(e.msg, "");
+			fake_kvm_fail(fake, requests[k].number, n, ENOMEM);
+			fake_kvm_exit(fake, KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION, 50); /* the interpreter does one: state goes out and in */
+			int status = run_counting("kvm", end, sizeof(end), &e);
+			bool came = fake_kvm_count(fake, requests[k].number) > before + n;
+			fake_kvm_fail(fake, 0, 0, 0);
+			if (status == COUNTED && (!came || requests[k].may_do_without))
+				continue;
+			if (status == -1 && !e.msg[0])
+				fail_msg("%s, time %u: no machine, and no reason", requests[k].name, n);
+			if (status != -1 && (status != 70 || !end[0]))
+				fail_msg("%s, time %u: status %d (%s)", requests[k].name, n, status, end);
+			if (!strstr(status == 70 ? end : e.msg, strerror(ENOMEM)) && requests[k].number != KVM_CHECK_EXTENSION && requests[k].number != KVM_GET_API_VERSION)
+				fail_msg("%s, time %u: the reason is not told: %s", requests[k].name, n, status == 70 ? end : e.msg);
+			if (fake_kvm_open_handles(fake))
+				fail_msg("%s, time %u: %u handles stay open", requests[k].name, n, fake_kvm_open_handles(fake));
+		}
+}
+
+static void exits_that_nobody_wants(void **state)
+{
+	static const struct { u32 reason; u64 subcode; int status; const char *word; } exits[] = {
+		{ KVM_EXIT_SHUTDOWN, 0, 66, "triple fault" },
+		{ KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_DELIVERY_EV, 70, "internal error 3" },
+		{ KVM_EXIT_INTERNAL_ERROR, 99, 70, "internal error 99" },
+		{ KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION, COUNTED, "" }, /* the interpreter does that instruction */
+		{ KVM_EXIT_FAIL_ENTRY, 0x80000021, 70, "0x80000021" },
+		{ KVM_EXIT_UNKNOWN, 0, 70, "KVM" },
+		{ KVM_EXIT_SYSTEM_EVENT, 0, 70, "system event" },
+		{ KVM_EXIT_HYPERCALL, 0, 70, "exit 3" },
+		{ KVM_EXIT_INTR, 0, COUNTED, "" },
+	};
+	char end[512];
+	struct error e;
+	for (unsigned k = 0; k < ARRAY_LEN(exits); k++)
+		for (unsigned n = 0; n < 200; n += 66) {
+			fake_kvm_exit(fake, exits[k].reason, exits[k].subcode, n);
+			int status = run_counting("kvm", end, sizeof(end), &e);
+			if (status != exits[k].status || (status != COUNTED && !strstr(end, exits[k].word)))
+				fail_msg("exit %u, %#llx, at entry %u: status %d: %s", exits[k].reason, (unsigned long long)exits[k].subcode, n, status, end);
+		}
+}
+
+static void engine_hops(void **state)
+{
+	static const char *const ways[][2] = { { "kvm", "interp" }, { "kvm", "bt" }, { "bt", "kvm" }, { "interp", "kvm" }, { "kvm", "kvm" } };
+	static const u8 long_counting[] = {
+		0x66, 0x31, 0xc0,                               /* xor eax, eax */
+		0x66, 0xb9, 0x40, 0x0d, 0x03, 0x00,             /* mov ecx, 200000 */
+		0x66, 0x01, 0xc8,                               /* add eax, ecx */
+		0x66, 0x49, 0x75, 0xf9,                         /* dec ecx; jnz */
+		0x66, 0x3d, 0xa0, 0x4e, 0x19, 0xa8,             /* cmp eax, the low half of the sum */
+		0x74, 0x04, 0xb0, 0x11, 0xeb, 0x02,             /* je to the 0x10; mov al, 0x11; jmp to the OUT */
+		0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd,
+	};
+	char end[512];
+	struct error e;
+	put_kernel(long_counting, sizeof(long_counting));
+	for (unsigned k = 0; k < ARRAY_LEN(ways); k++) {
+		struct vm_config c = config(ways[k][0]);
+		c.hop = (struct hop_config){ (char *)ways[k][1], 3000 };
+		int status = run(&c, end, sizeof(end), &e);
+		if (status != COUNTED)
+			fail_msg("%s and %s: status %d: %s", ways[k][0], ways[k][1], status, status < 0 ? e.msg : end);
+	}
+	assert_true(fake_kvm_count(fake, KVM_CREATE_VM) >= 5);
+}
+
+/* ---- what is measured --------------------------------------------------------------------------------------- */
+
+static void a_software_kvm_is_found_out(void **state)
+{
+	struct kvm_finding f;
+	kvm_probe(&f);
+	if (f.verdict != KVM_SLOW) /* as one that interprets */
+		fail_msg("verdict %d: %s", f.verdict, f.why);
+	assert_true(f.ips > 1000 && f.ips < 200000000);
+	assert_non_null(strstr(f.why, "MIPS: a software KVM"));
+	assert_int_equal(fake_kvm_open_handles(fake), 0);
+}
+
+static void what_is_wrong_is_told(void **state)
+{
+	static const struct { unsigned long request; int err; enum kvm_verdict verdict; const char *word; } cases[] = {
+		{ FAKE_OPEN, ENOENT, KVM_ABSENT, "is not there" }, { FAKE_OPEN, ENODEV, KVM_ABSENT, "driver" }, { FAKE_OPEN, EACCES, KVM_FORBIDDEN, "this user" },
+		{ FAKE_OPEN, EPERM, KVM_FORBIDDEN, "this user" }, { FAKE_OPEN, EMFILE, KVM_UNOPENED, "open files" },
+		{ KVM_GET_API_VERSION, ENOTTY, KVM_OTHER_API, "version" }, { KVM_CREATE_VM, EBUSY, KVM_NO_MACHINE, "KVM_CREATE_VM" },
+		{ KVM_SET_USER_MEMORY_REGION, EINVAL, KVM_NO_MACHINE, "MEMORY_REGION" }, { KVM_CREATE_VCPU, EEXIST, KVM_NO_MACHINE, "KVM_CREATE_VCPU" },
+		{ KVM_SET_SREGS, EINVAL, KVM_NO_MACHINE, "KVM_SET_SREGS" }, { KVM_RUN, EFAULT, KVM_NO_MACHINE, "runs no kernel code" },
+	};
+	struct kvm_finding f;
+	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
+		fake_kvm_fail(fake, cases[k].request, 0, cases[k].err);
+		kvm_probe(&f);
+		if (f.verdict != cases[k].verdict || !strstr(f.why, cases[k].word))
+			fail_msg("case %u: verdict %d: %s", k, f.verdict, f.why);
+		assert_int_equal(fake_kvm_open_handles(fake), 0);
+	}
+	fake_kvm_lack(fake, KVM_CAP_XSAVE);
+	kvm_probe(&f);
+	assert_int_equal(f.verdict, KVM_LACKS);
+	assert_string_equal(f.lacks, "KVM_CAP_XSAVE");
+	fake_kvm_lack(fake, 0);
+	fake_kvm_exit(fake, KVM_EXIT_FAIL_ENTRY, 7, 3);
+	kvm_probe(&f);
+	if (f.verdict != KVM_NO_MACHINE || !strstr(f.why, "exit 9"))
+		fail_msg("verdict %d: %s", f.verdict, f.why);
+}
+
+static void auto_passes_over_it(void **state)
+{
+	struct engine_choice c;
+	struct error e;
+	assert_true(engine_choose("auto", &c, &e));
+	assert_string_not_equal(c.ops->name, "kvm");
+	assert_non_null(strstr(c.why, "a software KVM"));
+	engine_options_free(c.ops, c.options);
+	fake_kvm_fail(fake, FAKE_OPEN, 0, EACCES);
+	assert_true(engine_choose("auto", &c, &e));
+	assert_string_not_equal(c.ops->name, "kvm");
+	engine_options_free(c.ops, c.options);
+	assert_true(engine_choose("kvm", &c, &e)); /* who asks for it by name gets it */
+	assert_string_equal(c.ops->name, "kvm");
+	engine_options_free(c.ops, c.options);
+}
+
+/* ---- guests ----------------------------------------------------------------------------------------------------- */
+
+static int run_guest(char **argv, const char *engine)
+{
+	struct vm_config c = config(engine);
+	struct error e;
+	char end[512] = "";
+	up(NULL);
+	alarm(0);
+	c.mem_bytes = 128 << 20;
+	c.kernel.path = argv[0];
+	c.kernel.format = (char *)"multiboot";
+	c.kernel.mode = 0;
+	c.debugcon = argv[1];
+	c.cpus = strtoull(argv[2], NULL, 0);
+	c.hop = (struct hop_config){ argv[3], 5000 };
+	int status = run(&c, end, sizeof(end), &e);
+	if (status < 0)
+		fprintf(stderr, "%s\n", e.msg);
+	if (down(NULL))
+		status = 99;
+	return status < 0 ? 65 : status;
+}
+
+int main(int argc, char **argv)
+{
+	const char *engine = "kvm";
+	if (argc > 2 && !strcmp(argv[1], "--options"))
+		engine = argv[2], argv += 2, argc -= 2;
+	if (argc > 4 && !strcmp(argv[1], "--guest"))
+		return run_guest(argv + 2, engine);
+	log_configure("error", "/dev/null", &(struct error){ "" });
+#define T(f) cmocka_unit_test_setup_teardown(f, up, down)
+	const struct CMUnitTest tests[] = {
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops),
+		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it),
+	};
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	unlink(kernel_file);
+	return failed;
+}
