@@ -7,22 +7,34 @@
  *  2. delivering >= 0 from the first check of a delivery to its commit. INT n, INT3 and INTO
  *     leave it at -1: a fault on their way is an ordinary one of the instruction.
  *  3. EXT is put into error codes by cpu_raise_err alone.
+ *  4. In guest mode an exception is offered to the hypervisor before anything of it is to be seen (CR2, DR6),
+ *     each of a row by itself, and then what becomes of two. An exit, also of an access that a delivery makes,
+ *     comes to the frame of the delivery, which ends (nested_finish).
  * Left out: CET, FRED. */
 #define LOG_TOPIC "cpu"
 #include <string.h>
 
+#include "cpu/nested_api.h"
 #include "cpu/seg.h"
 
-enum event_kind { EVT_EXCEPTION, EVT_EXTERNAL, EVT_INT1, EVT_INT_N, EVT_INT3_INTO };
+enum event_kind { EVT_EXCEPTION, EVT_EXTERNAL, EVT_NMI, EVT_INT1, EVT_INT_N, EVT_INT3_INTO };
 struct event {
 	enum event_kind kind;
 	u8 vector;
 	bool has_error;
 	u32 error;
-	u64 flags;      /* the image to push */
+	u64 flags, ip;  /* the images to push */
 };
 
 static bool soft(const struct event *e) { return e->kind >= EVT_INT_N; }
+
+/* As struct nested has it. */
+static u64 vectoring(const struct event *e)
+{
+	static const u8 type[] = { [EVT_EXCEPTION] = VEC_EXCEPTION, [EVT_EXTERNAL] = VEC_INTR, [EVT_NMI] = VEC_NMI,
+				   [EVT_INT1] = VEC_INT1, [EVT_INT_N] = VEC_SOFT_INT, [EVT_INT3_INTO] = VEC_SOFT_EXCEPTION };
+	return VEC_VALID | (u64)type[e->kind] << 8 | e->vector | (e->has_error ? VEC_HAS_ERROR | (u64)e->error << 32 : 0);
+}
 
 /* ---- raising ------------------------------------------------------------------------------ */
 
@@ -62,6 +74,11 @@ _Noreturn void cpu_raise_db(struct cpu *c, u64 dr6)
 	raise_exc(c, (struct exception){ .vector = V_DB, .dr6 = dr6 });
 }
 
+_Noreturn void nested_unwind(struct cpu *c)
+{
+	raise_exc(c, (struct exception){ .vector = V_VMEXIT });
+}
+
 /* ---- delivery ------------------------------------------------------------------------------ */
 
 static u32 idt_err(const struct event *e) { return e->vector * 8u + 2; }
@@ -79,7 +96,7 @@ static void deliver_ivt(struct cpu *c, const struct event *e, u64 base, u64 clea
 {
 	u32 v = (u32)sys_ld(c, base + e->vector * 4u, 4);
 	struct stack st = stack_current(c);
-	u64 frame[] = { e->flags, c->seg[S_CS].sel, c->rip };
+	u64 frame[] = { e->flags, c->seg[S_CS].sel, e->ip };
 	stack_push(c, &st, frame, 3, 2);
 	stack_commit(c, &st);
 	c->rflags &= ~clear;
@@ -156,7 +173,7 @@ static void deliver_legacy(struct cpu *c, const struct event *e)
 	}
 	v[n++] = e->flags;
 	v[n++] = c->seg[S_CS].sel;
-	v[n++] = c->rip;
+	v[n++] = e->ip;
 	if (e->has_error)
 		v[n++] = e->error;
 	stack_room(c, &st, n, size);
@@ -198,7 +215,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	v[n++] = cpu_code64(c) ? c->regs[R_SP] : (u32)c->regs[R_SP];
 	v[n++] = e->flags;
 	v[n++] = c->seg[S_CS].sel;
-	v[n++] = c->rip;
+	v[n++] = e->ip;
 	if (e->has_error)
 		v[n++] = e->error;
 	stack_room(c, &st, n, 8);
@@ -247,6 +264,7 @@ static bool pushes_rf(const struct exception *x)
 
 static void shut_down(struct cpu *c)
 {
+	nested_check(c, ICPT_SHUTDOWN, 0);
 	log_debug("cpu %u: triple fault at %04x:%llx", c->index, c->seg[S_CS].sel, (unsigned long long)c->rip);
 	c->delivering = -1;
 	c->delivering_ext = false;
@@ -262,19 +280,24 @@ static bool next_exception(struct cpu *c, struct event *e)
 	struct exception *x = &c->exc;
 	int first = c->delivering;
 	enum fault_class now = fault_class(x->vector), before = first >= 0 && first < 256 ? fault_class(first) : BENIGN;
+	if (nested_wants(c, ICPT_EXCEPTION))
+		nested_exception(c, x);
 	if (x->vector == V_PF)
 		c->cr2 = x->cr2;
 	if (first == V_DF && now != BENIGN)
 		return false;
-	if ((before == CONTRIBUTORY && now == CONTRIBUTORY) || (before == PAGE_FAULT && now != BENIGN))
+	if ((before == CONTRIBUTORY && now == CONTRIBUTORY) || (before == PAGE_FAULT && now != BENIGN)) {
 		*x = (struct exception){ .vector = V_DF, .has_error = true };
+		if (nested_wants(c, ICPT_EXCEPTION))
+			nested_exception(c, x);
+	}
 	if (x->vector == V_DB) {
 		c->dr[6] = (c->dr[6] & ~15ull) | x->dr6;
 		c->dr[7] &= ~(u64)DR7_GD;
 		c->msr.debugctl &= ~3ull; /* LBR, BTF */
 	}
 	*e = (struct event){ .vector = x->vector, .has_error = x->has_error, .error = x->error,
-			     .flags = c->rflags | (pushes_rf(x) ? FL_RF : 0) };
+			     .flags = c->rflags | (pushes_rf(x) ? FL_RF : 0), .ip = c->rip };
 	c->delivering = x->vector;
 	return true;
 }
@@ -283,6 +306,7 @@ static void delivered(struct cpu *c)
 {
 	c->delivering = -1;
 	c->delivering_ext = false;
+	c->nested.vectoring = 0;
 	c->keep_rip = false;
 	c->activity = ACT_RUN;
 	c->shadow = 0;
@@ -302,34 +326,63 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 	struct event e;
 	volatile unsigned count = 0;
 	memcpy(&outer, &c->jb, sizeof(outer));
-	/* Comes back here for each fault of a delivery. */
+	/* Comes back here for each fault of a delivery, and for an exit. */
+	volatile bool left = false;
 	bool alive = true;
-	if (setjmp(c->jb) || !first)
-		alive = ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
-	else
+	if (setjmp(c->jb) || !first) {
+		left = c->exc.vector == V_VMEXIT;
+		alive = !left && ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
+	} else {
 		e = *first;
+	}
 	if (alive) {
 		c->delivering_ext = true;
+		c->nested.vectoring = vectoring(&e);
 		deliver(c, &e);
+		if (unlikely(c->msr.debugctl & 1))
+			cpu_record_branch(c, e.ip, c->rip, true);
 		delivered(c);
-	} else {
+	} else if (!left) {
 		shut_down(c);
 	}
 	memcpy(&c->jb, &outer, sizeof(outer));
+	if (left) {
+		c->delivering = -1;
+		c->delivering_ext = false;
+		nested_finish(c);
+	}
 }
 
 void cpu_exception(struct cpu *c)
 {
 	c->dr6_pending = 0; /* of an instruction that did not complete */
 	c->step_skip = false;
-	if (c->exc.vector != V_NONE)
+	if (unlikely(c->exc.vector == V_VMEXIT))
+		nested_finish(c);
+	else if (c->exc.vector != V_NONE)
 		deliver_framed(c, NULL);
 }
 
-void exception_external(struct cpu *c, unsigned vector)
+void exception_external(struct cpu *c, unsigned vector, bool nmi)
 {
-	struct event e = { .kind = EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags };
+	struct event e = { .kind = nmi ? EVT_NMI : EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags, .ip = c->rip };
 	c->delivering = 256 + (int)vector;
+	deliver_framed(c, &e);
+}
+
+void exception_inject(struct cpu *c, u64 vec, u64 ip)
+{
+	static const u8 kind[8] = { [VEC_INTR] = EVT_EXTERNAL, [VEC_NMI] = EVT_NMI, [VEC_EXCEPTION] = EVT_EXCEPTION,
+				    [VEC_SOFT_INT] = EVT_INT_N, [VEC_INT1] = EVT_INT1, [VEC_SOFT_EXCEPTION] = EVT_INT3_INTO };
+	struct event e = { .kind = kind[vec >> 8 & 7], .vector = (u8)vec, .flags = c->rflags, .ip = ip };
+	if (e.kind == EVT_EXCEPTION && vec & VEC_HAS_ERROR) {
+		e.has_error = true;
+		e.error = (u32)(vec >> 32);
+	}
+	if (e.kind == EVT_EXCEPTION)
+		c->delivering = e.vector;
+	else
+		c->delivering = soft(&e) ? -1 : 256 + e.vector;
 	deliver_framed(c, &e);
 }
 
@@ -370,12 +423,15 @@ void cpu_soft_int(struct cpu *c, unsigned vector, bool int3_or_into, bool int1)
 {
 	bool stepping = c->rflags & FL_TF;
 	struct event e = { .kind = int1 ? EVT_INT1 : int3_or_into ? EVT_INT3_INTO : EVT_INT_N,
-			   .vector = (u8)vector, .flags = c->rflags & ~(u64)FL_RF };
+			   .vector = (u8)vector, .flags = c->rflags & ~(u64)FL_RF, .ip = c->rip };
 	if (int1) { /* a hardware exception in all but its place */
 		c->delivering = 256 + (int)vector;
 		c->delivering_ext = true;
 		c->dr[7] &= ~(u64)DR7_GD;
 	}
+	if (e.kind != EVT_INT_N && nested_wants(c, ICPT_EXCEPTION))
+		nested_exception(c, &(struct exception){ .vector = (u8)vector, .soft = true });
+	c->nested.vectoring = vectoring(&e);
 	if (e.kind != EVT_INT_N || !cpu_v86(c) || !v86_int(c, &e))
 		deliver(c, &e);
 	if (int1 && c->dr6_pending) { /* what MOV SS left is part of the same exception */

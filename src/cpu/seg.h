@@ -119,6 +119,8 @@ u64 stack_at(struct cpu *c, unsigned skip, unsigned size);
 static inline u64 stack_mask(const struct segment *ss) { return ss->attr & SEG_DB ? 0xffffffff : 0xffff; }
 
 /* ---- between exception.c, event.c, debug.c, task.c */
+/* Delivers what a hypervisor injects (VEC_*), with ip as where its handler is to return to; has its own frame. */
+void exception_inject(struct cpu *c, u64 vec, u64 ip);
 /* The debug conditions pending after an instruction, as one trap; has its own frame. */
 void debug_trap(struct cpu *c, u64 hits);
 /* task_switch with the EFLAGS image to save (a fault's has RF set). */

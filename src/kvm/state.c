@@ -435,9 +435,9 @@ static void settle(struct kvm_vcpu *v, const struct kvm_vcpu_events *e)
 		cpu_exception(c);
 	} else if (e->nmi.injected) {
 		c->nmi_blocked = true;
-		exception_external(c, V_NMI);
+		exception_external(c, V_NMI, true);
 	} else if (e->interrupt.injected) {
-		exception_external(c, e->interrupt.nr);
+		exception_external(c, e->interrupt.nr, false);
 	}
 }
 
