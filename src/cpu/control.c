@@ -8,7 +8,7 @@
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
-#include "cpu/nested_api.h"
+#include "cpu/vmx.h"
 
 #define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define HIGH_HALF 0xffffffff00000000ull
@@ -37,6 +37,8 @@ static bool cr0_allowed(const struct cpu *c, u64 v)
 	if (v & HIGH_HALF)
 		return false;
 	if ((v & CR0_PG) && !(v & CR0_PE))
+		return false;
+	if (c->vmx->on && !vmx_cr0_valid(v, vmx_proc2(c, PROC2_UNRESTRICTED)))
 		return false;
 	if ((v & CR0_NW) && !(v & CR0_CD))
 		return false;
@@ -89,7 +91,7 @@ void cpu_write_cr3(struct cpu *c, u64 v)
 
 /* ---- CR4 ------------------------------------------------------------------------------- */
 
-static u64 cr4_valid(const struct cpu *c)
+u64 cpu_cr4_valid(const struct cpu *c)
 {
 	static const struct { u32 bit; u16 feature; } bits[] = {
 		{ CR4_VME | CR4_PVI, FEAT_VME }, { CR4_TSD, FEAT_TSC }, { CR4_DE, FEAT_DE }, { CR4_PSE, FEAT_PSE },
@@ -109,7 +111,7 @@ static u64 cr4_valid(const struct cpu *c)
 static bool cr4_allowed(const struct cpu *c, u64 v)
 {
 	u64 changed = c->cr4 ^ v;
-	if (v & ~cr4_valid(c))
+	if ((v & ~cpu_cr4_valid(c)) || (c->vmx->on && !(v & CR4_VMXE)))
 		return false;
 	if (cpu_long(c) && (!(v & CR4_PAE) || (changed & CR4_LA57)))
 		return false;
@@ -181,6 +183,8 @@ static unsigned dr_number(struct cpu *c, unsigned n, enum intercept x)
 	return n == 4 || n == 5 ? n + 2 : n;
 }
 
+u64 cpu_dr7_fixed(u64 v) { return (v & DR7_WRITABLE) | DR7_FIXED; }
+
 void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 {
 	n = dr_number(c, n, ICPT_DR_WRITE);
@@ -189,7 +193,7 @@ void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 	if (n == 6)
 		v = (v & DR6_WRITABLE) | DR6_FIXED;
 	else if (n == 7)
-		v = (v & DR7_WRITABLE) | DR7_FIXED;
+		v = cpu_dr7_fixed(v);
 	c->dr[n] = v;
 	cpu_update_mmu(c);
 	cpu_update_events(c);

@@ -262,9 +262,8 @@ static bool pushes_rf(const struct exception *x)
 	}
 }
 
-static void shut_down(struct cpu *c)
+void cpu_shut_down(struct cpu *c)
 {
-	nested_check(c, ICPT_SHUTDOWN, 0);
 	log_debug("cpu %u: triple fault at %04x:%llx", c->index, c->seg[S_CS].sel, (unsigned long long)c->rip);
 	c->delivering = -1;
 	c->delivering_ext = false;
@@ -327,7 +326,8 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 	volatile unsigned count = 0;
 	memcpy(&outer, &c->jb, sizeof(outer));
 	/* Comes back here for each fault of a delivery, and for an exit. */
-	bool alive = true, left = false;
+	bool alive = true;
+	volatile bool left = false;
 	if (setjmp(c->jb) || !first) {
 		left = c->exc.vector == V_VMEXIT;
 		alive = !left && ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
@@ -340,7 +340,8 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 		deliver(c, &e);
 		delivered(c);
 	} else if (!left) {
-		shut_down(c);
+		nested_check(c, ICPT_SHUTDOWN, 0);
+		cpu_shut_down(c);
 	}
 	memcpy(&c->jb, &outer, sizeof(outer));
 	if (left) {

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "cpu/msr.h"
-#include "cpu/nested_api.h"
+#include "cpu/vmx.h"
 
 enum {
 	MISC_ENABLE_RESET = 1 | 1 << 11 | 1 << 12 | 1 << 18, /* fast strings, no BTS, no PEBS, MONITOR */
@@ -77,7 +77,7 @@ static bool tsc_aux_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 
 
 /* ---- EFER ------------------------------------------------------------------------------------ */
 
-static u64 efer_valid(const struct cpu *c)
+u64 cpu_efer_valid(const struct cpu *c)
 {
 	static const struct { u32 bits; u16 feature; } known[] = {
 		{ EFER_SCE, FEAT_SYSCALL }, { EFER_LME | EFER_LMA, FEAT_LM }, { EFER_NXE, FEAT_NX },
@@ -94,7 +94,7 @@ static u64 efer_valid(const struct cpu *c)
 static bool efer_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
 	u64 changed = c->efer ^ v;
-	if ((v & ~efer_valid(c)) || ((changed & EFER_LME) && (c->cr0 & CR0_PG)))
+	if ((v & ~cpu_efer_valid(c)) || ((changed & EFER_LME) && (c->cr0 & CR0_PG)))
 		return false;
 	c->efer = (v & ~(u64)EFER_LMA) | (c->efer & EFER_LMA);
 	if (changed & EFER_NXE)
@@ -215,6 +215,25 @@ static bool de_cfg_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v
 	return true;
 }
 
+/* ---- VT-x ------------------------------------------------------------------------------------------ */
+
+static bool feature_control_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
+{
+	*v = cpu_has(c, FEAT_VMX) ? c->vmx->feature_control : FEATURE_LOCK;
+	return true;
+}
+
+/* Firmware sets it up and locks it; until then anybody may. */
+static bool feature_control_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	if (!cpu_has(c, FEAT_VMX) || (c->vmx->feature_control & FEATURE_LOCK))
+		return false;
+	c->vmx->feature_control = v;
+	return true;
+}
+
+static bool vmx_read_msr(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v) { return vmx_msr_read(c, msr, v); }
+
 /* ---- the table --------------------------------------------------------------------------------------- */
 
 #define F(name) offsetof(struct cpu, name)
@@ -237,7 +256,8 @@ static const struct msr_desc table[] = {
 	FUNC(0x1b, 0x1b, "APIC_BASE", G(APIC), apic_read, apic_write, ANY, 0),
 	IGNORED(0x2a, "EBL_CR_POWERON", MSR_INTEL, 0),
 	CONST(0x34, 0x34, "SMI_COUNT", MSR_INTEL, 0),
-	CONST(0x3a, 0x3a, "FEATURE_CONTROL", MSR_INTEL, 1), /* locked, nothing enabled */
+	FUNC(0x3a, 0x3a, "FEATURE_CONTROL", MSR_INTEL, feature_control_read, feature_control_write,
+	     FEATURE_LOCK | FEATURE_VMX_OUTSIDE_SMX, 0),
 	FUNC(0x3b, 0x3b, "TSC_ADJUST", G(TSC_ADJUST), plain_read, tsc_adjust_write, ANY, F(msr.tsc_adjust)),
 	FUNC(0x48, 0x48, "SPEC_CTRL", MSR_SPEC_CTRL, plain_read, spec_ctrl_write, ANY, F(msr.spec_ctrl)),
 	WRITE(0x49, "PRED_CMD", MSR_PRED_CMD, 1),
@@ -265,6 +285,7 @@ static const struct msr_desc table[] = {
 	FUNC(0x277, 0x277, "PAT", G(PAT), plain_read, pat_write, ANY, F(msr.pat)),
 	FUNC(0x2ff, 0x2ff, "MTRR_DEF_TYPE", G(MTRR), plain_read, mtrr_def_write, 0xcff, F(msr.mtrr_def_type)),
 	FUNC(0x400, 0x400 + 4 * MC_BANKS - 1, "MCi", G(MCA), plain_read, mc_bank_write, ANY, F(msr.mc)),
+	FUNC(0x480, 0x491, "VMX", G(VMX), vmx_read_msr, NULL, 0, 0),
 	FUNC(0x6e0, 0x6e0, "TSC_DEADLINE", G(TSC_DEADLINE), apic_read, apic_write, ANY, 0),
 	FUNC(0x800, 0x8ff, "X2APIC", G(X2APIC), apic_read, apic_write, ANY, 0),
 	FUNC(0xda0, 0xda0, "XSS", G(XSAVES), plain_read, xss_write, ANY, F(xss)),

@@ -127,6 +127,8 @@ _Noreturn void nested_paging_fault(struct cpu *c, u64 lin, u64 gpa, enum access 
  * is no longer what it was when they were left. */
 void mmu_space_leave(struct cpu *c);
 void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush);
+/* Drops those of a guest's tag; the host runs. */
+void mmu_space_flush(struct cpu *c, u64 tag);
 /* Drops those of every space. */
 void mmu_spaces_flush(struct cpu *c);
 

@@ -119,11 +119,17 @@ static unsigned space_find(struct cpu *c, u64 tag, u64 root)
 	return oldest;
 }
 
-void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
+void mmu_space_flush(struct cpu *c, u64 tag)
 {
-	for (unsigned k = 1; flush && k < TLB_SPACES; k++)
+	for (unsigned k = 1; k < TLB_SPACES; k++)
 		if (c->spaces[k].used && c->spaces[k].tag == tag)
 			forget_epochs(&c->spaces[k]);
+}
+
+void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
+{
+	if (flush)
+		mmu_space_flush(c, tag);
 	c->space = (u8)space_find(c, tag, root);
 	struct tlb_space *s = &c->spaces[c->space];
 	s->used = ++c->space_clock;
