@@ -46,7 +46,7 @@ struct vmx {
 	bool virtual_nmi_blocked;
 	u64 inject;          /* yet to be delivered: VEC_*; 0: nothing */
 	u8 inject_len;       /* of the software event's instruction */
-	u8 soft_len;         /* while a software event is injected: RIP is this far behind its instruction */
+	u8 soft_len;         /* while a software event is injected: as inject_len */
 	bool step_armed;     /* monitor trap flag: an exit is due at the next boundary */
 	bool trapped;        /* `trap` is due after this instruction */
 	struct vmx_exit trap;

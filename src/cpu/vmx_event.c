@@ -50,13 +50,9 @@ static void inject(struct cpu *c)
 		else
 			c->nmi_blocked = true;
 	}
-	if (soft_type(type)) {
-		v->soft_len = v->inject_len;
-		c->rip += v->soft_len;
-		if (!cpu_code64(c))
-			c->rip = (u32)c->rip;
-	}
-	exception_inject(c, vec);
+	v->soft_len = soft_type(type) ? v->inject_len : 0;
+	u64 ip = c->rip + v->soft_len;
+	exception_inject(c, vec, cpu_code64(c) ? ip : (u32)ip);
 	v->soft_len = 0;
 }
 

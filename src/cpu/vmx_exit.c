@@ -221,8 +221,6 @@ void vmx_vmexit(struct cpu *c)
 {
 	struct vmx_exit x = c->vmx->exit;
 	bool was_nmi = x.reason == EXIT_EXCEPTION && (x.intr_info & 0x7ff) == (INTR_NMI << 8 | V_NMI);
-	c->rip -= c->vmx->soft_len; /* on the way of a software event that the entry has injected */
-	c->vmx->soft_len = 0;
 	tell(c, &x);
 	save_segments(c);
 	save_control(c);
