@@ -46,7 +46,8 @@ enum intercept {
 	ICPT_IRET, ICPT_PUSHF, ICPT_POPF,
 	ICPT_HLT, ICPT_PAUSE, ICPT_MONITOR, ICPT_MWAIT, /* MONITORX, MWAITX, too */
 	ICPT_CPUID, ICPT_RDTSC, ICPT_RDTSCP, ICPT_RDPMC, ICPT_RDPRU,
-	ICPT_RDRAND, ICPT_RDSEED,
+	ICPT_RDPID,
+	ICPT_RDRAND, ICPT_RDSEED,          /* c->cur->imm2 3:0: the register */
 	ICPT_INVD, ICPT_WBINVD,
 	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address]; INVPCID [type] */
 	ICPT_IO,                           /* [port | size << 16 | IO_*] */

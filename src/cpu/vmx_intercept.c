@@ -29,8 +29,8 @@ void vmx_update_intercepts(struct cpu *c)
 		{ PROC2_RDSEED, ICPT_RDSEED }, { PROC2_XSAVES, ICPT_XSAVES }, { PROC2_XSAVES, ICPT_XRSTORS },
 		{ PROC2_VIRTUAL_INTR, ICPT_VINTR },
 	}, disables[] = { /* 0: the instruction is #UD */
-		{ PROC2_RDTSCP, ICPT_RDTSCP }, { PROC2_INVPCID, ICPT_INVPCID }, { PROC2_XSAVES, ICPT_XSAVES },
-		{ PROC2_XSAVES, ICPT_XRSTORS },
+		{ PROC2_RDTSCP, ICPT_RDTSCP }, { PROC2_RDTSCP, ICPT_RDPID }, { PROC2_INVPCID, ICPT_INVPCID },
+		{ PROC2_XSAVES, ICPT_XSAVES }, { PROC2_XSAVES, ICPT_XRSTORS },
 	};
 	u64 v = ALWAYS | (vmx_proc2(c, PROC2_DESC_TABLE) ? DESC_TABLES : 0);
 	for (unsigned k = 0; k < ARRAY_LEN(proc); k++)
@@ -40,6 +40,7 @@ void vmx_update_intercepts(struct cpu *c)
 	for (unsigned k = 0; k < ARRAY_LEN(disables); k++)
 		v |= vmx_proc2(c, disables[k].control) ? 0 : ICPT_BIT(disables[k].icpt);
 	v |= vmx_pin(c, PIN_EXTERNAL) ? ICPT_BIT(ICPT_INTR) : 0;
+	v |= vmx_pin(c, PIN_PREEMPTION) ? ICPT_BIT(ICPT_RDTSC) | ICPT_BIT(ICPT_RDTSCP) : 0;
 	v |= vmx_pin(c, PIN_NMI) ? ICPT_BIT(ICPT_NMI) : 0;
 	v |= vmx_pin(c, PIN_VIRTUAL_NMI) ? ICPT_BIT(ICPT_IRET) : 0;
 	c->icpt = v;
@@ -112,6 +113,15 @@ static void xsave_exits(struct cpu *c, unsigned reason)
 		vmx_leave_insn(c, c->cur, reason, -1, -1);
 }
 
+/* No guest may see a time after its preemption timer's, whenever the machine's timer comes. */
+static void time_stamp(struct cpu *c, enum vmx_reason why)
+{
+	if (vmx_proc(c, PROC_RDTSC))
+		vmx_leave(c, why, 0);
+	if (vmx_pin(c, PIN_PREEMPTION) && !vmx_timer_left(c))
+		vmx_leave(c, EXIT_TIMER, 0);
+}
+
 static void task(struct cpu *c, u64 info)
 {
 	static const u8 source[] = { [TASK_JMP] = 2, [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_GATE] = 3 };
@@ -170,15 +180,17 @@ void vmx_intercept(struct cpu *c, enum intercept x, u64 info)
 	case ICPT_MONITOR: vmx_leave(c, EXIT_MONITOR, 0);
 	case ICPT_MWAIT: vmx_leave(c, EXIT_MWAIT, c->monitor_armed);
 	case ICPT_CPUID: vmx_leave(c, EXIT_CPUID, 0);
-	case ICPT_RDTSC: vmx_leave(c, EXIT_RDTSC, 0);
+	case ICPT_RDTSC: time_stamp(c, EXIT_RDTSC); return;
 	case ICPT_RDTSCP:
 		if (!vmx_proc2(c, PROC2_RDTSCP))
 			cpu_ud(c);
-		vmx_leave(c, EXIT_RDTSCP, 0);
+		time_stamp(c, EXIT_RDTSCP);
+		return;
+	case ICPT_RDPID: cpu_ud(c);
 	case ICPT_RDPMC: vmx_leave(c, EXIT_RDPMC, 0);
 	case ICPT_RDRAND: case ICPT_RDSEED:
 		vmx_leave_with(c, (struct vmx_exit){ .reason = x == ICPT_RDRAND ? EXIT_RDRAND : EXIT_RDSEED,
-			.insn_info = (u32)i->r << 3 | (i->opsz == 8 ? 2u : i->opsz == 4 ? 1u : 0u) << 11 });
+			.insn_info = (i->imm2 & 15) << 3 | (i->opsz == 8 ? 2u : i->opsz == 4 ? 1u : 0u) << 11 });
 	case ICPT_INVD: vmx_leave(c, EXIT_INVD, 0);
 	case ICPT_WBINVD: vmx_leave(c, EXIT_WBINVD, 0);
 	case ICPT_INVLPG: vmx_leave(c, EXIT_INVLPG, info);
