@@ -10,13 +10,7 @@
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
 #include "cpu/vmx.h"
 
-#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define HIGH_HALF 0xffffffff00000000ull
-
-#define DR6_FIXED 0xffff0ff0ull
-#define DR6_WRITABLE 0xe00full
-#define DR7_FIXED 0x400ull
-#define DR7_WRITABLE 0xffff23ffull
 
 static bool pae_paging(u64 cr0, u64 cr4, u64 efer)
 {
@@ -183,8 +177,6 @@ static unsigned dr_number(struct cpu *c, unsigned n, enum intercept x)
 	return n == 4 || n == 5 ? n + 2 : n;
 }
 
-u64 cpu_dr7_fixed(u64 v) { return (v & DR7_WRITABLE) | DR7_FIXED; }
-
 void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 {
 	n = dr_number(c, n, ICPT_DR_WRITE);
@@ -193,7 +185,7 @@ void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 	if (n == 6)
 		v = (v & DR6_WRITABLE) | DR6_FIXED;
 	else if (n == 7)
-		v = cpu_dr7_fixed(v);
+		v = (v & DR7_WRITABLE) | DR7_FIXED;
 	c->dr[n] = v;
 	cpu_update_mmu(c);
 	cpu_update_events(c);

@@ -121,6 +121,8 @@ void cpu_update_events(struct cpu *c)
 		slow |= SLOW_DR7;
 	if (c->nested.step)
 		slow |= SLOW_NESTED;
+	if (c->msr.debugctl & 1)
+		slow |= SLOW_LBR;
 	c->slow = slow;
 }
 

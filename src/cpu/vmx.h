@@ -12,6 +12,7 @@
 #ifndef RING3_CPU_VMX_H
 #define RING3_CPU_VMX_H
 
+#include "cpu/control.h"
 #include "cpu/nested_api.h"
 
 enum vmcs_slot {

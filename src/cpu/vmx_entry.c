@@ -10,7 +10,6 @@
 #include "cpu/vmx.h"
 
 #define KEPT_CR0 (CR0_CD | CR0_NW)
-#define CR0_KNOWN (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_PG)
 
 /* ---- MSR lists --------------------------------------------------------------------------------- */
 
@@ -80,10 +79,10 @@ static void load_control(struct cpu *c)
 {
 	u32 entry = (u32)VF(ENTRY_CONTROLS);
 	load_efer(c, entry);
-	c->cr0 = (VF(GUEST_CR0) & CR0_KNOWN) | (c->cr0 & KEPT_CR0) | CR0_ET;
+	c->cr0 = (VF(GUEST_CR0) & CR0_DEFINED & ~(u64)KEPT_CR0) | (c->cr0 & KEPT_CR0) | CR0_ET;
 	c->cr4 = VF(GUEST_CR4);
 	if (entry & ENTRY_LOAD_DEBUG) {
-		c->dr[7] = cpu_dr7_fixed(VF(GUEST_DR7));
+		c->dr[7] = (VF(GUEST_DR7) & DR7_WRITABLE) | DR7_FIXED;
 		c->msr.debugctl = VF(GUEST_DEBUGCTL);
 	}
 	if (entry & ENTRY_LOAD_PAT)

@@ -154,8 +154,7 @@ static void host_control(struct cpu *c, bool host64)
 {
 	const u64 kept = CR0_CD | CR0_NW, lm = EFER_LME | EFER_LMA;
 	u32 x = (u32)VF(EXIT_CONTROLS);
-	c->cr0 = (VF(HOST_CR0) & (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_PG)) |
-		 (c->cr0 & kept) | CR0_ET;
+	c->cr0 = (VF(HOST_CR0) & CR0_DEFINED & ~kept) | (c->cr0 & kept) | CR0_ET;
 	c->cr4 = VF(HOST_CR4) | (host64 ? CR4_PAE : 0);
 	if (!host64)
 		c->cr4 &= ~(u64)CR4_PCIDE;
