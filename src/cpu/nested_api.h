@@ -122,6 +122,11 @@ struct nested_page { u64 gpa; u64 page_size; u8 may; /* MAY_* */ bool dirty; };
 bool nested_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what what, struct nested_page *p);
 _Noreturn void nested_paging_fault(struct cpu *c, u64 lin, u64 gpa, enum access acc, enum nested_what what);
 
+/* Accesses to c->nested.apic_page; off: of the page. The write has been carried out when it returns. Or an exit. */
+u64 nested_apic_read(struct cpu *c, u32 off, unsigned n);
+void nested_apic_write(struct cpu *c, u32 off, u64 v, unsigned n);
+_Noreturn void nested_apic_fetch(struct cpu *c, u64 lin);
+
 /* An entry or an exit changes to another address space: mmu_space_leave() before CR3 and what else paging depends on
  * change, mmu_space_enter() once they have. tag 0: the host's; root: that of the second level, with what its entries'
  * format depends on. Translations that were kept stay, unless flush is set (those of this tag), or what they depend on

@@ -19,6 +19,8 @@ static void trap_after(struct cpu *c, unsigned reason, u64 qual)
 	c->vmx->trap = (struct vmx_exit){ .reason = reason, .qualification = qual };
 	c->vmx->trapped = true;
 	cpu_post_event(c, EV_NESTED);
+	if (c->on_device)
+		c->on_device(c); /* the block ends here */
 }
 
 /* ---- virtual interrupts: SDM 29.2 ------------------------------------------------------------------- */
@@ -207,4 +209,90 @@ bool vmx_apic_msr_write(struct cpu *c, u32 msr, u64 v)
 		return true;
 	}
 	return false;
+}
+
+/* ---- the APIC-access page: SDM 29.4 --------------------------------------------------------------------------- */
+
+/* Bits by register number (offset / 16) of those that a read, and a write, of a virtualized register finds. */
+#define REGS_0_31(isr) (1u << 2 | 1u << 3 | 1u << 8 | 1u << 11 | 1u << 13 | 1u << 14 | 1u << 15 | (isr))
+static const u32 readable[2] = {
+	REGS_0_31(0xffff0000u),
+	0xffu /* IRR */ | 1u << 8 /* ESR */ | 0x1ffu << 16 /* ICR, LVT, initial count */ | 1u << 30 /* divide */,
+};
+static const u32 writable[2] = {
+	REGS_0_31(0u) & ~(1u << 3),
+	1u << 8 | 0x1ffu << 16 | 1u << 30,
+};
+enum { ACCESS_READ = 0, ACCESS_WRITE = 1, ACCESS_FETCH = 2, ACCESS_EVENT = 3 };
+
+static _Noreturn void access_exit(struct cpu *c, u32 off, unsigned type)
+{
+	if (c->nested.vectoring)
+		type = ACCESS_EVENT;
+	vmx_leave_with(c, (struct vmx_exit){ .reason = EXIT_APIC_ACCESS, .qualification = off | type << 12,
+					     .set_rf = !c->nested.vectoring });
+}
+
+_Noreturn void nested_apic_fetch(struct cpu *c, u64 lin) { access_exit(c, (u32)lin & PAGE_MASK, ACCESS_FETCH); }
+
+static bool virtualized(struct cpu *c, u32 off, unsigned n, bool write)
+{
+	u32 reg = off & ~15u;
+	if (!vmx_proc(c, PROC_TPR_SHADOW) || c->nested.vectoring || (off & 15) + n > 4)
+		return false;
+	if (vmx_proc2(c, PROC2_APIC_REGS))
+		return reg < 0x400 && (write ? writable : readable)[reg / 0x200] >> (reg / 16 % 32) & 1;
+	return reg == VTPR || (write && vmx_proc2(c, PROC2_VIRTUAL_INTR) && (reg == VEOI || reg == VICR_LOW));
+}
+
+u64 nested_apic_read(struct cpu *c, u32 off, unsigned n)
+{
+	if (!virtualized(c, off, n, false))
+		access_exit(c, off, ACCESS_READ);
+	return mem_phys_read(c->mem, VF(VIRTUAL_APIC_ADDR) + off, n);
+}
+
+/* ICR: a fixed, edge-triggered interrupt to oneself needs no exit. */
+static bool icr_is_self(u32 v)
+{
+	const u32 shorthand = 3u << 18, self = 1u << 18, mode = 7u << 8, level = 1u << 15, status = 1u << 12;
+	return (v & shorthand) == self && !(v & (mode | level | status)) && (v & 0xf0);
+}
+
+/* What a write has brought about, SDM 29.4.3.2. */
+static void apic_written(struct cpu *c, u32 reg)
+{
+	bool vid = vmx_proc2(c, PROC2_VIRTUAL_INTR);
+	switch (reg) {
+	case VTPR:
+		page_write(c, VTPR, page_read(c, VTPR) & 0xff);
+		tpr_written(c);
+		return;
+	case VEOI:
+		if (vid) {
+			page_write(c, VEOI, 0);
+			virtual_eoi(c);
+			return;
+		}
+		break;
+	case VICR_LOW:
+		if (vid && icr_is_self(page_read(c, VICR_LOW))) {
+			self_ipi(c, (u8)page_read(c, VICR_LOW));
+			return;
+		}
+		break;
+	case VICR_HIGH:
+		page_write(c, VICR_HIGH, page_read(c, VICR_HIGH) & 0xff000000);
+		return;
+	default: break;
+	}
+	trap_after(c, EXIT_APIC_WRITE, reg);
+}
+
+void nested_apic_write(struct cpu *c, u32 off, u64 v, unsigned n)
+{
+	if (!virtualized(c, off, n, true))
+		access_exit(c, off, ACCESS_WRITE);
+	vmx_phys_store(c, VF(VIRTUAL_APIC_ADDR) + off, v, n);
+	apic_written(c, off & ~15u);
 }

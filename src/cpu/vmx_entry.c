@@ -147,6 +147,7 @@ static void take_controls(struct cpu *c)
 	c->nested.intr_gate = vmx_pin(c, PIN_EXTERNAL) ? INTR_OPEN : INTR_BY_IF;
 	c->nested.paging = vmx_proc2(c, PROC2_EPT);
 	c->nested.vectoring = 0;
+	c->nested.apic_page = vmx_proc2(c, PROC2_APIC_ACCESS) ? VF(APIC_ACCESS_ADDR) : ~0ull;
 	c->nested.step = vmx_proc(c, PROC_MTF);
 	v->step_armed = v->trapped = false;
 	v->ple_first = v->ple_last = 0;

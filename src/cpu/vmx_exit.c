@@ -185,6 +185,7 @@ void vmx_load_host(struct cpu *c)
 	mmu_space_leave(c);
 	c->nested.mode = NEST_NONE;
 	c->nested.step = false;
+	c->nested.apic_page = ~0ull;
 	c->nested.paging = false;
 	c->nested.intr_gate = INTR_BY_IF;
 	c->nested.vectoring = 0;

@@ -134,13 +134,7 @@ static bool field_known(struct cpu *c, u64 encoding, unsigned *slot)
 	}
 	int s = vmcs_slot(encoding);
 	if (s < 0) {
-		/* In guest mode the error number goes where the guest's VMCS is. */
-		if (c->nested.mode == NEST_VMX) {
-			vmcs_region_write(c, shadow_of(c), 0x4400, VMCS_INSN_ERROR, VME_FIELD);
-			status(c, FL_ZF);
-		} else {
-			vmx_fail(c, VME_FIELD);
-		}
+		vmx_fail(c, VME_FIELD); /* in guest mode, too, in the VMCS that is current */
 		return false;
 	}
 	*slot = (unsigned)s;
