@@ -137,7 +137,7 @@ bool ept_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what wha
 {
 	struct ept_path p;
 	struct vmx_exit *x = &c->vmx->second;
-	const bool ad = VF(EPTP) & EPTP_AD, as_write = ad && what == NP_TABLE;
+	const bool ad = VF(EPTP) & EPTP_AD, as_write = what == NP_TABLE && (ad || acc == ACC_WRITE); /* setting a bit reads, too */
 	for (;;) {
 		enum ept_result r = walk(c, gpa, &p);
 		*x = (struct vmx_exit){ .reason = EXIT_EPT_VIOLATION, .physical = gpa };

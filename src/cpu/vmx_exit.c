@@ -22,8 +22,12 @@ static bool trap_like(u32 reason)
 
 _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 {
-	if (!trap_like(x.reason) && !x.insn_len)
-		x.insn_len = c->cur ? c->cur->len : c->vmx->soft_len;
+	const u64 vec = c->nested.vectoring;
+	u32 len = c->cur ? c->cur->len : c->vmx->soft_len;
+	if (vec) /* of an event on its way only software's have an instruction */
+		x.insn_len = (vec >> 8 & 7) >= VEC_SOFT_INT ? len : 0;
+	else if (!trap_like(x.reason))
+		x.insn_len = len;
 	c->vmx->exit = x;
 	nested_unwind(c);
 }

@@ -36,8 +36,7 @@ static u64 displacement(const struct cpu *c, const struct insn *i)
 _Noreturn void vmx_leave_insn(struct cpu *c, const struct insn *i, unsigned reason, int reg1, int reg2)
 {
 	u32 info = operand_info(i, reg1) | (reg2 >= 0 ? (u32)reg2 << REG2_SHIFT : 0);
-	vmx_leave_with(c, (struct vmx_exit){ .reason = reason, .qualification = displacement(c, i), .insn_info = info,
-					     .insn_len = i->len });
+	vmx_leave_with(c, (struct vmx_exit){ .reason = reason, .qualification = displacement(c, i), .insn_info = info });
 }
 
 /* LGDT, SIDT, LLDT, STR and the rest; which: SGDT SIDT LGDT LIDT, SLDT STR LLDT LTR. */
@@ -48,5 +47,5 @@ _Noreturn void vmx_leave_descriptor(struct cpu *c, bool system, unsigned which)
 	if (!system && i->opsz != 2)
 		info |= 1u << 11;
 	vmx_leave_with(c, (struct vmx_exit){ .reason = system ? EXIT_LDTR_TR : EXIT_GDTR_IDTR,
-					     .qualification = displacement(c, i), .insn_info = info, .insn_len = i->len });
+					     .qualification = displacement(c, i), .insn_info = info });
 }

@@ -73,7 +73,7 @@ static void io(struct cpu *c, u64 info)
 	bool in = info & IO_IN, string = info & IO_STRING;
 	if (!io_exits(c, port, size))
 		return;
-	struct vmx_exit x = { .reason = EXIT_IO, .insn_len = i->len };
+	struct vmx_exit x = { .reason = EXIT_IO };
 	x.qualification = (size - 1) | (in ? 8u : 0) | (u64)port << 16;
 	if (string) {
 		u64 mask = i->adsz == 8 ? ~0ull : i->adsz == 4 ? 0xffffffffull : 0xffffull;
@@ -122,18 +122,10 @@ static void time_stamp(struct cpu *c, enum vmx_reason why)
 		vmx_leave(c, EXIT_TIMER, 0);
 }
 
-static void task(struct cpu *c, u64 info)
+static _Noreturn void task(struct cpu *c, u64 info)
 {
 	static const u8 source[] = { [TASK_JMP] = 2, [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_GATE] = 3 };
-	struct vmx_exit x = { .reason = EXIT_TASK_SWITCH };
-	x.qualification = (info & 0xffff) | (u64)source[info >> 16 & 3] << 30;
-	/* Through a gate: of software interrupts alone an instruction is under way. */
-	unsigned type = c->nested.vectoring >> 8 & 7;
-	bool vectoring = c->nested.vectoring & VEC_VALID;
-	if (c->cur && (!vectoring || type >= VEC_SOFT_INT))
-		x.insn_len = c->cur->len;
-	c->vmx->exit = x;
-	nested_unwind(c);
+	vmx_leave(c, EXIT_TASK_SWITCH, (info & 0xffff) | (u64)source[info >> 16 & 3] << 30);
 }
 
 /* IRET ends the blocking of virtual NMIs, also one that faults then. */
@@ -173,7 +165,7 @@ void vmx_intercept(struct cpu *c, enum intercept x, u64 info)
 		if (c->activity == ACT_WAIT_SIPI)
 			vmx_leave(c, EXIT_SIPI, info);
 		return;
-	case ICPT_TASK_SWITCH: task(c, info); return;
+	case ICPT_TASK_SWITCH: task(c, info);
 	case ICPT_IRET: iret(c); return;
 	case ICPT_HLT: vmx_leave(c, EXIT_HLT, 0);
 	case ICPT_PAUSE: pause_loop(c); return;
@@ -214,17 +206,19 @@ static _Noreturn void cr_leave(struct cpu *c, unsigned cr, unsigned type, unsign
 	vmx_leave(c, EXIT_CR, cr | type | (gpr & 15) << 8);
 }
 
-static _Noreturn void lmsw_leave(struct cpu *c, u64 v, unsigned gpr)
+/* All 16 bits of the source are told, not only those that CR0 takes. */
+static _Noreturn void lmsw_leave(struct cpu *c, unsigned gpr)
 {
-	bool memory = gpr >= R_ZERO;
-	struct vmx_exit x = { .reason = EXIT_CR, .qualification = CR_QUAL_LMSW | (memory ? CR_LMSW_MEMORY : 0) | (v & 0xffff) << 16 };
-	if (memory) {
+	struct vmx_exit x = { .reason = EXIT_CR, .qualification = CR_QUAL_LMSW };
+	u64 source = c->regs[gpr];
+	if (gpr >= R_ZERO) {
 		const struct insn *i = c->cur;
 		u64 ea = c->regs[i->base] + (c->regs[i->index] << i->scale) + (u64)i->disp;
-		x.linear = ea + c->ebase[i->seg];
-		if (!cpu_code64(c))
-			x.linear = (u32)x.linear;
+		x.linear = cpu_code64(c) ? ea + c->ebase[i->seg] : (u32)(ea + c->ebase[i->seg]);
+		x.qualification |= CR_LMSW_MEMORY;
+		source = mem_ld16(c, x.linear);
 	}
+	x.qualification |= (source & 0xffff) << 16;
 	vmx_leave_with(c, x);
 }
 
@@ -238,7 +232,7 @@ static u64 cr0_write(struct cpu *c, u64 v, enum cr_how how, unsigned gpr)
 		break;
 	case CR_LMSW: /* PE can only be set */
 		if ((differs & 0xe) || (differs & v & CR0_PE))
-			lmsw_leave(c, v, gpr);
+			lmsw_leave(c, gpr);
 		break;
 	default:
 		if (differs)
