@@ -72,8 +72,10 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 	}
 	int vector = -1;
 	if (ev & EV_INTR) {
-		nested_check(c, ICPT_INTR, 0);
-		vector = c->hooks->int_ack(c->hooks->arg);
+		if (nested_wants(c, ICPT_INTR))
+			nested_intercept(c, ICPT_INTR, 0); /* returns where it was withdrawn, or but a notification */
+		else
+			vector = c->hooks->int_ack(c->hooks->arg);
 	}
 	if (vector < 0 && (ev & EV_VINTR))
 		vector = nested_vintr(c);
