@@ -100,10 +100,12 @@ static inline u32 table_at(u64 lin, bool store) { return (u32)((lin >> 12) * 8 +
 /* ---- classes (legacy.c): what code outside 64-bit mode is specialized on --------------------- */
 struct seg_class {
 	u32 cs_base, cs_limit;
-	u8 mode;              /* enum code_mode; CODE64: the rest is 0 */
+	u8 mode;              /* enum code_mode; CODE64: the rest but `windowed` and `guest` is 0 */
 	u8 flat;              /* bits by enum sreg: readable, writable, base 0, limit 4 GiB */
 	bool sp16;
 	bool windowed;        /* user code of a space with windows (window.c) */
+	bool guest;           /* in guest mode: what a hypervisor may intercept is the interpreter's */
+	u8 unused[3];         /* 0: classes are compared byte by byte */
 };
 static inline bool class_equal(const struct seg_class *a, const struct seg_class *b) { return !__builtin_memcmp(a, b, sizeof(*a)); }
 struct bt;

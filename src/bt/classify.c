@@ -303,6 +303,8 @@ enum kind classify(struct translation *t, struct tins *i)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
+	if (t->page->klass.guest && interceptable(i))
+		return interp_kind(i);
 	if (system_possible(t, i))
 		return K_SYSTEM;
 	if (system_gate(t, i))

@@ -15,6 +15,7 @@
 #pragma GCC target("general-regs-only")
 #endif
 #include "bt/gate.h"
+#include "cpu/nested_api.h"
 #include "cpu/quick_api.h"
 
 /* ---- ways on ---------------------------------------------------------------------------------------- */
@@ -143,10 +144,22 @@ static const u8 *popf(const struct at *a)
 	c->rflags = (c->rflags & ~may) | (v & may);
 	a->x->flags = flags_pack(v);
 	c->regs[R_SP] = n == 8 ? sp + 8 : (u32)sp + 4u;
-	c->event_mask = (c->event_mask & ~(u32)EV_INTR) | (c->rflags & FL_IF ? EV_INTR : 0);
+	c->event_mask = (c->event_mask & ~c->if_events) | (c->rflags & FL_IF ? c->if_events : 0);
 	if (atomic_load_explicit(&c->events, memory_order_seq_cst) & c->event_mask)
 		a->x->kicked = 1;
 	return gate_go_on(a);
+}
+
+/* ---- guest mode ------------------------------------------------------------------------------------------- */
+
+static bool intercepted(const struct cpu *c, enum gate g)
+{
+	switch (g) {
+	case GATE_CR3: return nested_wants(c, ICPT_CR_WRITE);
+	case GATE_IRET: return nested_wants(c, ICPT_IRET);
+	case GATE_POPF: return nested_wants(c, ICPT_POPF);
+	default: return false;
+	}
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------ */
@@ -157,6 +170,8 @@ const u8 *gate_run(struct bt *b)
 	struct at a = { b, b->cpu, x, b->block_list[x->exit >> 10], x->exit >> 4 & 63 };
 	enum gate g = a.k->map[a.n].gate;
 	const u8 *to = NULL;
+	if (unlikely(intercepted(b->cpu, g)))
+		return NULL;
 	switch (g) {
 	case GATE_SYSCALL: case GATE_SYSRET: case GATE_IRET: to = change_level(&a, g); break;
 	case GATE_CR3: to = write_cr3(&a); break;

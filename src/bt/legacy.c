@@ -61,11 +61,11 @@ void legacy_class(struct bt *b)
 	struct cpu *c = b->cpu;
 	struct seg_class *x = &b->klass;
 	if (c->code_mode == CODE64) {
-		*x = (struct seg_class){ .mode = CODE64 };
+		*x = (struct seg_class){ .mode = CODE64, .guest = c->nested.mode != NEST_NONE };
 		return;
 	}
 	*x = (struct seg_class){ .mode = c->code_mode, .cs_base = (u32)c->ebase[S_CS], .cs_limit = c->seg[S_CS].limit,
-				 .sp16 = c->sp_mask == 0xffff };
+				 .sp16 = c->sp_mask == 0xffff, .guest = c->nested.mode != NEST_NONE };
 	for (unsigned s = S_ES; s <= S_GS; s++) {
 		if (s != S_CS && s < S_FS && is_flat(c, s)) {
 			x->flat |= (u8)(1u << s);
@@ -719,6 +719,8 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
+	if (t->page->klass.guest && interceptable(i))
+		return interp_kind(i);
 	if (system_possible(t, i))
 		return K_SYSTEM;
 	if (string_possible(t, i))

@@ -180,7 +180,8 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask)
 
 /* ---- choosing -------------------------------------------------------------------------------------- */
 
-static u16 pcid_of(const struct cpu *c) { return (u16)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); }
+/* With whose it is: the host's, a guest's. */
+static u16 pcid_of(const struct cpu *c) { return (u16)((c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0) | (unsigned)c->space << 12); }
 
 /* The kernel's spaces of this address space and class, for space_ac_pair(). */
 static void kernel_pair(struct bt *b)

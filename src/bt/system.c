@@ -12,6 +12,22 @@ static bool names_segment(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT;
 }
 
+/* What a hypervisor may ask to see (cpu/nested_api.h) of those that are translated; gates look at cpu->icpt. CLI
+ * and STI: interrupts are let in by more than IF. */
+bool interceptable(const struct tins *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_RDRAND:
+	case ZYDIS_MNEMONIC_RDSEED: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI:
+		return true;
+	case ZYDIS_MNEMONIC_MOV:
+		return i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(i->zo[1].reg.value) == ZYDIS_REGCLASS_CONTROL;
+	default:
+		return false;
+	}
+}
+
 bool system_possible(const struct translation *t, const struct tins *i)
 {
 	bool cpl0 = t->page->cpl == 0;

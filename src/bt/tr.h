@@ -126,6 +126,7 @@ static inline bool by_sp(const struct tins *i, const struct ea *a) { return i->k
 void groups_plan(struct translation *t);
 
 /* system.c */
+bool interceptable(const struct tins *i);
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 enum gate system_gate(const struct translation *t, const struct tins *i);

@@ -8,7 +8,7 @@
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
-#include "cpu/cpu.h"
+#include "cpu/nested_api.h"
 
 #define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define HIGH_HALF 0xffffffff00000000ull
@@ -139,8 +139,18 @@ void cpu_write_cr8(struct cpu *c, u64 v)
 {
 	if (v & ~15ull)
 		cpu_gp0(c);
+	if (unlikely(c->nested.mode) && nested_tpr_write(c, (u8)(v << 4)))
+		return;
 	if (c->hooks && c->hooks->set_tpr)
 		c->hooks->set_tpr(c->hooks->arg, (u8)(v << 4));
+}
+
+static u64 read_cr8(struct cpu *c)
+{
+	u8 tpr = 0;
+	if (!(unlikely(c->nested.mode) && nested_tpr_read(c, &tpr)) && c->hooks && c->hooks->get_tpr)
+		tpr = c->hooks->get_tpr(c->hooks->arg);
+	return tpr >> 4;
 }
 
 u64 cpu_read_cr(struct cpu *c, unsigned n)
@@ -150,7 +160,7 @@ u64 cpu_read_cr(struct cpu *c, unsigned n)
 	case 2: return c->cr2;
 	case 3: return c->cr3;
 	case 4: return c->cr4;
-	case 8: return c->hooks && c->hooks->get_tpr ? c->hooks->get_tpr(c->hooks->arg) >> 4 : 0;
+	case 8: return read_cr8(c);
 	default: cpu_ud(c);
 	}
 }
@@ -159,12 +169,13 @@ u64 cpu_read_cr(struct cpu *c, unsigned n)
 
 /* DR4 and DR5 are names of DR6 and DR7 until CR4.DE takes them away. Privilege comes first (so AMD's
  * processors have it). DR7.GD makes each access a fault, which clears GD as it is delivered. */
-static unsigned dr_number(struct cpu *c, unsigned n)
+static unsigned dr_number(struct cpu *c, unsigned n, enum intercept x)
 {
 	if (c->cpl)
 		cpu_gp0(c);
 	if (n > 7 || ((n == 4 || n == 5) && (c->cr4 & CR4_DE)))
 		cpu_ud(c);
+	nested_check(c, x, n);
 	if (c->dr[7] & DR7_GD)
 		cpu_raise_db(c, DR6_BD);
 	return n == 4 || n == 5 ? n + 2 : n;
@@ -172,7 +183,7 @@ static unsigned dr_number(struct cpu *c, unsigned n)
 
 void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 {
-	n = dr_number(c, n);
+	n = dr_number(c, n, ICPT_DR_WRITE);
 	if (n >= 6 && (v & HIGH_HALF))
 		cpu_gp0(c);
 	if (n == 6)
@@ -186,7 +197,7 @@ void cpu_write_dr(struct cpu *c, unsigned n, u64 v)
 
 u64 cpu_read_dr(struct cpu *c, unsigned n)
 {
-	return c->dr[dr_number(c, n)];
+	return c->dr[dr_number(c, n, ICPT_DR_READ)];
 }
 
 /* ---- XCR0 ------------------------------------------------------------------------------------ */

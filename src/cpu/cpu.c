@@ -1,10 +1,12 @@
 /* A processor's life: made, reset, shown, told of events. SDM vol. 3 9.1 (processor state
  * after reset), table 9-1; AMD APM vol. 2 14.1. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "cpu/cpu.h"
+#include "cpu/svm.h"
+#include "cpu/vmx.h"
 
 struct cpu *cpu_new(unsigned index, struct mem *mem, struct clock *clock, const struct cpu_model *model,
 		    const struct cpu_hooks *hooks)
@@ -22,6 +24,13 @@ struct cpu *cpu_new(unsigned index, struct mem *mem, struct clock *clock, const 
 	c->hooks = hooks;
 	c->maxphyaddr_mask = model->phys_bits >= 52 ? 0x000fffffffffffffull : (1ull << model->phys_bits) - 1;
 	c->icount_limit = UINT64_MAX;
+	c->pcid_epoch = c->spaces[0].pcid_epoch;
+	c->svm = calloc(1, sizeof(*c->svm));
+	c->vmx = calloc(1, sizeof(*c->vmx));
+	if (!c->svm || !c->vmx) {
+		cpu_free(c);
+		return NULL;
+	}
 	cpu_reset(c, false);
 	return c;
 }
@@ -32,6 +41,8 @@ void cpu_free(struct cpu *c)
 		return;
 	if (c->alias)
 		munmap(c->alias, 2 * PAGE_SIZE);
+	free(c->svm);
+	free(c->vmx);
 	munmap(c, sizeof(*c));
 }
 
@@ -86,7 +97,14 @@ void cpu_reset(struct cpu *c, bool init)
 	c->priv_back = 0;
 	c->delivering_ext = false;
 	memset(c->pdpte, 0, sizeof(c->pdpte));
-	mmu_flush_all(c);
+	c->nested = (struct nested){ .mode = NEST_NONE };
+	c->icpt = 0;
+	cpu_clear_event(c, EV_VINTR | EV_NESTED);
+	svm_reset(c, init);
+	vmx_reset(c, init);
+	c->space = 0;
+	c->pcid_epoch = c->spaces[0].pcid_epoch;
+	mmu_spaces_flush(c);
 	cpu_update_mode(c);
 }
 
@@ -125,14 +143,15 @@ void cpu_dump(const struct cpu *c, char *buf, size_t cap)
 					    "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15"};
 	static const char *const seg[N_SREGS] = {"es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"};
 	static const char *const mode[] = {"16-bit", "32-bit", "64-bit"};
+	static const char *const guest[] = {"", ", guest mode of AMD-V", ", guest mode of VT-x"};
 	static const char *const act[] = {"running", "halted", "shut down", "waiting for SIPI", "in MWAIT"};
 	size_t at = 0;
 	if (!cap)
 		return;
 	buf[0] = 0;
-	put(buf, cap, &at, "cpu %u: %s code, %s, CPL %u, %s, %llu instructions\n", c->index, mode[c->code_mode],
+	put(buf, cap, &at, "cpu %u: %s code, %s, CPL %u, %s%s, %llu instructions\n", c->index, mode[c->code_mode],
 	    cpu_real(c) ? "real mode" : cpu_v86(c) ? "V86" : cpu_long(c) ? "long mode" : "protected mode", c->cpl,
-	    act[c->activity], (unsigned long long)c->icount);
+	    act[c->activity], guest[c->nested.mode], (unsigned long long)c->icount);
 	for (unsigned r = 0; r < 16; r++)
 		put(buf, cap, &at, "%s %016llx%s", reg[r], (unsigned long long)c->regs[r], r % 4 == 3 ? "\n" : "  ");
 	put(buf, cap, &at, "rip %016llx  rflags %08llx%s%s%s%s%s%s%s%s%s%s%s\n", (unsigned long long)c->rip,

@@ -20,6 +20,7 @@
 #include <setjmp.h>
 
 #include "base/base.h"
+#include "cpu/nested_state.h"
 #include "isa/isa.h"
 #include "mem/mem.h"
 
@@ -51,7 +52,7 @@ enum {
 };
 enum vector {
 	V_DE, V_DB, V_NMI, V_BP, V_OF, V_BR, V_UD, V_NM, V_DF, V_CSO, V_TS, V_NP, V_SS, V_GP,
-	V_PF, V_MF = 16, V_AC, V_MC, V_XM, V_VE, V_CP,
+	V_PF, V_MF = 16, V_AC, V_MC, V_XM, V_VE, V_CP, V_SX = 30,
 };
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 };
 
@@ -111,6 +112,8 @@ enum {
 	EV_EXIT = 32,    /* the engine returns to its caller (pause, stop, request) */
 	EV_TLB = 64,     /* drop all cached translations */
 	EV_TRAP = 128,   /* own thread: a debug trap or another trap is pending after this instruction */
+	EV_VINTR = 256,  /* own thread, guest mode: a virtual interrupt, or an interrupt window, waits for IF */
+	EV_NESTED = 512, /* own thread: guest mode wants something before the next instruction (nested_service) */
 };
 
 /* Why the engine must go one instruction at a time (c->slow). */
@@ -138,7 +141,9 @@ struct cpu {
 	u8 mmu;                 /* enum mmu_index */
 	u64 sp_mask;            /* of stack pointer arithmetic: 0xffff, 0xffffffff, ~0 */
 	_Atomic u32 events;
-	u32 event_mask;         /* of events that matter now (EV_INTR only with IF and no shadow) */
+	u32 event_mask;         /* of events that matter now (EV_INTR only with IF and no shadow); may have too many */
+	u32 if_events;          /* those that IF lets in: EV_INTR; in guest mode perhaps EV_VINTR */
+	u64 icpt;               /* guest mode: bits by enum intercept (nested_api.h) */
 	u32 slow;               /* SLOW_* */
 	u8 nofpu[6];            /* by enum fpu_class: 0 or the vector (#NM, #UD) that its use raises */
 
@@ -163,7 +168,10 @@ struct cpu {
 	/* paging caches */
 	u64 pdpte[4];           /* PAE: loaded at CR3 load */
 	u64 epoch_next;
-	u16 pcid_epoch[4096];   /* epoch of each PCID, 0: none */
+	u16 *pcid_epoch;        /* epoch of each PCID of the address space that is current, 0: none */
+	struct tlb_space spaces[TLB_SPACES]; /* [0]: the host's */
+	u8 space;               /* the current one */
+	u64 space_clock;
 	struct tlb_entry tlbs[N_MMU][TLB_SIZE];
 	struct code_tlb_entry code_tlb[2][CODE_TLB_SIZE]; /* supervisor, user */
 	u64 maxphyaddr_mask;    /* bits of a physical address that exist */
@@ -187,6 +195,11 @@ struct cpu {
 		u64 mtrr_fixed[11], mtrr_base[16], mtrr_mask[16];
 		u64 spec_ctrl, debugctl, mcg_status, mcg_ctl, mc[32 * 4], hwcr, syscfg, other[16];
 	} msr;
+
+	/* hardware virtualization for the guest */
+	struct nested nested;
+	struct svm *svm;
+	struct vmx *vmx;
 
 	/* floating point and vectors */
 	_Alignas(64) u8 zmm[32][64];
@@ -298,13 +311,15 @@ void task_switch(struct cpu *c, u16 sel, enum task_why why, bool push_error, u32
 
 /* ---- memory (walk.c, tlb.c, access.c) ----------------------------------------------------------- */
 
-/* The result of a page walk. */
-struct walk { u64 gpa; u64 page_size; bool user, writable, nx, dirty; u8 pkey; };
+/* The result of a page walk. gpa and page_size: where the page is in the machine, and how much of it is there in one
+ * piece; guest_page_size: the page as the tables of CR3 have it, which INVLPG ends whole. second: MAY_* by the second
+ * level (nested_api.h), all without one. */
+struct walk { u64 gpa; u64 page_size, guest_page_size; bool user, writable, nx, dirty; u8 pkey, second; };
 /* Pure lookup without raising or setting A/D (debuggers, dumps). */
 bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa);
 /* Of the MMU_GROUP aligned pages of 4 KiB that lin is in, those that the same accesses may reach as lin, by the
  * same level of tables, and whose accessed (write: and dirty) bits are set as lin's are: bit k is set and gpa[k]
- * is where page k is; gpa[k] of lin's own page is where the tables say now. None outside of long mode, and where the
+ * is where page k is; gpa[k] of lin's own page is where the tables say now. None outside of long mode, with a second level, and where the
  * tables no longer allow the access. Changes nothing. SDM vol. 3 4.10.2.3: a
  * processor may know such translations ahead of their use. */
 #define MMU_GROUP 8u

@@ -92,11 +92,19 @@ void cpu_update_fpu(struct cpu *c)
 
 void cpu_update_events(struct cpu *c)
 {
-	u32 m = EV_SMI | EV_INIT | EV_SIPI | EV_EXIT | EV_TLB | EV_TRAP;
+	u32 m = EV_SMI | EV_INIT | EV_SIPI | EV_EXIT | EV_TLB | EV_TRAP | EV_NESTED;
+	c->if_events = EV_INTR;
+	if (unlikely(c->nested.mode)) {
+		c->if_events = EV_VINTR | (c->nested.intr_gate == INTR_BY_IF ? EV_INTR : 0);
+		if (c->nested.intr_gate == INTR_OPEN && !c->shadow)
+			m |= EV_INTR;
+	}
 	if ((c->rflags & FL_IF) && !c->shadow)
-		m |= EV_INTR;
+		m |= c->if_events;
 	if (!c->nmi_blocked && !c->shadow)
 		m |= EV_NMI;
+	if (unlikely(c->nested.held))
+		m &= EV_EXIT | EV_TLB | EV_TRAP | EV_NESTED;
 	c->event_mask = m;
 
 	u32 slow = 0;

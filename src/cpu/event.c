@@ -2,11 +2,16 @@
  * traps of the instruction before, SMI, NMI, external interrupts; and waking from HLT, MWAIT
  * and wait-for-SIPI. Runs on the vCPU's thread; c->events is set from any.
  *
+ * In guest mode a hypervisor is asked first: an event that it intercepts leaves the guest and stays
+ * pending. While the global interrupt flag is 0 (AMD-V) all but RESET is held.
+ *
  * The shadow of STI holds off NMI, too, as processors may: STI; HLT does not sleep through one.
  * SMI is logged and ignored: there is no SMM. INTR is a level that the interrupt controllers
  * keep, the others are edges that are taken here. */
 #define LOG_TOPIC "cpu"
+#include "cpu/nested_api.h"
 #include "cpu/seg.h"
+#include "cpu/svm.h"
 
 static void start_at(struct cpu *c, u8 page)
 {
@@ -22,28 +27,39 @@ static void service_control(struct cpu *c, u32 ev)
 {
 	if (ev & EV_TLB) {
 		cpu_clear_event(c, EV_TLB);
-		mmu_flush_all(c);
+		mmu_spaces_flush(c);
 	}
+	ev &= c->event_mask;
 	if (ev & EV_INIT) {
+		nested_check(c, ICPT_INIT, 0);
 		cpu_clear_event(c, EV_INIT);
-		cpu_reset(c, true);
-		c->stopped = false;
+		if (svm_redirects_init(c)) {
+			c->exc = (struct exception){ .vector = V_SX, .has_error = true, .error = 1 };
+			cpu_exception(c);
+		} else {
+			cpu_reset(c, true);
+			c->stopped = false;
+		}
 	}
 	if (ev & EV_SIPI) {
 		cpu_clear_event(c, EV_SIPI);
+		nested_check(c, ICPT_SIPI, c->sipi_vector);
 		if (c->activity == ACT_WAIT_SIPI)
 			start_at(c, c->sipi_vector);
 	}
 	if (ev & EV_SMI) {
+		nested_check(c, ICPT_SMI, 0);
 		cpu_clear_event(c, EV_SMI);
 		log_guest("cpu %u: SMI ignored, there is no SMM", c->index);
 	}
 }
 
-/* NMI, else INTR. True: one was delivered. */
+/* NMI, else INTR, else a virtual interrupt. ev: those that may be taken. True: one was delivered. */
 static bool service_interrupts(struct cpu *c, u32 ev)
 {
-	if ((ev & EV_NMI) && !c->nmi_blocked && !c->shadow) {
+	if (ev & EV_NMI) {
+		if (atomic_load(&c->nmis))
+			nested_check(c, ICPT_NMI, 0);
 		atomic_fetch_and(&c->events, ~(u32)EV_NMI); /* before the count, or one would be lost */
 		u32 n = atomic_exchange(&c->nmis, 0);
 		if (!n)
@@ -51,22 +67,30 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 		if (n > 1)
 			cpu_post_event(c, EV_NMI);
 		c->nmi_blocked = true;
-		exception_external(c, V_NMI);
+		exception_external(c, V_NMI, true);
 		return true;
 	}
-	if ((ev & EV_INTR) && (c->rflags & FL_IF) && !c->shadow) {
-		int vector = c->hooks->int_ack(c->hooks->arg);
-		if (vector >= 0) {
-			exception_external(c, (unsigned)vector);
-			return true;
-		}
+	int vector = -1;
+	if (ev & EV_INTR) {
+		nested_check(c, ICPT_INTR, 0);
+		vector = c->hooks->int_ack(c->hooks->arg);
 	}
-	return false;
+	if (vector < 0 && (ev & EV_VINTR))
+		vector = nested_vintr(c);
+	if (vector < 0)
+		return false;
+	exception_external(c, (unsigned)vector, false);
+	return true;
 }
 
 bool cpu_service_events(struct cpu *c)
 {
 	u32 ev = atomic_load_explicit(&c->events, memory_order_acquire);
+	cpu_update_events(c); /* event_mask may have too many */
+	if (ev & EV_NESTED) {
+		nested_service(c);
+		ev = atomic_load_explicit(&c->events, memory_order_acquire);
+	}
 	service_control(c, ev);
 	if ((ev & EV_EXIT) || c->stopped)
 		return false;
@@ -78,7 +102,7 @@ bool cpu_service_events(struct cpu *c)
 		else
 			cpu_clear_event(c, EV_TRAP);
 	}
-	service_interrupts(c, ev);
+	service_interrupts(c, ev & c->event_mask);
 	/* MWAIT may end for any reason: a masked interrupt is one, a store to the line another. */
 	if (c->activity == ACT_MWAIT && (!c->monitor_armed || (ev & (EV_INTR | EV_NMI))))
 		c->activity = ACT_RUN;

@@ -7,13 +7,17 @@
  *  2. delivering >= 0 from the first check of a delivery to its commit. INT n, INT3 and INTO
  *     leave it at -1: a fault on their way is an ordinary one of the instruction.
  *  3. EXT is put into error codes by cpu_raise_err alone.
+ *  4. In guest mode an exception is offered to the hypervisor before anything of it is to be seen (CR2, DR6),
+ *     each of a row by itself, and then what becomes of two. An exit, also of an access that a delivery makes,
+ *     comes to the frame of the delivery, which ends (nested_finish).
  * Left out: CET, FRED. */
 #define LOG_TOPIC "cpu"
 #include <string.h>
 
+#include "cpu/nested_api.h"
 #include "cpu/seg.h"
 
-enum event_kind { EVT_EXCEPTION, EVT_EXTERNAL, EVT_INT1, EVT_INT_N, EVT_INT3_INTO };
+enum event_kind { EVT_EXCEPTION, EVT_EXTERNAL, EVT_NMI, EVT_INT1, EVT_INT_N, EVT_INT3_INTO };
 struct event {
 	enum event_kind kind;
 	u8 vector;
@@ -23,6 +27,14 @@ struct event {
 };
 
 static bool soft(const struct event *e) { return e->kind >= EVT_INT_N; }
+
+/* As struct nested has it. */
+static u64 vectoring(const struct event *e)
+{
+	static const u8 type[] = { [EVT_EXCEPTION] = VEC_EXCEPTION, [EVT_EXTERNAL] = VEC_INTR, [EVT_NMI] = VEC_NMI,
+				   [EVT_INT1] = VEC_INT1, [EVT_INT_N] = VEC_SOFT_INT, [EVT_INT3_INTO] = VEC_SOFT_EXCEPTION };
+	return VEC_VALID | (u64)type[e->kind] << 8 | e->vector | (e->has_error ? VEC_HAS_ERROR | (u64)e->error << 32 : 0);
+}
 
 /* ---- raising ------------------------------------------------------------------------------ */
 
@@ -60,6 +72,11 @@ _Noreturn void cpu_restart(struct cpu *c)
 _Noreturn void cpu_raise_db(struct cpu *c, u64 dr6)
 {
 	raise_exc(c, (struct exception){ .vector = V_DB, .dr6 = dr6 });
+}
+
+_Noreturn void nested_unwind(struct cpu *c)
+{
+	raise_exc(c, (struct exception){ .vector = V_VMEXIT });
 }
 
 /* ---- delivery ------------------------------------------------------------------------------ */
@@ -247,6 +264,7 @@ static bool pushes_rf(const struct exception *x)
 
 static void shut_down(struct cpu *c)
 {
+	nested_check(c, ICPT_SHUTDOWN, 0);
 	log_debug("cpu %u: triple fault at %04x:%llx", c->index, c->seg[S_CS].sel, (unsigned long long)c->rip);
 	c->delivering = -1;
 	c->delivering_ext = false;
@@ -262,12 +280,17 @@ static bool next_exception(struct cpu *c, struct event *e)
 	struct exception *x = &c->exc;
 	int first = c->delivering;
 	enum fault_class now = fault_class(x->vector), before = first >= 0 && first < 256 ? fault_class(first) : BENIGN;
+	if (nested_wants(c, ICPT_EXCEPTION))
+		nested_exception(c, x);
 	if (x->vector == V_PF)
 		c->cr2 = x->cr2;
 	if (first == V_DF && now != BENIGN)
 		return false;
-	if ((before == CONTRIBUTORY && now == CONTRIBUTORY) || (before == PAGE_FAULT && now != BENIGN))
+	if ((before == CONTRIBUTORY && now == CONTRIBUTORY) || (before == PAGE_FAULT && now != BENIGN)) {
 		*x = (struct exception){ .vector = V_DF, .has_error = true };
+		if (nested_wants(c, ICPT_EXCEPTION))
+			nested_exception(c, x);
+	}
 	if (x->vector == V_DB) {
 		c->dr[6] = (c->dr[6] & ~15ull) | x->dr6;
 		c->dr[7] &= ~(u64)DR7_GD;
@@ -283,6 +306,7 @@ static void delivered(struct cpu *c)
 {
 	c->delivering = -1;
 	c->delivering_ext = false;
+	c->nested.vectoring = 0;
 	c->keep_rip = false;
 	c->activity = ACT_RUN;
 	c->shadow = 0;
@@ -302,34 +326,61 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 	struct event e;
 	volatile unsigned count = 0;
 	memcpy(&outer, &c->jb, sizeof(outer));
-	/* Comes back here for each fault of a delivery. */
-	bool alive = true;
-	if (setjmp(c->jb) || !first)
-		alive = ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
-	else
+	/* Comes back here for each fault of a delivery, and for an exit. */
+	bool alive = true, left = false;
+	if (setjmp(c->jb) || !first) {
+		left = c->exc.vector == V_VMEXIT;
+		alive = !left && ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
+	} else {
 		e = *first;
+	}
 	if (alive) {
 		c->delivering_ext = true;
+		c->nested.vectoring = vectoring(&e);
 		deliver(c, &e);
 		delivered(c);
-	} else {
+	} else if (!left) {
 		shut_down(c);
 	}
 	memcpy(&c->jb, &outer, sizeof(outer));
+	if (left) {
+		c->delivering = -1;
+		c->delivering_ext = false;
+		nested_finish(c);
+	}
 }
 
 void cpu_exception(struct cpu *c)
 {
 	c->dr6_pending = 0; /* of an instruction that did not complete */
 	c->step_skip = false;
-	if (c->exc.vector != V_NONE)
+	if (unlikely(c->exc.vector == V_VMEXIT))
+		nested_finish(c);
+	else if (c->exc.vector != V_NONE)
 		deliver_framed(c, NULL);
 }
 
-void exception_external(struct cpu *c, unsigned vector)
+void exception_external(struct cpu *c, unsigned vector, bool nmi)
 {
-	struct event e = { .kind = EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags };
+	struct event e = { .kind = nmi ? EVT_NMI : EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags };
 	c->delivering = 256 + (int)vector;
+	deliver_framed(c, &e);
+}
+
+/* INT n and exceptions are delivered at c->rip, which is where their handler is to return to. */
+void exception_inject(struct cpu *c, u64 vec)
+{
+	static const u8 kind[8] = { [VEC_INTR] = EVT_EXTERNAL, [VEC_NMI] = EVT_NMI, [VEC_EXCEPTION] = EVT_EXCEPTION,
+				    [VEC_SOFT_INT] = EVT_INT_N, [VEC_INT1] = EVT_INT1, [VEC_SOFT_EXCEPTION] = EVT_INT3_INTO };
+	struct event e = { .kind = kind[vec >> 8 & 7], .vector = (u8)vec, .flags = c->rflags };
+	if (e.kind == EVT_EXCEPTION && vec & VEC_HAS_ERROR) {
+		e.has_error = true;
+		e.error = (u32)(vec >> 32);
+	}
+	if (e.kind == EVT_EXCEPTION)
+		c->delivering = e.vector;
+	else
+		c->delivering = soft(&e) ? -1 : 256 + e.vector;
 	deliver_framed(c, &e);
 }
 
@@ -376,6 +427,9 @@ void cpu_soft_int(struct cpu *c, unsigned vector, bool int3_or_into, bool int1)
 		c->delivering_ext = true;
 		c->dr[7] &= ~(u64)DR7_GD;
 	}
+	if (e.kind != EVT_INT_N && nested_wants(c, ICPT_EXCEPTION))
+		nested_exception(c, &(struct exception){ .vector = (u8)vector, .soft = true });
+	c->nested.vectoring = vectoring(&e);
 	if (e.kind != EVT_INT_N || !cpu_v86(c) || !v86_int(c, &e))
 		deliver(c, &e);
 	if (int1 && c->dr6_pending) { /* what MOV SS left is part of the same exception */

@@ -7,10 +7,11 @@
 
 #include "cpu/cpu.h"
 
-enum { MAY_READ = 1, MAY_WRITE = 2, MAY_EXEC = 4, MAY_PKEY = 8 /* refused by a protection key */ };
+enum { MAY_READ = 1, MAY_WRITE = 2, MAY_EXEC = 4, MAY_PKEY = 8 /* refused by a protection key */, MAY_ALL = 7 };
 
 /* Walks the tables for lin; sets the accessed bits, and dirty for a write, if the access is
- * allowed. False: *err is the #PF error code. lin is canonical. Never raises. */
+ * allowed. False: *err is the #PF error code. lin is canonical. Never raises, but in guest mode leaves
+ * the guest where the second level refuses. */
 bool mmu_walk(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct walk *w, u32 *err);
 /* MAY_* of a page for an index (MAY_EXEC by the user/supervisor half of it alone). */
 unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index who);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "cpu/msr.h"
+#include "cpu/nested_api.h"
 
 enum {
 	MISC_ENABLE_RESET = 1 | 1 << 11 | 1 << 12 | 1 << 18, /* fast strings, no BTS, no PEBS, MONITOR */

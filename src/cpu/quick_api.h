@@ -25,7 +25,7 @@ static inline bool quick_level(struct cpu *c, unsigned cpl, u64 flags)
 		return false;
 	c->rflags = flags;
 	c->slow = flags & FL_RF ? SLOW_RF : 0;
-	c->event_mask = (c->event_mask & ~(u32)EV_INTR) | (flags & FL_IF ? EV_INTR : 0);
+	c->event_mask = (c->event_mask & ~c->if_events) | (flags & FL_IF ? c->if_events : 0);
 	c->cpl = (u8)cpl;
 	c->mmu = cpl == 3 ? MMU_USER : (c->cr4 & CR4_SMAP) && !(flags & FL_AC) ? MMU_SMAP : MMU_KERNEL;
 	c->tlb = c->tlbs[c->mmu];

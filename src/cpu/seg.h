@@ -120,7 +120,9 @@ static inline u64 stack_mask(const struct segment *ss) { return ss->attr & SEG_D
 
 /* ---- between exception.c, event.c, debug.c, task.c */
 /* Delivers an external interrupt or NMI; has its own frame. */
-void exception_external(struct cpu *c, unsigned vector);
+void exception_external(struct cpu *c, unsigned vector, bool nmi);
+/* Delivers what a hypervisor injects (VEC_*); has its own frame. */
+void exception_inject(struct cpu *c, u64 vec);
 /* The debug conditions pending after an instruction, as one trap; has its own frame. */
 void debug_trap(struct cpu *c, u64 hits);
 /* task_switch with the EFLAGS image to save (a fault's has RF set). */

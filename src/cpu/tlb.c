@@ -2,8 +2,8 @@
  *
  * Invariants
  *  1. An entry is live iff its tag's low 12 bits are the current epoch. An epoch belongs to one
- *     address space (PCID) since its last flush; epochs count up, and when they run out all
- *     arrays and pcid_epoch are cleared.
+ *     address space (PCID) of one struct tlb_space (the host's, or a guest's by its ASID or VPID)
+ *     since its last flush; epochs count up, and when they run out all arrays and epochs are cleared.
  *  2. Entries are 4-KiB fragments, whatever the page's size. tlb_large says where larger pages
  *     may have fragments; INVLPG then drops all of a fragment's neighbours too.
  *  3. Global pages are not told apart: a flush that may keep them drops them. INVLPG clears a
@@ -11,11 +11,13 @@
  *  4. wtag is set only for RAM that the index may write and whose leaf is dirty: a later store
  *     needs neither a check nor a bit. MMU_CHECK's array is never filled.
  *  5. What entries depend on beside the tables: CR0.PG, CR0.WP, CR4.{PSE,PAE,LA57,SMEP,PKE,PGE,
- *     PCIDE}, EFER.{NXE,LMA}, PKRU, the memory map. Whoever changes one calls mmu_flush_all.
- *     CR4.SMAP and AC need none: they choose another array. */
+ *     PCIDE}, EFER.{NXE,LMA}, PKRU, the memory map. Whoever changes one calls mmu_flush_all (the map:
+ *     mmu_spaces_flush). CR4.SMAP and AC need none: they choose another array. An entry or exit that
+ *     comes back to a tlb_space with another one than it was left with drops it. */
 #include <string.h>
 
 #include "cpu/mmu.h"
+#include "cpu/nested_api.h"
 
 static void tell_engine(struct cpu *c, u64 lin, u64 mask)
 {
@@ -23,10 +25,25 @@ static void tell_engine(struct cpu *c, u64 lin, u64 mask)
 		c->on_tlb_flush(c, lin, mask);
 }
 
+/* Nothing that was cached is live any more: unless other spaces have something. */
 static void forget_large(struct cpu *c)
 {
-	if (c->tlb_large.any)
+	if (c->tlb_large.any && !c->space_clock)
 		c->tlb_large = (struct tlb_large){0};
+}
+
+static void forget_epochs(struct tlb_space *s) { memset(s->pcid_epoch, 0, sizeof(s->pcid_epoch)); }
+
+static void forget_spaces(struct cpu *c)
+{
+	for (unsigned k = 0; k < TLB_SPACES; k++) {
+		if (k && !c->spaces[k].used)
+			continue;
+		forget_epochs(&c->spaces[k]);
+		if (k != c->space)
+			c->spaces[k].used = 0;
+	}
+	c->tlb_large = (struct tlb_large){0};
 }
 
 static u64 epoch_take(struct cpu *c)
@@ -34,8 +51,7 @@ static u64 epoch_take(struct cpu *c)
 	if (unlikely(c->epoch_next >= 0xfff)) {
 		memset(c->tlbs, 0, sizeof(c->tlbs));
 		memset(c->code_tlb, 0, sizeof(c->code_tlb));
-		memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
-		forget_large(c);
+		forget_spaces(c);
 		c->epoch_next = 0;
 		tell_engine(c, 0, ~0ull);
 	}
@@ -55,9 +71,70 @@ void mmu_flush_current(struct cpu *c)
 
 void mmu_flush_all(struct cpu *c)
 {
-	memset(c->pcid_epoch, 0, sizeof(c->pcid_epoch));
+	forget_epochs(&c->spaces[c->space]);
 	forget_large(c);
 	mmu_flush_current(c);
+}
+
+void mmu_spaces_flush(struct cpu *c)
+{
+	forget_spaces(c);
+	mmu_flush_current(c);
+}
+
+/* ---- spaces: the host's and guests' ---------------------------------------------------------- */
+
+/* What invariant 5 lists, but for the map. */
+static u64 paging_mode(const struct cpu *c)
+{
+	const u64 of_cr4 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_PKE;
+	return (c->cr4 & of_cr4) | (c->cr0 & CR0_PG ? 1 : 0) | (c->cr0 & CR0_WP ? 2 : 0) | (c->efer & EFER_NXE ? 4 : 0) |
+	       (c->efer & EFER_LMA ? 8 : 0) | (u64)c->pkru << 32;
+}
+static u64 only_cr3(const struct cpu *c) { return c->cr4 & CR4_PCIDE ? 0 : c->cr3; }
+
+void mmu_space_leave(struct cpu *c)
+{
+	struct tlb_space *s = &c->spaces[c->space];
+	s->mode = paging_mode(c);
+	s->cr3 = only_cr3(c);
+}
+
+/* The space of tag and root, or the guest's that was not used longest, empty. */
+static unsigned space_find(struct cpu *c, u64 tag, u64 root)
+{
+	unsigned oldest = 1;
+	if (!tag)
+		return 0;
+	for (unsigned k = 1; k < TLB_SPACES; k++) {
+		struct tlb_space *s = &c->spaces[k];
+		if (s->used && s->tag == tag && s->root == root)
+			return k;
+		if (s->used < c->spaces[oldest].used)
+			oldest = k;
+	}
+	forget_epochs(&c->spaces[oldest]);
+	c->spaces[oldest].tag = tag;
+	c->spaces[oldest].root = root;
+	return oldest;
+}
+
+void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
+{
+	for (unsigned k = 1; flush && k < TLB_SPACES; k++)
+		if (c->spaces[k].used && c->spaces[k].tag == tag)
+			forget_epochs(&c->spaces[k]);
+	c->space = (u8)space_find(c, tag, root);
+	struct tlb_space *s = &c->spaces[c->space];
+	s->used = ++c->space_clock;
+	c->pcid_epoch = s->pcid_epoch;
+	if (s->mode != paging_mode(c) || s->cr3 != only_cr3(c))
+		forget_epochs(s);
+	u16 old = c->pcid_epoch[pcid_current(c)];
+	if (old)
+		c->epoch = old;
+	else
+		mmu_flush_current(c);
 }
 
 /* CR3 holds val (bit 63 already taken off). noflush: the PCID's translations may stay. */
@@ -179,10 +256,10 @@ static void locate(struct cpu *c, u64 gpa, struct mmu_page *p)
 void mmu_note_size(struct cpu *c, u64 lin, const struct walk *w)
 {
 	struct tlb_large *l = &c->tlb_large;
-	if (w->page_size <= 4096)
+	if (w->guest_page_size <= 4096)
 		return;
 	l->any = true;
-	if (w->page_size > 1u << 22)
+	if (w->guest_page_size > 1u << 22)
 		l->g1 |= 1ull << large_g1(lin);
 	else
 		l->m4[large_m4(lin) / 64] |= 1ull << (large_m4(lin) % 64);

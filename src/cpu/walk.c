@@ -5,26 +5,50 @@
  *  1. A walk reads each entry once; rights are judged on what was read. Accessed and dirty
  *     bits are set, from the root to the leaf, only once the access is known to be allowed,
  *     by compare-exchange against what was read; on a difference the walk starts over.
- *  2. Nothing here raises: the caller gets the error code.
+ *  2. Nothing here raises: the caller gets the error code. What the second level of paging refuses, in
+ *     guest mode, leaves the guest from mmu_walk().
  *  3. Tables outside RAM are read with mem_phys_read (all ones where nothing is) and their
  *     accessed and dirty bits stay as they are.
+ *  4. With a second level (nested_api.h) each address that an entry is read from is a guest-physical one
+ *     and translated, and so is the page at the end, after the guest's own rights have been judged.
  * Not modelled: paging-structure caches, memory types. CR4.PKS and shadow stacks are absent. */
 #include "cpu/mmu.h"
+#include "cpu/nested_api.h"
 
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
 #define PTE_NX (1ull << 63)
+#define PDPTE_RESERVED(c) (~(c)->maxphyaddr_mask | 0x1e6) /* 63:M, 8:5, 2:1 */
 
-enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN };
+enum walk_result { WALK_OK, WALK_FAULT, WALK_AGAIN, WALK_SECOND /* the second level refuses: path.refused */ };
 
 /* The entries that a walk used, root first. */
 struct path {
-	struct { u8 *host; u64 val; } e[5];
+	struct { u8 *host; u64 val, gpa; } e[5];
 	unsigned n;
 	unsigned entry_size; /* 4 or 8 bytes */
+	bool peek;           /* nothing may change */
+	struct { u64 gpa; enum access acc; enum nested_what what; } refused;
 };
 
-static u64 entry_read(struct cpu *c, struct path *p, u64 gpa)
+/* *gpa from guest-physical to the machine's. False: refused. */
+static bool second_level(struct cpu *c, struct path *p, u64 *gpa, enum access acc, enum nested_what what, struct nested_page *np)
 {
+	if (nested_translate(c, *gpa, acc, p->peek ? NP_PEEK : what, np)) {
+		*gpa = np->gpa;
+		return true;
+	}
+	p->refused.gpa = *gpa;
+	p->refused.acc = acc;
+	p->refused.what = what;
+	return false;
+}
+
+static bool entry_read(struct cpu *c, struct path *p, u64 gpa, u64 *e)
+{
+	struct nested_page np;
+	p->e[p->n].gpa = gpa;
+	if (unlikely(c->nested.paging) && !second_level(c, p, &gpa, ACC_READ, NP_TABLE, &np))
+		return false;
 	u8 *host = mem_ram(c->mem, gpa);
 	u64 val;
 	if (likely(host != NULL)) {
@@ -36,16 +60,20 @@ static u64 entry_read(struct cpu *c, struct path *p, u64 gpa)
 	p->e[p->n].host = host;
 	p->e[p->n].val = val;
 	p->n++;
-	return val;
+	*e = val;
+	return true;
 }
 
-/* Sets bits in entry k of the path. False: it has changed since. */
-static bool entry_set(struct cpu *c, struct path *p, unsigned k, u64 bits)
+/* Sets bits in entry k of the path. WALK_AGAIN: it has changed since. */
+static enum walk_result entry_set(struct cpu *c, struct path *p, unsigned k, u64 bits)
 {
-	u64 old = p->e[k].val, new = old | bits;
+	u64 old = p->e[k].val, new = old | bits, gpa = p->e[k].gpa;
 	u8 *host = p->e[k].host;
+	struct nested_page np;
 	if (old == new || !host)
-		return true;
+		return WALK_OK;
+	if (unlikely(c->nested.paging) && !second_level(c, p, &gpa, ACC_WRITE, NP_TABLE, &np))
+		return WALK_SECOND;
 	bool done;
 	if (p->entry_size == 8) {
 		done = __atomic_compare_exchange_n((u64 *)(void *)host, &old, new, false,
@@ -56,10 +84,10 @@ static bool entry_set(struct cpu *c, struct path *p, unsigned k, u64 bits)
 						   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	}
 	if (!done)
-		return false;
+		return WALK_AGAIN;
 	p->e[k].val = new;
 	mem_code_hit(c, mmu_code_of(c, host), (unsigned)((u64)(host - c->mem->ram) & PAGE_MASK), p->entry_size);
-	return true;
+	return WALK_OK;
 }
 
 /* What every 64-bit entry must keep clear. */
@@ -81,7 +109,9 @@ static enum walk_result walk64(struct cpu *c, u64 lin, u64 table, unsigned level
 	const bool has_1g = cpu_has(c, FEAT_PDPE1GB);
 	for (;; level--) {
 		unsigned shift = 12 + 9 * (level - 1);
-		u64 e = entry_read(c, p, table + ((lin >> shift) & 511) * 8);
+		u64 e;
+		if (!entry_read(c, p, table + ((lin >> shift) & 511) * 8, &e))
+			return WALK_SECOND;
 		if (!(e & PTE_P)) {
 			*err = 0;
 			return WALK_FAULT;
@@ -116,8 +146,10 @@ static enum walk_result walk64(struct cpu *c, u64 lin, u64 table, unsigned level
 
 static enum walk_result walk32(struct cpu *c, u64 lin, struct path *p, struct walk *w, u32 *err)
 {
-	u64 e = entry_read(c, p, (c->cr3 & 0xfffff000) + ((lin >> 22) & 1023) * 4);
+	u64 e;
 	*err = 0;
+	if (!entry_read(c, p, (c->cr3 & 0xfffff000) + ((lin >> 22) & 1023) * 4, &e))
+		return WALK_SECOND;
 	if (!(e & PTE_P))
 		return WALK_FAULT;
 	w->user = e & PTE_U;
@@ -133,7 +165,8 @@ static enum walk_result walk32(struct cpu *c, u64 lin, struct path *p, struct wa
 		w->gpa = (e & 0xffc00000) | (((e >> 13) & high) << 32) | (lin & 0x3fffff);
 		return WALK_OK;
 	}
-	e = entry_read(c, p, (e & 0xfffff000) + ((lin >> 12) & 1023) * 4);
+	if (!entry_read(c, p, (e & 0xfffff000) + ((lin >> 12) & 1023) * 4, &e))
+		return WALK_SECOND;
 	if (!(e & PTE_P))
 		return WALK_FAULT;
 	w->user = w->user && (e & PTE_U);
@@ -143,35 +176,66 @@ static enum walk_result walk32(struct cpu *c, u64 lin, struct path *p, struct wa
 	return WALK_OK;
 }
 
+/* Under AMD's nested paging PDPTEs are no registers, but read in each walk (APM vol. 2 15.25.10). */
+static bool pdptes_in_memory(const struct cpu *c) { return c->nested.paging && c->nested.mode == NEST_SVM; }
+
+static enum walk_result walk_pae(struct cpu *c, u64 lin, struct path *p, struct walk *w, u32 *err)
+{
+	u64 pdpte = c->pdpte[(lin >> 30) & 3];
+	*err = 0;
+	if (unlikely(pdptes_in_memory(c))) {
+		if (!entry_read(c, p, (c->cr3 & 0xffffffe0) + ((lin >> 30) & 3) * 8, &pdpte))
+			return WALK_SECOND;
+		p->n = 0; /* it has no accessed bit */
+		if ((pdpte & PTE_P) && (pdpte & PDPTE_RESERVED(c))) {
+			*err = PF_P | PF_RSVD;
+			return WALK_FAULT;
+		}
+	}
+	if (!(pdpte & PTE_P))
+		return WALK_FAULT;
+	return walk64(c, lin, pdpte & c->maxphyaddr_mask & ~PAGE_MASK, 2, p, w, err);
+}
+
 /* Fills p and w from the tables of the current mode; paging is on. */
 static enum walk_result walk_tables(struct cpu *c, u64 lin, struct path *p, struct walk *w, u32 *err)
 {
-	*w = (struct walk){.user = true, .writable = true};
+	*w = (struct walk){.user = true, .writable = true, .second = MAY_ALL};
 	p->n = 0;
 	p->entry_size = 8;
 	if (cpu_long(c))
 		return walk64(c, lin, c->cr3 & c->maxphyaddr_mask & ~PAGE_MASK, c->cr4 & CR4_LA57 ? 5 : 4, p, w, err);
-	if (c->cr4 & CR4_PAE) {
-		u64 pdpte = c->pdpte[(lin >> 30) & 3];
-		if (!(pdpte & PTE_P)) {
-			*err = 0;
-			return WALK_FAULT;
-		}
-		return walk64(c, lin, pdpte & c->maxphyaddr_mask & ~PAGE_MASK, 2, p, w, err);
-	}
+	if (c->cr4 & CR4_PAE)
+		return walk_pae(c, lin, p, w, err);
 	p->entry_size = 4;
 	return walk32(c, lin, p, w, err);
 }
 
 static void walk_identity(const struct cpu *c, u64 lin, struct walk *w)
 {
-	*w = (struct walk){.gpa = lin & c->maxphyaddr_mask, .page_size = 4096, .user = true, .writable = true, .dirty = true};
+	*w = (struct walk){.gpa = lin & c->maxphyaddr_mask, .page_size = 4096, .user = true, .writable = true, .dirty = true,
+			   .second = MAY_ALL};
+}
+
+/* The page that w ends at, for acc. */
+static enum walk_result walk_second(struct cpu *c, struct path *p, struct walk *w, enum access acc)
+{
+	struct nested_page np;
+	w->guest_page_size = w->page_size;
+	if (likely(!c->nested.paging))
+		return WALK_OK;
+	if (!second_level(c, p, &w->gpa, acc, NP_FINAL, &np))
+		return WALK_SECOND;
+	w->page_size = MIN(w->page_size, np.page_size);
+	w->second = np.may;
+	w->dirty = w->dirty && np.dirty;
+	return WALK_OK;
 }
 
 unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index who)
 {
 	if (!(c->cr0 & CR0_PG))
-		return MAY_READ | MAY_WRITE | MAY_EXEC;
+		return w->second;
 	unsigned may = 0;
 	bool wp = c->cr0 & CR0_WP;
 	if (who == MMU_USER) {
@@ -192,7 +256,7 @@ unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index wh
 		else if ((key & 2) && (wp || who == MMU_USER))
 			may = (may & ~MAY_WRITE) | MAY_PKEY;
 	}
-	return may;
+	return may & (w->second | (unsigned)MAY_PKEY);
 }
 
 /* Whether a protection key alone refuses acc: bit PK is set whatever else refuses it too. */
@@ -208,14 +272,14 @@ static bool fetch_bit(const struct cpu *c)
 	return (c->cr4 & CR4_SMEP) || ((c->cr4 & CR4_PAE) && (c->efer & EFER_NXE));
 }
 
-static enum walk_result walk_once(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct walk *w, u32 *err)
+static enum walk_result walk_once(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct path *p, struct walk *w, u32 *err)
 {
-	struct path p;
 	u32 mode = (acc == ACC_WRITE ? PF_W : 0) | (who == MMU_USER ? PF_U : 0) |
 		   (acc == ACC_EXEC && fetch_bit(c) ? PF_I : 0);
-	if (walk_tables(c, lin, &p, w, err) != WALK_OK) {
+	enum walk_result r = walk_tables(c, lin, p, w, err);
+	if (r != WALK_OK) {
 		*err |= mode;
-		return WALK_FAULT;
+		return r;
 	}
 	unsigned may = mmu_rights(c, w, who);
 	unsigned want = acc == ACC_READ ? MAY_READ : acc == ACC_WRITE ? MAY_WRITE : MAY_EXEC;
@@ -223,25 +287,31 @@ static enum walk_result walk_once(struct cpu *c, u64 lin, enum access acc, enum 
 		*err = PF_P | mode | (pkey_refuses(c, w, acc, may) ? PF_PK : 0);
 		return WALK_FAULT;
 	}
-	for (unsigned k = 0; k < p.n; k++) {
-		bool leaf = k == p.n - 1;
-		if (!entry_set(c, &p, k, PTE_A | (leaf && acc == ACC_WRITE ? PTE_D : 0)))
-			return WALK_AGAIN;
+	for (unsigned k = 0; k < p->n; k++) {
+		bool leaf = k == p->n - 1;
+		r = entry_set(c, p, k, PTE_A | (leaf && acc == ACC_WRITE ? PTE_D : 0));
+		if (r != WALK_OK)
+			return r;
 	}
-	w->dirty = p.e[p.n - 1].val & PTE_D;
-	return WALK_OK;
+	w->dirty = p->e[p->n - 1].val & PTE_D;
+	return walk_second(c, p, w, acc);
 }
 
 bool mmu_walk(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struct walk *w, u32 *err)
 {
+	struct path p;
+	enum walk_result r;
+	p.peek = false;
 	if (!(c->cr0 & CR0_PG)) {
 		walk_identity(c, lin, w);
-		return true;
+		r = walk_second(c, &p, w, acc);
+	} else {
+		do {
+			r = walk_once(c, lin, acc, who, &p, w, err);
+		} while (unlikely(r == WALK_AGAIN));
 	}
-	enum walk_result r;
-	do {
-		r = walk_once(c, lin, acc, who, w, err);
-	} while (unlikely(r == WALK_AGAIN));
+	if (unlikely(r == WALK_SECOND))
+		nested_paging_fault(c, lin, p.refused.gpa, p.refused.acc, p.refused.what);
 	return r == WALK_OK;
 }
 
@@ -250,6 +320,7 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
 	struct path p;
 	struct walk w;
 	u32 err;
+	p.peek = true;
 	if (!(c->cr0 & CR0_PG)) {
 		walk_identity(c, lin, &w);
 	} else {
@@ -260,6 +331,8 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
 		if (walk_tables(c, lin, &p, &w, &err) != WALK_OK)
 			return false;
 	}
+	if (walk_second(c, &p, &w, ACC_READ) != WALK_OK)
+		return false;
 	*gpa = w.gpa;
 	return true;
 }
@@ -270,8 +343,10 @@ static bool walk_used(struct cpu *c, u64 lin, bool write, struct path *p, struct
 	const u64 used = PTE_P | PTE_A | (write ? PTE_D : 0);
 	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
 	u32 err;
-	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
+	p->peek = true;
+	if (!cpu_long(c) || c->nested.paging || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
 		return false;
+	w->guest_page_size = w->page_size;
 	for (unsigned k = 0; k + 1 < p->n; k++)
 		if (!(p->e[k].val & PTE_A))
 			return false;
@@ -319,11 +394,17 @@ u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
 /* PDPTEs are registers: loaded and checked when CR3 (or CR0, CR4) is, SDM vol. 3 4.4.1. */
 bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 {
-	u64 v[4];
-	u64 rsvd = ~c->maxphyaddr_mask | 0x1e6; /* 63:M, 8:5, 2:1 */
+	u64 v[4], at = cr3 & 0xffffffe0;
+	struct path p;
+	struct nested_page np;
+	p.peek = false;
+	if (pdptes_in_memory(c))
+		return true;
+	if (c->nested.paging && !second_level(c, &p, &at, ACC_READ, NP_TABLE, &np))
+		nested_paging_fault(c, at, at, ACC_READ, NP_TABLE);
 	for (unsigned k = 0; k < 4; k++) {
-		v[k] = mem_phys_read(c->mem, (cr3 & 0xffffffe0) + 8 * k, 8);
-		if ((v[k] & PTE_P) && (v[k] & rsvd))
+		v[k] = mem_phys_read(c->mem, at + 8 * k, 8);
+		if ((v[k] & PTE_P) && (v[k] & PDPTE_RESERVED(c)))
 			return false;
 	}
 	for (unsigned k = 0; k < 4; k++)

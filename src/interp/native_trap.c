@@ -13,6 +13,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "cpu/nested_api.h"
 #include "interp/native.h"
 
 enum { MAX_ARENAS = 1024 };
@@ -30,6 +31,7 @@ _Noreturn void native_mf(struct cpu *c)
 {
 	if (c->cr0 & CR0_NE)
 		cpu_raise(c, V_MF);
+	nested_check(c, ICPT_FERR_FREEZE, 0);
 	/* FERR#: the processor waits before the instruction for the interrupt. */
 	native_ferr(c, true);
 	cpu_restart(c);

@@ -54,6 +54,7 @@ static bool vme_image(struct cpu *c, unsigned size)
 
 OP(op_pushf)
 {
+	nested_check(c, ICPT_PUSHF, 0);
 	u64 image = c->rflags & ~(u64)(FL_VM | FL_RF);
 	if (vme_image(c, i->opsz)) {
 		image = (image & ~(u64)FL_IF) | FL_IOPL;
@@ -65,6 +66,7 @@ OP(op_pushf)
 
 OP_END(op_popf)
 {
+	nested_check(c, ICPT_POPF, 0);
 	bool vme = vme_image(c, i->opsz);
 	u64 v = pop_peek(c, 0, i->opsz);
 	u64 mask = FL_STATUS | FL_TF | FL_DF | FL_NT | FL_AC | FL_ID | FL_RF;
@@ -106,6 +108,7 @@ OP(op_clac)
 OP_END(op_hlt)
 {
 	need_cpl0(c);
+	nested_check(c, ICPT_HLT, 0);
 	c->activity = ACT_HLT;
 }
 
@@ -116,6 +119,7 @@ static void monitor(struct cpu *c, const struct insn *i)
 		cpu_gp0(c);
 	u64 lin = cpu_linear(c, i->seg, c->regs[R_AX] & addr_mask(i->adsz), 1, ACC_READ), gpa;
 	mem_probe(c, lin, 1, ACC_READ);
+	nested_check(c, ICPT_MONITOR, lin);
 	if (!mmu_peek(c, lin, &gpa))
 		return;
 	c->monitor_gpa = gpa & ~63ull;
@@ -128,6 +132,7 @@ static void monitor(struct cpu *c, const struct insn *i)
 /* A wait may end early for any reason, so an armed timer (MWAITX) just does not sleep. */
 static void mwait(struct cpu *c, bool timer)
 {
+	nested_check(c, ICPT_MWAIT, c->monitor_armed);
 	if (c->monitor_armed && !timer)
 		c->activity = ACT_MWAIT;
 }
@@ -164,20 +169,22 @@ static inline unsigned cr_size(const struct cpu *c) { return cpu_code64(c) ? 8 :
 OP(op_mov_rc)
 {
 	need_cpl0(c);
-	reg_st(c, i->r, cpu_read_cr(c, i->rm), cr_size(c));
+	u64 v = cpu_read_cr(c, i->rm);
+	reg_st(c, i->r, nested_cr_read(c, i->rm, v, CR_MOV, i->r), cr_size(c));
 }
 
 OP_END(op_mov_cr)
 {
 	need_cpl0(c);
-	u64 v = reg_ld(c, i->rm, cr_size(c));
+	if (i->r > 8 || !(0x11d >> i->r & 1))
+		cpu_ud(c);
+	u64 v = nested_cr_write(c, i->r, reg_ld(c, i->rm, cr_size(c)), CR_MOV, i->rm);
 	switch (i->r) {
 	case 0: cpu_write_cr0(c, v); break;
 	case 2: c->cr2 = v; break;
 	case 3: cpu_write_cr3(c, v); break;
 	case 4: cpu_write_cr4(c, v); break;
 	case 8: cpu_write_cr8(c, v); break;
-	default: cpu_ud(c);
 	}
 }
 
@@ -194,38 +201,39 @@ OP_END(op_mov_dr)
 OP_END(op_clts)
 {
 	need_cpl0(c);
-	c->cr0 &= ~(u64)CR0_TS;
+	c->cr0 = nested_cr_write(c, 0, c->cr0 & ~(u64)CR0_TS, CR_CLTS, R_ZERO);
 	cpu_update_fpu(c);
 }
 
 OP(op_smsw_r)
 {
 	need_no_umip(c);
-	reg_st(c, i->r, c->cr0, i->opsz);
+	reg_st(c, i->r, nested_cr_read(c, 0, c->cr0, CR_SMSW, i->r), i->opsz);
 }
 
 OP(op_smsw_m)
 {
 	need_no_umip(c);
-	mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), (u16)c->cr0);
+	u64 v = nested_cr_read(c, 0, c->cr0, CR_SMSW, R_ZERO);
+	mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), (u16)v);
 }
 
 /* PE can be set, not cleared; the other three bits follow. */
-static void lmsw(struct cpu *c, u16 v)
+static void lmsw(struct cpu *c, u16 v, unsigned gpr)
 {
-	cpu_write_cr0(c, (c->cr0 & ~14ull) | (v & 15));
+	cpu_write_cr0(c, nested_cr_write(c, 0, (c->cr0 & ~14ull) | (v & 15), CR_LMSW, gpr));
 }
 
 OP_END(op_lmsw_r)
 {
 	need_cpl0(c);
-	lmsw(c, reg_ld16(c, i->r));
+	lmsw(c, reg_ld16(c, i->r), i->r);
 }
 
 OP_END(op_lmsw_m)
 {
 	need_cpl0(c);
-	lmsw(c, mem_ld16(c, insn_lin(c, i, 2, ACC_READ)));
+	lmsw(c, mem_ld16(c, insn_lin(c, i, 2, ACC_READ)), R_ZERO);
 }
 
 static inline void need_osxsave(struct cpu *c)
@@ -247,6 +255,7 @@ OP_END(op_xsetbv)
 {
 	need_osxsave(c);
 	need_cpl0(c);
+	nested_check(c, ICPT_XSETBV, 0);
 	cpu_write_xcr(c, (u32)c->regs[R_CX], edx_eax(c));
 }
 
@@ -278,7 +287,7 @@ OP(op_rdmsr)
 {
 	u64 v;
 	need_cpl0(c);
-	if (!msr_read(c, (u32)c->regs[R_CX], &v))
+	if (!(unlikely(c->nested.mode) && nested_msr_read(c, (u32)c->regs[R_CX], &v)) && !msr_read(c, (u32)c->regs[R_CX], &v))
 		cpu_gp0(c);
 	edx_eax_set(c, v);
 }
@@ -286,7 +295,8 @@ OP(op_rdmsr)
 OP_END(op_wrmsr)
 {
 	need_cpl0(c);
-	if (!msr_write(c, (u32)c->regs[R_CX], edx_eax(c)))
+	if (!(unlikely(c->nested.mode) && nested_msr_write(c, (u32)c->regs[R_CX], edx_eax(c))) &&
+	    !msr_write(c, (u32)c->regs[R_CX], edx_eax(c)))
 		cpu_gp0(c);
 }
 
@@ -299,22 +309,32 @@ static inline void need_tsc(struct cpu *c)
 OP(op_rdtsc)
 {
 	need_tsc(c);
-	edx_eax_set(c, cpu_tsc(c));
+	nested_check(c, ICPT_RDTSC, 0);
+	edx_eax_set(c, nested_tsc(c, cpu_tsc(c)));
 }
 
 OP(op_rdtscp)
 {
 	need_tsc(c);
-	edx_eax_set(c, cpu_tsc(c));
+	nested_check(c, ICPT_RDTSCP, 0);
+	edx_eax_set(c, nested_tsc(c, cpu_tsc(c)));
 	c->regs[R_CX] = (u32)c->msr.tsc_aux;
 }
 
-OP(op_rdpmc) { cpu_gp0(c); /* no counter exists; without CR4.PCE the same fault */ }
+/* No counter exists. */
+OP(op_rdpmc)
+{
+	if (!c->cpl || (c->cr4 & CR4_PCE))
+		nested_check(c, ICPT_RDPMC, 0);
+	cpu_gp0(c);
+}
+
 OP(op_rdpid) { c->regs[i->r] = (u32)c->msr.tsc_aux; }
 
 OP_END(op_cpuid)
 {
 	u32 r[4];
+	nested_check(c, ICPT_CPUID, 0);
 	cpu_cpuid(c, (u32)c->regs[R_AX], (u32)c->regs[R_CX], r);
 	c->regs[R_AX] = r[0];
 	c->regs[R_BX] = r[1];

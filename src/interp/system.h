@@ -2,6 +2,7 @@
 #ifndef RING3_INTERP_SYSTEM_H
 #define RING3_INTERP_SYSTEM_H
 
+#include "cpu/nested_api.h"
 #include "interp/op_api.h"
 
 static inline void need_cpl0(struct cpu *c)

@@ -6,10 +6,11 @@
  * INS checks that it can store before it reads the port, since a port's value is gone once read. */
 #include "interp/system.h"
 
-static void io_check(struct cpu *c, u16 port, unsigned size, bool write)
+static void io_check(struct cpu *c, u16 port, unsigned size, bool write, bool string)
 {
 	if (!cpu_io_allowed(c, port, size))
 		cpu_gp0(c);
+	nested_check(c, ICPT_IO, port | size << 16 | (write ? 0 : IO_IN) | (string ? IO_STRING : 0));
 	if (unlikely(c->slow & SLOW_DR7))
 		cpu_data_breakpoint(c, port, size, write, true);
 	cpu_clock_sync(c);
@@ -21,14 +22,14 @@ static inline unsigned io_size(const struct insn *i) { return i->opsz > 4 ? 4 : 
 static void port_in(struct cpu *c, const struct insn *i, u16 port)
 {
 	unsigned size = io_size(i);
-	io_check(c, port, size, false);
+	io_check(c, port, size, false, false);
 	reg_st(c, R_AX, mem_port_read(c->mem, port, size), size);
 }
 
 static void port_out(struct cpu *c, const struct insn *i, u16 port)
 {
 	unsigned size = io_size(i);
-	io_check(c, port, size, true);
+	io_check(c, port, size, true, false);
 	mem_port_write(c->mem, port, (u32)reg_ld(c, R_AX, size), size);
 }
 
@@ -45,7 +46,7 @@ static void ins_one(struct cpu *c, const struct insn *i, unsigned size)
 {
 	u64 mask = addr_mask(i->adsz);
 	u16 port = reg_ld16(c, R_DX);
-	io_check(c, port, size, false);
+	io_check(c, port, size, false, true);
 	u64 lin = cpu_linear(c, S_ES, c->regs[R_DI] & mask, size, ACC_WRITE);
 	mem_check_aligned(c, lin, size);
 	mem_probe(c, lin, size, ACC_WRITE);
@@ -57,7 +58,7 @@ static void outs_one(struct cpu *c, const struct insn *i, unsigned size)
 {
 	u64 mask = addr_mask(i->adsz);
 	u16 port = reg_ld16(c, R_DX);
-	io_check(c, port, size, true);
+	io_check(c, port, size, true, true);
 	u64 v = mem_ld(c, cpu_linear(c, i->seg, c->regs[R_SI] & mask, size, ACC_READ), size);
 	mem_port_write(c->mem, port, (u32)v, size);
 	str_add(c, R_SI, step_of(c, size), mask);

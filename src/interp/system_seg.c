@@ -10,9 +10,10 @@ static inline u16 ld_rm16_m(struct cpu *c, const struct insn *i)
 
 /* ---- descriptor-table registers ---------------------------------------------------------------- */
 
-static void table_load(struct cpu *c, const struct insn *i, struct dtable *t)
+static void table_load(struct cpu *c, const struct insn *i, struct dtable *t, enum intercept x)
 {
 	need_cpl0(c);
+	nested_check(c, x, 0);
 	unsigned n = cpu_code64(c) ? 8 : 4;
 	u64 lin = insn_lin(c, i, n + 2, ACC_READ);
 	u16 limit = mem_ld16(c, lin);
@@ -24,9 +25,10 @@ static void table_load(struct cpu *c, const struct insn *i, struct dtable *t)
 	*t = (struct dtable){ base, limit };
 }
 
-static void table_store(struct cpu *c, const struct insn *i, const struct dtable *t)
+static void table_store(struct cpu *c, const struct insn *i, const struct dtable *t, enum intercept x)
 {
 	need_no_umip(c);
+	nested_check(c, x, 0);
 	unsigned n = cpu_code64(c) ? 8 : 4;
 	u8 image[10];
 	st16(image, t->limit);
@@ -34,26 +36,34 @@ static void table_store(struct cpu *c, const struct insn *i, const struct dtable
 	mem_st_bytes(c, insn_lin(c, i, n + 2, ACC_WRITE), image, n + 2);
 }
 
-OP_END(op_lgdt) { table_load(c, i, &c->gdtr); }
-OP_END(op_lidt) { table_load(c, i, &c->idtr); }
-OP(op_sgdt) { table_store(c, i, &c->gdtr); }
-OP(op_sidt) { table_store(c, i, &c->idtr); }
+OP_END(op_lgdt) { table_load(c, i, &c->gdtr, ICPT_GDTR_WRITE); }
+OP_END(op_lidt) { table_load(c, i, &c->idtr, ICPT_IDTR_WRITE); }
+OP(op_sgdt) { table_store(c, i, &c->gdtr, ICPT_GDTR_READ); }
+OP(op_sidt) { table_store(c, i, &c->idtr, ICPT_IDTR_READ); }
 
-static inline void system_sel_checks(struct cpu *c)
+static inline void sel_store_checks(struct cpu *c, enum intercept x)
 {
 	need_protected(c);
 	need_no_umip(c);
+	nested_check(c, x, 0);
 }
 
-OP(op_sldt_r) { system_sel_checks(c); reg_st(c, i->r, c->seg[S_LDTR].sel, i->opsz); }
-OP(op_sldt_m) { system_sel_checks(c); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), c->seg[S_LDTR].sel); }
-OP(op_str_r) { system_sel_checks(c); reg_st(c, i->r, c->seg[S_TR].sel, i->opsz); }
-OP(op_str_m) { system_sel_checks(c); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), c->seg[S_TR].sel); }
+static inline void sel_load_checks(struct cpu *c, enum intercept x)
+{
+	need_protected(c);
+	need_cpl0(c);
+	nested_check(c, x, 0);
+}
 
-OP_END(op_lldt_r) { need_protected(c); need_cpl0(c); seg_lldt(c, reg_ld16(c, i->r)); }
-OP_END(op_lldt_m) { need_protected(c); need_cpl0(c); seg_lldt(c, ld_rm16_m(c, i)); }
-OP_END(op_ltr_r) { need_protected(c); need_cpl0(c); seg_ltr(c, reg_ld16(c, i->r)); }
-OP_END(op_ltr_m) { need_protected(c); need_cpl0(c); seg_ltr(c, ld_rm16_m(c, i)); }
+OP(op_sldt_r) { sel_store_checks(c, ICPT_LDTR_READ); reg_st(c, i->r, c->seg[S_LDTR].sel, i->opsz); }
+OP(op_sldt_m) { sel_store_checks(c, ICPT_LDTR_READ); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), c->seg[S_LDTR].sel); }
+OP(op_str_r) { sel_store_checks(c, ICPT_TR_READ); reg_st(c, i->r, c->seg[S_TR].sel, i->opsz); }
+OP(op_str_m) { sel_store_checks(c, ICPT_TR_READ); mem_st16(c, insn_lin(c, i, 2, ACC_WRITE), c->seg[S_TR].sel); }
+
+OP_END(op_lldt_r) { sel_load_checks(c, ICPT_LDTR_WRITE); seg_lldt(c, reg_ld16(c, i->r)); }
+OP_END(op_lldt_m) { sel_load_checks(c, ICPT_LDTR_WRITE); seg_lldt(c, ld_rm16_m(c, i)); }
+OP_END(op_ltr_r) { sel_load_checks(c, ICPT_TR_WRITE); seg_ltr(c, reg_ld16(c, i->r)); }
+OP_END(op_ltr_m) { sel_load_checks(c, ICPT_TR_WRITE); seg_ltr(c, ld_rm16_m(c, i)); }
 
 /* ---- looking at descriptors ------------------------------------------------------------------------ */
 
@@ -201,10 +211,25 @@ OP_END(op_call_far)
 }
 
 OP_END(op_ret_far) { far_ret(c, i->opsz, (u16)i->imm); }
-OP_END(op_iret) { cpu_iret(c, i->opsz); }
-OP_END(op_int) { cpu_soft_int(c, (u8)i->imm, false, false); }
+OP_END(op_iret)
+{
+	nested_check(c, ICPT_IRET, 0);
+	cpu_iret(c, i->opsz);
+}
+
+OP_END(op_int)
+{
+	nested_check(c, ICPT_INTN, (u8)i->imm);
+	cpu_soft_int(c, (u8)i->imm, false, false);
+}
+
 OP_END(op_int3) { cpu_soft_int(c, V_BP, true, false); }
-OP_END(op_int1) { cpu_soft_int(c, V_DB, false, true); }
+
+OP_END(op_int1)
+{
+	nested_check(c, ICPT_ICEBP, 0);
+	cpu_soft_int(c, V_DB, false, true);
+}
 
 OP_END(op_into)
 {

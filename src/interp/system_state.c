@@ -5,19 +5,30 @@
 
 #include "interp/system.h"
 
-OP_END(op_cache_flush) { need_cpl0(c); }
+static inline void cache_flush(struct cpu *c, enum intercept x)
+{
+	need_cpl0(c);
+	nested_check(c, x, 0);
+}
+
+OP_END(op_invd) { cache_flush(c, ICPT_INVD); }
+OP_END(op_wbinvd) { cache_flush(c, ICPT_WBINVD); }
 
 OP_END(op_invlpg)
 {
 	need_cpl0(c);
 	u64 lin = insn_ea(c, i) + c->ebase[i->seg]; /* no limit, no canonical check */
-	mmu_invlpg(c, cpu_code64(c) ? lin : (u32)lin);
+	if (!cpu_code64(c))
+		lin = (u32)lin;
+	nested_check(c, ICPT_INVLPG, lin);
+	mmu_invlpg(c, lin);
 }
 
 OP_END(op_invpcid)
 {
 	need_cpl0(c);
 	u64 type = reg_ld(c, i->r, cpu_code64(c) ? 8 : 4);
+	nested_check(c, ICPT_INVPCID, type);
 	u64 lin = insn_lin(c, i, 16, ACC_READ);
 	u64 pcid = mem_ld64(c, lin), address = mem_ld64(c, lin_add(c, lin, 8));
 	mmu_invpcid(c, type, pcid, address);
@@ -35,6 +46,7 @@ OP(op_clzero)
 /* Who spins waits for another processor: the host's CPU may be what that one lacks. */
 OP(op_pause)
 {
+	nested_check(c, ICPT_PAUSE, 0);
 	if (c->n_cpus > 1)
 		sched_yield();
 }
@@ -110,12 +122,14 @@ static inline void need_supervisor(struct cpu *c)
 OP(op_xsaves)
 {
 	need_supervisor(c);
+	nested_check(c, ICPT_XSAVES, 0);
 	xsave(c, i, XS_S);
 }
 
 OP_END(op_xrstors)
 {
 	need_supervisor(c);
+	nested_check(c, ICPT_XRSTORS, 0);
 	xrstor(c, i, true);
 }
 

@@ -94,13 +94,13 @@ static void gate_privilege(void **state)
 	FAULTS(int1(), V_NP, NPC0 | 1); /* EXT */
 	world_protected(3);
 	idt_set(0x30, gate(INT32, C0, HANDLER, 0));
-	exception_external(w.c, 0x30);
+	exception_external(w.c, 0x30, false);
 	assert_int_equal(w.c->rip, HANDLER);
 	/* the error code of a fault while an interrupt is delivered has EXT: here #NP with its own handler */
 	world_protected(0);
 	idt_set(0x30, gate(INT32, NPC0, HANDLER, 0));
 	idt_set(V_NP, gate(INT32, C0, HANDLER + 4, 0));
-	exception_external(w.c, 0x30);
+	exception_external(w.c, 0x30, false);
 	assert_int_equal(w.c->rip, HANDLER + 4);
 	assert_int_equal(ram32(w.c->regs[R_SP]), NPC0 | 1);
 	assert_int_equal(ram32(w.c->regs[R_SP] + 4), CODE);
@@ -301,7 +301,7 @@ static void double_page_fault(void **state)
 	world_protected(0);
 	idt_set(V_GP, gate(INT32, NPC0, 0, 0));
 	idt_set(V_NP, gate(INT32, C0, HANDLER, 0));
-	exception_external(w.c, V_GP);
+	exception_external(w.c, V_GP, false);
 	assert_int_equal(w.c->rip, HANDLER);
 }
 

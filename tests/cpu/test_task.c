@@ -269,7 +269,7 @@ static void through_idt(void **state)
 	idt_set(0x30, gate(0x85, SEL_B, 0, 0));
 	idt_set(V_TS, gate(0x8e, C0, 0x100, 0));
 	put16(TSS_B + 0x54, 0x200);
-	exception_external(w.c, 0x30);
+	exception_external(w.c, 0x30, false);
 	assert_int_equal(w.c->rip, 0x100);
 	assert_int_equal(ram32(STACK_B - 16), 0x201);
 	assert_int_equal(ram32(STACK_B - 12), EIP_B); /* in the new task */

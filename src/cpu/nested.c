@@ -1,0 +1,101 @@
+/* Guest mode, as far as AMD-V and VT-x have it in common: who is asked, the way out. See nested_api.h. */
+#include "cpu/nested_api.h"
+#include "cpu/svm.h"
+#include "cpu/vmx.h"
+
+void nested_intercept(struct cpu *c, enum intercept x, u64 info)
+{
+	if (c->nested.mode == NEST_SVM)
+		svm_intercept(c, x, info);
+	else
+		vmx_intercept(c, x, info);
+}
+
+u64 nested_cr_write_slow(struct cpu *c, unsigned cr, u64 v, enum cr_how how, unsigned gpr)
+{
+	return c->nested.mode == NEST_SVM ? svm_cr_write(c, cr, v, how, gpr) : vmx_cr_write(c, cr, v, how, gpr);
+}
+
+u64 nested_cr_read_slow(struct cpu *c, unsigned cr, u64 v, enum cr_how how, unsigned gpr)
+{
+	return c->nested.mode == NEST_SVM ? svm_cr_read(c, cr, v, how, gpr) : vmx_cr_read(c, cr, v, how, gpr);
+}
+
+bool nested_msr_read(struct cpu *c, u32 msr, u64 *v)
+{
+	if (!c->nested.mode)
+		return false;
+	return c->nested.mode == NEST_SVM ? svm_guest_msr_read(c, msr, v) : vmx_guest_msr_read(c, msr, v);
+}
+
+bool nested_msr_write(struct cpu *c, u32 msr, u64 v)
+{
+	if (!c->nested.mode)
+		return false;
+	return c->nested.mode == NEST_SVM ? svm_guest_msr_write(c, msr, v) : vmx_guest_msr_write(c, msr, v);
+}
+
+bool nested_tpr_read(struct cpu *c, u8 *tpr)
+{
+	if (!c->nested.mode)
+		return false;
+	return c->nested.mode == NEST_SVM ? svm_tpr_read(c, tpr) : vmx_tpr_read(c, tpr);
+}
+
+bool nested_tpr_write(struct cpu *c, u8 tpr)
+{
+	if (!c->nested.mode)
+		return false;
+	return c->nested.mode == NEST_SVM ? svm_tpr_write(c, tpr) : vmx_tpr_write(c, tpr);
+}
+
+u64 nested_tsc(const struct cpu *c, u64 tsc)
+{
+	switch (c->nested.mode) {
+	case NEST_SVM: return svm_tsc(c, tsc);
+	case NEST_VMX: return vmx_tsc(c, tsc);
+	default: return tsc;
+	}
+}
+
+void nested_finish(struct cpu *c)
+{
+	if (c->nested.mode == NEST_SVM)
+		svm_vmexit(c);
+	else
+		vmx_vmexit(c);
+}
+
+void nested_exception(struct cpu *c, const struct exception *x)
+{
+	if (c->nested.mode == NEST_SVM)
+		svm_exception(c, x);
+	else
+		vmx_exception(c, x);
+}
+
+void nested_service(struct cpu *c)
+{
+	if (c->nested.mode == NEST_SVM)
+		svm_service(c);
+	else
+		vmx_service(c);
+}
+
+int nested_vintr(struct cpu *c)
+{
+	return c->nested.mode == NEST_SVM ? svm_vintr(c) : vmx_vintr(c);
+}
+
+bool nested_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what what, struct nested_page *p)
+{
+	return c->nested.mode == NEST_SVM ? npt_translate(c, gpa, acc, what, p) : ept_translate(c, gpa, acc, what, p);
+}
+
+_Noreturn void nested_paging_fault(struct cpu *c, u64 lin, u64 gpa, enum access acc, enum nested_what what)
+{
+	if (c->nested.mode == NEST_SVM)
+		npt_fault(c, gpa, acc, what);
+	else
+		ept_fault(c, lin, gpa, acc, what);
+}
