@@ -23,7 +23,7 @@ struct event {
 	u8 vector;
 	bool has_error;
 	u32 error;
-	u64 flags;      /* the image to push */
+	u64 flags, ip;  /* the images to push */
 };
 
 static bool soft(const struct event *e) { return e->kind >= EVT_INT_N; }
@@ -96,7 +96,7 @@ static void deliver_ivt(struct cpu *c, const struct event *e, u64 base, u64 clea
 {
 	u32 v = (u32)sys_ld(c, base + e->vector * 4u, 4);
 	struct stack st = stack_current(c);
-	u64 frame[] = { e->flags, c->seg[S_CS].sel, c->rip };
+	u64 frame[] = { e->flags, c->seg[S_CS].sel, e->ip };
 	stack_push(c, &st, frame, 3, 2);
 	stack_commit(c, &st);
 	c->rflags &= ~clear;
@@ -173,7 +173,7 @@ static void deliver_legacy(struct cpu *c, const struct event *e)
 	}
 	v[n++] = e->flags;
 	v[n++] = c->seg[S_CS].sel;
-	v[n++] = c->rip;
+	v[n++] = e->ip;
 	if (e->has_error)
 		v[n++] = e->error;
 	stack_room(c, &st, n, size);
@@ -215,7 +215,7 @@ static void deliver_long(struct cpu *c, const struct event *e)
 	v[n++] = cpu_code64(c) ? c->regs[R_SP] : (u32)c->regs[R_SP];
 	v[n++] = e->flags;
 	v[n++] = c->seg[S_CS].sel;
-	v[n++] = c->rip;
+	v[n++] = e->ip;
 	if (e->has_error)
 		v[n++] = e->error;
 	stack_room(c, &st, n, 8);
@@ -297,7 +297,7 @@ static bool next_exception(struct cpu *c, struct event *e)
 		c->msr.debugctl &= ~3ull; /* LBR, BTF */
 	}
 	*e = (struct event){ .vector = x->vector, .has_error = x->has_error, .error = x->error,
-			     .flags = c->rflags | (pushes_rf(x) ? FL_RF : 0) };
+			     .flags = c->rflags | (pushes_rf(x) ? FL_RF : 0), .ip = c->rip };
 	c->delivering = x->vector;
 	return true;
 }
@@ -327,7 +327,8 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 	volatile unsigned count = 0;
 	memcpy(&outer, &c->jb, sizeof(outer));
 	/* Comes back here for each fault of a delivery, and for an exit. */
-	bool alive = true, left = false;
+	volatile bool left = false;
+	bool alive = true;
 	if (setjmp(c->jb) || !first) {
 		left = c->exc.vector == V_VMEXIT;
 		alive = !left && ++count <= EXCEPTIONS_MAX && next_exception(c, &e);
@@ -362,17 +363,16 @@ void cpu_exception(struct cpu *c)
 
 void exception_external(struct cpu *c, unsigned vector, bool nmi)
 {
-	struct event e = { .kind = nmi ? EVT_NMI : EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags };
+	struct event e = { .kind = nmi ? EVT_NMI : EVT_EXTERNAL, .vector = (u8)vector, .flags = c->rflags, .ip = c->rip };
 	c->delivering = 256 + (int)vector;
 	deliver_framed(c, &e);
 }
 
-/* INT n and exceptions are delivered at c->rip, which is where their handler is to return to. */
-void exception_inject(struct cpu *c, u64 vec)
+void exception_inject(struct cpu *c, u64 vec, u64 ip)
 {
 	static const u8 kind[8] = { [VEC_INTR] = EVT_EXTERNAL, [VEC_NMI] = EVT_NMI, [VEC_EXCEPTION] = EVT_EXCEPTION,
 				    [VEC_SOFT_INT] = EVT_INT_N, [VEC_INT1] = EVT_INT1, [VEC_SOFT_EXCEPTION] = EVT_INT3_INTO };
-	struct event e = { .kind = kind[vec >> 8 & 7], .vector = (u8)vec, .flags = c->rflags };
+	struct event e = { .kind = kind[vec >> 8 & 7], .vector = (u8)vec, .flags = c->rflags, .ip = ip };
 	if (e.kind == EVT_EXCEPTION && vec & VEC_HAS_ERROR) {
 		e.has_error = true;
 		e.error = (u32)(vec >> 32);
@@ -421,7 +421,7 @@ void cpu_soft_int(struct cpu *c, unsigned vector, bool int3_or_into, bool int1)
 {
 	bool stepping = c->rflags & FL_TF;
 	struct event e = { .kind = int1 ? EVT_INT1 : int3_or_into ? EVT_INT3_INTO : EVT_INT_N,
-			   .vector = (u8)vector, .flags = c->rflags & ~(u64)FL_RF };
+			   .vector = (u8)vector, .flags = c->rflags & ~(u64)FL_RF, .ip = c->rip };
 	if (int1) { /* a hardware exception in all but its place */
 		c->delivering = 256 + (int)vector;
 		c->delivering_ext = true;

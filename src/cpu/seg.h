@@ -121,8 +121,8 @@ static inline u64 stack_mask(const struct segment *ss) { return ss->attr & SEG_D
 /* ---- between exception.c, event.c, debug.c, task.c */
 /* Delivers an external interrupt or NMI; has its own frame. */
 void exception_external(struct cpu *c, unsigned vector, bool nmi);
-/* Delivers what a hypervisor injects (VEC_*); has its own frame. */
-void exception_inject(struct cpu *c, u64 vec);
+/* Delivers what a hypervisor injects (VEC_*), with ip as where its handler is to return to; has its own frame. */
+void exception_inject(struct cpu *c, u64 vec, u64 ip);
 /* The debug conditions pending after an instruction, as one trap; has its own frame. */
 void debug_trap(struct cpu *c, u64 hits);
 /* task_switch with the EFLAGS image to save (a fault's has RF set). */
