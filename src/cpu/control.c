@@ -8,15 +8,10 @@
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
+#include "cpu/control.h"
 #include "cpu/nested_api.h"
 
-#define CR0_DEFINED (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
 #define HIGH_HALF 0xffffffff00000000ull
-
-#define DR6_FIXED 0xffff0ff0ull
-#define DR6_WRITABLE 0xe00full
-#define DR7_FIXED 0x400ull
-#define DR7_WRITABLE 0xffff23ffull
 
 static bool pae_paging(u64 cr0, u64 cr4, u64 efer)
 {
@@ -89,7 +84,7 @@ void cpu_write_cr3(struct cpu *c, u64 v)
 
 /* ---- CR4 ------------------------------------------------------------------------------- */
 
-static u64 cr4_valid(const struct cpu *c)
+u64 cpu_cr4_valid(const struct cpu *c)
 {
 	static const struct { u32 bit; u16 feature; } bits[] = {
 		{ CR4_VME | CR4_PVI, FEAT_VME }, { CR4_TSD, FEAT_TSC }, { CR4_DE, FEAT_DE }, { CR4_PSE, FEAT_PSE },
@@ -109,7 +104,7 @@ static u64 cr4_valid(const struct cpu *c)
 static bool cr4_allowed(const struct cpu *c, u64 v)
 {
 	u64 changed = c->cr4 ^ v;
-	if (v & ~cr4_valid(c))
+	if (v & ~cpu_cr4_valid(c))
 		return false;
 	if (cpu_long(c) && (!(v & CR4_PAE) || (changed & CR4_LA57)))
 		return false;

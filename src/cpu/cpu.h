@@ -117,7 +117,7 @@ enum {
 };
 
 /* Why the engine must go one instruction at a time (c->slow). */
-enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8 };
+enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8, SLOW_LBR = 16 };
 enum { SHADOW_STI = 1, SHADOW_SS = 2 };
 enum activity { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI, ACT_MWAIT };
 
@@ -195,6 +195,7 @@ struct cpu {
 		u64 mtrr_fixed[11], mtrr_base[16], mtrr_mask[16];
 		u64 spec_ctrl, debugctl, mcg_status, mcg_ctl, mc[32 * 4], hwcr, syscfg, other[16];
 	} msr;
+	u64 lbr[4];             /* last branch: from, to; last exception: from, to */
 
 	/* hardware virtualization for the guest */
 	struct nested nested;
@@ -284,6 +285,8 @@ bool cpu_service_events(struct cpu *c);
 void cpu_after_insn(struct cpu *c, bool tf);
 /* Before an instruction in slow mode: instruction breakpoints (DR0-3); raises #DB. */
 void cpu_code_breakpoint(struct cpu *c);
+/* With SLOW_LBR: an instruction at from has gone to `to`, or an exception there has. */
+void cpu_record_branch(struct cpu *c, u64 from, u64 to, bool exception);
 void cpu_data_breakpoint(struct cpu *c, u64 lin, unsigned size, bool write, bool io);
 enum { DR6_BD = 0x2000, DR6_BS = 0x4000, DR6_BT = 0x8000, DR7_GD = 0x2000 };
 

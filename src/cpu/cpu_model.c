@@ -42,6 +42,9 @@ static const struct { u16 f, needs; } requires[] = {
 	R(AVX512VPOPCNTDQ, AVX512F), R(AVX512VP2INTERSECT, AVX512F), R(AVX512FP16, AVX512BW),
 	R(AVX512BF16, AVX512BW),
 	R(INTEL_STIBP, SPEC_CTRL), R(SPEC_CTRL_SSBD, SPEC_CTRL), R(BHI_CTRL, SPEC_CTRL), R(INVPCID, PAE), R(MWAITX, MONITOR),
+	R(SVM, LM), R(SKINIT, SVM), R(NPT, SVM), R(LBRV, SVM), R(SVML, SVM), R(NRIPS, SVM), R(TSCRATEMSR, SVM), R(VMCBCLEAN, SVM),
+	R(FLUSHBYASID, SVM), R(DECODEASSISTS, SVM), R(PAUSEFILTER, SVM), R(PFTHRESHOLD, PAUSEFILTER), R(V_VMSAVE_VMLOAD, NPT),
+	R(VGIF, SVM),
 #undef R
 };
 
@@ -54,7 +57,14 @@ static const u16 amd_only[] = {
 	FEAT_CR8_LEGACY, FEAT_SSE4A, FEAT_XOP, FEAT_FMA4, FEAT_TBM, FEAT_TOPOEXT, FEAT_MWAITX, FEAT_MMXEXT,
 	FEAT_FXSR_OPT, FEAT_3DNOW, FEAT_3DNOWEXT, FEAT_CLZERO, FEAT_XSAVEERPTR, FEAT_IBPB, FEAT_STIBP,
 	FEAT_LMSLE, FEAT_SSBD, FEAT_SSB_NO, FEAT_BTC_NO, FEAT_LFENCE_RDTSC, FEAT_NULL_SEL_CLR_BASE,
-	FEAT_AUTO_IBRS, FEAT_SRSO_NO, FEAT_TSA_SQ_NO, FEAT_TSA_L1_NO,
+	FEAT_AUTO_IBRS, FEAT_SRSO_NO, FEAT_TSA_SQ_NO, FEAT_TSA_L1_NO, FEAT_SVM, FEAT_SKINIT, FEAT_NPT, FEAT_LBRV, FEAT_SVML,
+	FEAT_NRIPS, FEAT_TSCRATEMSR, FEAT_VMCBCLEAN, FEAT_FLUSHBYASID, FEAT_DECODEASSISTS, FEAT_PAUSEFILTER,
+	FEAT_PFTHRESHOLD, FEAT_V_VMSAVE_VMLOAD, FEAT_VGIF,
+};
+/* "+svm" brings its parts; "-npt" and the like after it take one away. */
+static const u16 of_svm[] = {
+	FEAT_SKINIT, FEAT_NPT, FEAT_LBRV, FEAT_SVML, FEAT_NRIPS, FEAT_TSCRATEMSR, FEAT_VMCBCLEAN, FEAT_FLUSHBYASID,
+	FEAT_DECODEASSISTS, FEAT_PAUSEFILTER, FEAT_PFTHRESHOLD, FEAT_V_VMSAVE_VMLOAD, FEAT_VGIF,
 };
 
 /* The levels of the x86-64 psABI; each adds to the one before. */
@@ -269,6 +279,8 @@ static bool apply_item(struct cpu_model *m, const struct host *h, char *item, st
 	int f = feature_find(item);
 	if (f < 0)
 		return unknown_feature(item, e);
+	for (unsigned k = 0; on && f == FEAT_SVM && k < ARRAY_LEN(of_svm); k++)
+		m->has[of_svm[k]] = true;
 	if (on)
 		return add_with_needs(m, h, (unsigned)f, feature_table[f].name, e);
 	drop_with_dependents(m, (unsigned)f);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/features.h"
+#include "cpu/svm.h"
 
 enum { EAX, EBX, ECX, EDX };
 
@@ -264,6 +265,12 @@ static void leaf_extended(struct cpu *c, u32 leaf, u32 sub, u32 r[4])
 		break;
 	case 0x80000008:
 		leaf_ext_8(c, r);
+		break;
+	case 0x8000000a:
+		if (m->has[FEAT_SVM]) {
+			r[EAX] = 1;         /* revision */
+			r[EBX] = SVM_ASIDS; /* with the host's */
+		}
 		break;
 	case 0x8000001d:
 		if (m->has[FEAT_TOPOEXT])

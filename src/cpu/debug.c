@@ -7,7 +7,8 @@
  *  3. RF is cleared when an instruction begins, so that IRET, POPF and task switches that set
  *     it set it for the next.
  * LE and GE of DR7 mean nothing: breakpoints are always exact. Left out: single step on
- * branches (DEBUGCTL.BTF), last-branch records, RTM, bus-lock traps. */
+ * branches (DEBUGCTL.BTF), RTM, bus-lock traps. Of last-branch records there is one, as AMD's
+ * processors have it (APM vol. 2 13.1.1.5). */
 #include "cpu/seg.h"
 
 static unsigned bp_type(const struct cpu *c, unsigned k) { return (c->dr[7] >> (16 + 4 * k)) & 3; }
@@ -25,6 +26,16 @@ static bool any_enabled(const struct cpu *c, unsigned hits)
 			return true;
 	}
 	return false;
+}
+
+void cpu_record_branch(struct cpu *c, u64 from, u64 to, bool exception)
+{
+	if (exception) {
+		c->lbr[2] = c->lbr[0];
+		c->lbr[3] = c->lbr[1];
+	}
+	c->lbr[0] = from;
+	c->lbr[1] = to;
 }
 
 void debug_trap(struct cpu *c, u64 hits)

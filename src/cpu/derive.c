@@ -116,6 +116,8 @@ void cpu_update_events(struct cpu *c)
 		slow |= SLOW_SHADOW;
 	if (c->dr[7] & 0xff)
 		slow |= SLOW_DR7;
+	if (c->msr.debugctl & 1)
+		slow |= SLOW_LBR;
 	c->slow = slow;
 }
 

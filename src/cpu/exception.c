@@ -339,6 +339,8 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 		c->delivering_ext = true;
 		c->nested.vectoring = vectoring(&e);
 		deliver(c, &e);
+		if (unlikely(c->msr.debugctl & 1))
+			cpu_record_branch(c, e.ip, c->rip, true);
 		delivered(c);
 	} else if (!left) {
 		shut_down(c);

@@ -7,12 +7,13 @@
  *  1. A write that returns false has changed nothing.
  *  2. The guest's TSC is clock_tsc() + msr.tsc_adjust: writing the TSC moves IA32_TSC_ADJUST by
  *     as much, and the LAPIC is told (hooks->set_tsc_adjust).
- * Left out: performance counters, last-branch records, thermal and power control. */
+ * Left out: performance counters, thermal and power control. */
 #define LOG_TOPIC "msr"
 #include <string.h>
 
+#include "cpu/control.h"
 #include "cpu/msr.h"
-#include "cpu/nested_api.h"
+#include "cpu/svm.h"
 
 enum {
 	MISC_ENABLE_RESET = 1 | 1 << 11 | 1 << 12 | 1 << 18, /* fast strings, no BTS, no PEBS, MONITOR */
@@ -77,7 +78,7 @@ static bool tsc_aux_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 
 
 /* ---- EFER ------------------------------------------------------------------------------------ */
 
-static u64 efer_valid(const struct cpu *c)
+u64 cpu_efer_valid(const struct cpu *c)
 {
 	static const struct { u32 bits; u16 feature; } known[] = {
 		{ EFER_SCE, FEAT_SYSCALL }, { EFER_LME | EFER_LMA, FEAT_LM }, { EFER_NXE, FEAT_NX },
@@ -94,7 +95,9 @@ static u64 efer_valid(const struct cpu *c)
 static bool efer_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
 	u64 changed = c->efer ^ v;
-	if ((v & ~efer_valid(c)) || ((changed & EFER_LME) && (c->cr0 & CR0_PG)))
+	if ((v & ~cpu_efer_valid(c)) || ((changed & EFER_LME) && (c->cr0 & CR0_PG)))
+		return false;
+	if ((changed & v & EFER_SVME) && !svm_allowed(c))
 		return false;
 	c->efer = (v & ~(u64)EFER_LMA) | (c->efer & EFER_LMA);
 	if (changed & EFER_NXE)
@@ -192,6 +195,7 @@ static bool debugctl_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64
 	if (v & ~(model_is_amd(c->model) ? 0x3full : 3ull))
 		return false;
 	c->msr.debugctl = v;
+	cpu_update_events(c);
 	return true;
 }
 
@@ -212,6 +216,63 @@ static bool hwcr_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
 static bool de_cfg_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
 {
 	*v = *field_of(c, d, msr) | LFENCE_SERIALIZE;
+	return true;
+}
+
+/* ---- AMD-V ------------------------------------------------------------------------------------------ */
+
+static bool tsc_ratio_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
+{
+	*v = c->svm->tsc_ratio;
+	return true;
+}
+
+static bool tsc_ratio_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	c->svm->tsc_ratio = v;
+	return true;
+}
+
+static bool vm_cr_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
+{
+	*v = c->svm->vm_cr;
+	return true;
+}
+
+/* While LOCK is set, it and SVMDIS stay. SVMDIS cannot be set under EFER.SVME. */
+static bool vm_cr_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	const u64 locked = VM_CR_LOCK | VM_CR_SVMDIS;
+	u64 old = c->svm->vm_cr;
+	if (old & VM_CR_LOCK)
+		v = (v & ~locked) | (old & locked);
+	if ((v & ~old & VM_CR_SVMDIS) && (c->efer & EFER_SVME))
+		return false;
+	c->svm->vm_cr = v;
+	return true;
+}
+
+static bool hsave_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
+{
+	*v = c->svm->hsave_pa;
+	return true;
+}
+
+static bool hsave_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	if (v & (PAGE_MASK | ~c->maxphyaddr_mask))
+		return false;
+	c->svm->hsave_pa = v;
+	return true;
+}
+
+/* Whoever locked SVM with a key may open it with that key. 0: no key. APM vol. 2 15.31. */
+static bool svm_key_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	if (!(c->svm->vm_cr & VM_CR_LOCK))
+		c->svm->key = v;
+	else if (v && v == c->svm->key)
+		c->svm->vm_cr &= ~(u64)VM_CR_LOCK;
 	return true;
 }
 
@@ -257,7 +318,7 @@ static const struct msr_desc table[] = {
 	FUNC(0x1a0, 0x1a0, "MISC_ENABLE", MSR_INTEL, plain_read, misc_enable_write,
 	     MISC_ENABLE_READ_ONLY | MISC_ENABLE_VALID | MISC_ENABLE_NO_NX, F(msr.misc_enable)),
 	FUNC(0x1d9, 0x1d9, "DEBUGCTL", MSR_ALWAYS, plain_read, debugctl_write, ANY, F(msr.debugctl)),
-	CONST(0x1db, 0x1de, "LAST_BRANCH", MSR_ALWAYS, 0),
+	FUNC(0x1db, 0x1de, "LAST_BRANCH", MSR_ALWAYS, plain_read, NULL, 0, F(lbr)),
 	FUNC(0x200, 0x200 + 2 * MTRR_VARIABLE - 1, "MTRR_PHYS", G(MTRR), mtrr_var_read, mtrr_var_write, ANY, 0),
 	FUNC(0x250, 0x250, "MTRR_FIX64K", G(MTRR), mtrr_fixed_read, mtrr_fixed_write, ANY, 0),
 	FUNC(0x258, 0x259, "MTRR_FIX16K", G(MTRR), mtrr_fixed_read, mtrr_fixed_write, ANY, 0),
@@ -277,6 +338,7 @@ static const struct msr_desc table[] = {
 	FUNC(0xc0000101, 0xc0000101, "GS_BASE", G(LM), plain_read, base_write, ANY, F(seg[S_GS].base)),
 	ADDR(0xc0000102, "KERNEL_GS_BASE", G(LM), msr.kernel_gs_base),
 	FUNC(0xc0000103, 0xc0000103, "TSC_AUX", MSR_TSC_AUX, plain_read, tsc_aux_write, ANY, F(msr.tsc_aux)),
+	FUNC(0xc0000104, 0xc0000104, "TSC_RATIO", G(TSCRATEMSR), tsc_ratio_read, tsc_ratio_write, 0xffffffffffull, 0),
 	/* Every AMD processor has these four counters; here they select and count nothing. */
 	FUNC(0xc0010000, 0xc0010007, "PERF_LEGACY", MSR_AMD, const_read, ignored_write, ANY, 0),
 	PLAIN(0xc0010010, "SYSCFG", MSR_AMD, LOW32, msr.syscfg),
@@ -294,6 +356,10 @@ static const struct msr_desc table[] = {
 	CONST(0xc0010061, 0xc0010063, "PSTATE", MSR_AMD, 0),
 	OTHER(0xc0010112, "SMM_ADDR", 9),
 	OTHER(0xc0010113, "SMM_MASK", 10),
+	FUNC(0xc0010114, 0xc0010114, "VM_CR", G(SVM), vm_cr_read, vm_cr_write, VM_CR_VALID, 0),
+	IGNORED(0xc0010115, "IGNNE", G(SVM), 0),
+	FUNC(0xc0010117, 0xc0010117, "VM_HSAVE_PA", G(SVM), hsave_read, hsave_write, ANY, 0),
+	FUNC(0xc0010118, 0xc0010118, "SVM_KEY", G(SVML), NULL, svm_key_write, ANY, 0),
 	OTHER(0xc0011020, "LS_CFG", 11),
 	OTHER(0xc0011021, "IC_CFG", 12),
 	OTHER(0xc0011022, "DC_CFG", 13),

@@ -44,9 +44,14 @@ void interp_single(struct cpu *c)
 	cpu_update_events(c);
 	c->cur = i;
 	c->first = i;
+	const bool lbr = c->slow & SLOW_LBR;
+	const u8 world = c->nested.mode;
+	const u64 from = c->rip, next = insn_next_rip(c, i);
 	i->fn(c, i);
 	c->icount++;
 	interp_boundary(c);
+	if (unlikely(lbr) && c->rip != next && c->rip != from && c->nested.mode == world)
+		cpu_record_branch(c, from, c->rip, false);
 	cpu_update_events(c);
 	cpu_after_insn(c, tf);
 }
