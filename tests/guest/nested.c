@@ -22,6 +22,7 @@ static u8 iopm[3 * 4096] __attribute__((aligned(4096))), msrpm[2 * 4096] __attri
 #define EXITCODE AT(0x70, u64)
 #define EXITINFO1 AT(0x78, u64)
 #define EXITINFO2 AT(0x80, u64)
+#define EXITINTINFO AT(0x88, u64)
 #define NP_ENABLE AT(0x90, u64)
 #define EVENTINJ AT(0xa8, u64)
 #define N_CR3 AT(0xb0, u64)
@@ -375,6 +376,55 @@ static void nested_paging(void)
 	check_eq("the host has its own", read_cr3(), own);
 }
 
+/* An event that VMRUN injects, also where its delivery is refused halfway. */
+static void injection(void)
+{
+	u32 wrong = 0;
+	u64 *np = space(1, pages[0]);
+	begin();
+	trap_hook = count_it;
+	for (unsigned k = 0; k < 20; k++) {
+		taken = 0;
+		EVENTINJ = 0x80000050;
+		wrong += value(c_load, (uptr)pages[0], 0) != pages[0][0] || taken != 1 || (EVENTINJ >> 31 & 1);
+	}
+	check_eq("an interrupt that is injected", wrong, 0);
+	/* One of the host's waits meanwhile: the guest is left in the handler. */
+	taken = 0;
+	INTERCEPTS |= I_INTR;
+	VINTR = V_INTR_MASKING;
+	EVENTINJ = 0x80000050;
+	__asm__ volatile("clgi");
+	self_interrupt();
+	__asm__ volatile("sti");
+	check_eq("... with one of the host's behind it", start(c_load, (uptr)pages[0], 0), X_INTR);
+	check_eq("... the guest is left after its delivery", S_RIP != (uptr)l2_call && !EXITINTINFO, 1);
+	__asm__ volatile("cli");
+	check_eq("... the host's is taken", taken, 1);
+	check_eq("... then the guest's", resume() == X_VMMCALL && taken == 2, 1);
+	INTERCEPTS &= ~I_INTR;
+	VINTR = 0;
+	taken = 0;
+	NP_ENABLE = 1;
+	N_CR3 = (uptr)np;
+	TLB_CONTROL = 1;
+	EVENTINJ = 0x80000050;
+	AT(0x488, u64) = VA + 4096; /* the IDT: not there */
+	S_CR3 = (uptr)space(0, pages[0]);
+	roots[0][3][1] = VA + 4096 + (P | W | U);
+	check_eq("... with an IDT that the second level refuses", start(c_load, (uptr)pages[0], 0), X_NPF);
+	check_eq("... EXITINTINFO", EXITINTINFO, 0x80000050);
+	check_eq("... EXITINFO2", EXITINFO2, VA + 4096 + 0x500);
+	check_eq("... and EVENTINJ is no longer valid", EVENTINJ >> 31 & 1, 0);
+	struct dtr d;
+	__asm__ volatile("sidt %0" : "=m"(d));
+	AT(0x488, u64) = d.base;
+	EVENTINJ = EXITINTINFO;
+	check_eq("... injected again", resume(), X_VMMCALL);
+	check_eq("... it is taken", taken, 1);
+	trap_hook = NULL;
+}
+
 /* ---- code that changes --------------------------------------------------------------------------------------------------- */
 
 static u8 code[4096] __attribute__((aligned(4096)));
@@ -455,6 +505,7 @@ int main(void)
 	virtual_interrupts();
 	asids();
 	nested_paging();
+	injection();
 	changing_code();
 	levels();
 	return 0;
