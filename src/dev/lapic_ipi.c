@@ -175,9 +175,11 @@ void lapic_icr_write(struct lapic *l, u32 low, u32 dest)
 		log_guest("IPI with reserved delivery mode %u", m.mode);
 		return;
 	}
-	if ((shorthand == SHORT_SELF || shorthand == SHORT_ALL) && m.mode != APIC_FIXED) {
-		log_guest("IPI to self by shorthand with delivery mode %u: only fixed ones are valid", m.mode);
-		return; /* SDM vol. 3, table 11-3 */
+	/* SDM vol. 3, table 11-3 has fixed ones alone; NMI and SMI to self by shorthand processors deliver all the same. */
+	bool to_self = shorthand == SHORT_SELF && (m.mode == APIC_NMI || m.mode == APIC_SMI);
+	if ((shorthand == SHORT_SELF || shorthand == SHORT_ALL) && m.mode != APIC_FIXED && !to_self) {
+		log_guest("IPI to self by shorthand with delivery mode %u: not valid", m.mode);
+		return;
 	}
 	if (m.mode == APIC_INIT && (low & ICR_LEVEL) && !(low & ICR_ASSERT))
 		return;

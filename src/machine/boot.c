@@ -171,6 +171,7 @@ static void load_flat_segments(struct machine *m, struct cpu *c, bool long_code)
 		flat_segment(c, data[k], 0x18, 0xc093);
 	c->seg[S_LDTR] = (struct segment){ .attr = 0x82, .limit = 0xffff };
 	c->seg[S_TR] = (struct segment){ .attr = 0x8b, .limit = 0x67 };
+	fpu_reset(c, true); /* as firmware leaves it: exceptions masked */
 }
 
 /* Linux boot protocol 1.12: paging on, RSI = boot_params, interrupts off. */
