@@ -48,7 +48,7 @@ enum intercept {
 	ICPT_CPUID, ICPT_RDTSC, ICPT_RDTSCP, ICPT_RDPMC, ICPT_RDPRU,
 	ICPT_RDRAND, ICPT_RDSEED,
 	ICPT_INVD, ICPT_WBINVD,
-	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address]; INVPCID [type] */
+	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address, of INVPCID its descriptor's] */
 	ICPT_IO,                           /* [port | size << 16 | IO_*] */
 	ICPT_RSM, ICPT_XSAVES, ICPT_XRSTORS,
 	ICPT_VM,                           /* VMRUN and its like, VMXON and its like [enum vm_insn] */

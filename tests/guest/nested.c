@@ -34,7 +34,7 @@ static u8 iopm[3 * 4096] __attribute__((aligned(4096))), msrpm[2 * 4096] __attri
 #define S_RAX AT(0x5f8, u64)
 #define CR2 AT(0x640, u64)
 enum { I_INTR = 1 << 0, I_VINTR = 1 << 4, I_RDTSC = 1 << 14, I_PUSHF = 1 << 16, I_POPF = 1 << 17, I_PAUSE = 1 << 23, I_HLT = 1 << 24, I_SHUTDOWN = 1u << 31 };
-enum { X_CR2_READ = 2, X_EXCEPTION = 0x40, X_INTR = 0x60, X_VINTR = 0x64, X_RDTSC = 0x6e, X_PUSHF = 0x70, X_POPF = 0x71, X_PAUSE = 0x77, X_HLT = 0x78, X_VMMCALL = 0x81,
+enum { X_CR2_READ = 2, X_EXCEPTION = 0x40, X_INTR = 0x60, X_VINTR = 0x64, X_RDTSC = 0x6e, X_PUSHF = 0x70, X_POPF = 0x71, X_PAUSE = 0x77, X_HLT = 0x78, X_VMMCALL = 0x81, X_INVPCID = 0xa2,
        X_NPF = 0x400 };
 enum { V_IRQ = 1 << 8, V_IGN_TPR = 1 << 20, V_INTR_MASKING = 1 << 24 };
 #define V_VECTOR(n) ((u64)(n) << 32)
@@ -164,6 +164,24 @@ static void same_code(void)
 	intercepted("POPF", c_popf, &INTERCEPTS, I_POPF, X_POPF, 78);
 	intercepted("PAUSE", c_pause, &INTERCEPTS, I_PAUSE, X_PAUSE, 79);
 	intercepted("MOV from CR2", c_cr2, (volatile u32 *)(void *)vmcb, 1 << 2, X_CR2_READ, 0x1234567000);
+}
+
+extern u64 c_invpcid(u64, u64);
+__asm__(".text\nc_invpcid: invpcid 8(%rsi), %rdi\nmov $82, %eax\nret\n");
+/* Its exit tells where the descriptor is, and the type: software that shadows page tables goes by them. */
+static void invpcid(void)
+{
+	static u64 d[3];
+	if (!has(7, 1, 10)) {
+		skip("INVPCID", "this processor has none");
+		return;
+	}
+	begin();
+	check_eq("INVPCID in the guest", value(c_invpcid, 2, (uptr)d), 82);
+	AT(0x14, u32) = 4;
+	check_eq("... intercepted", start(c_invpcid, 2, (uptr)d), X_INVPCID);
+	check_eq("... EXITINFO1: the descriptor's address", EXITINFO1, (uptr)d + 8);
+	check_eq("... EXITINFO2: the type", EXITINFO2, 2);
 }
 
 static void tsc(void)
@@ -498,6 +516,7 @@ int main(void)
 	wrmsr(VM_HSAVE_PA, (uptr)hsave);
 	apic_write(0xf0, 0x1ff);
 	same_code();
+	invpcid();
 	tsc();
 	units();
 	host_interrupts();
