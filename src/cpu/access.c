@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 
 #include "cpu/mmu.h"
+#include "cpu/nested_api.h"
 
 /* ---- the pieces of one access: at most two pages ------------------------------------------ */
 
@@ -85,19 +86,35 @@ static void host_store(u8 *p, u64 v, unsigned n)
 	}
 }
 
+/* What is neither RAM nor ROM; in guest mode perhaps the virtual APIC. */
+static u64 bus_read(struct cpu *c, u64 gpa, unsigned n)
+{
+	if (unlikely((gpa & ~PAGE_MASK) == c->nested.apic_page))
+		return nested_apic_read(c, (u32)gpa & PAGE_MASK, n);
+	return mem_phys_read(c->mem, gpa, n);
+}
+
+static void bus_write(struct cpu *c, u64 gpa, u64 v, unsigned n)
+{
+	if (unlikely((gpa & ~PAGE_MASK) == c->nested.apic_page))
+		nested_apic_write(c, (u32)gpa & PAGE_MASK, v, n);
+	else
+		mem_phys_write(c->mem, gpa, v, n);
+}
+
 static u64 piece_load(struct cpu *c, const struct piece *p)
 {
 	if (p->host)
 		return host_load(p->host, p->n);
 	cpu_device_sync(c);
-	return mem_phys_read(c->mem, p->gpa, p->n);
+	return bus_read(c, p->gpa, p->n);
 }
 
 static void piece_store(struct cpu *c, const struct piece *p, u64 v)
 {
 	if (!p->code) {
 		cpu_device_sync(c);
-		mem_phys_write(c->mem, p->gpa, v, p->n);
+		bus_write(c, p->gpa, v, p->n);
 		return;
 	}
 	host_store(p->host, v, p->n);
@@ -123,9 +140,9 @@ static void piece_copy(struct cpu *c, const struct piece *p, u8 *buf, bool write
 			;
 		if (write) {
 			memcpy(&v, buf + k, m);
-			mem_phys_write(c->mem, p->gpa + k, v, m);
+			bus_write(c, p->gpa + k, v, m);
 		} else {
-			v = mem_phys_read(c->mem, p->gpa + k, m);
+			v = bus_read(c, p->gpa + k, m);
 			memcpy(buf + k, &v, m);
 		}
 	}

@@ -8,8 +8,7 @@
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
-#include "cpu/control.h"
-#include "cpu/nested_api.h"
+#include "cpu/vmx.h"
 
 #define HIGH_HALF 0xffffffff00000000ull
 
@@ -32,6 +31,8 @@ static bool cr0_allowed(const struct cpu *c, u64 v)
 	if (v & HIGH_HALF)
 		return false;
 	if ((v & CR0_PG) && !(v & CR0_PE))
+		return false;
+	if (c->vmx->on && !vmx_cr0_valid(v, vmx_proc2(c, PROC2_UNRESTRICTED)))
 		return false;
 	if ((v & CR0_NW) && !(v & CR0_CD))
 		return false;
@@ -104,7 +105,7 @@ u64 cpu_cr4_valid(const struct cpu *c)
 static bool cr4_allowed(const struct cpu *c, u64 v)
 {
 	u64 changed = c->cr4 ^ v;
-	if (v & ~cpu_cr4_valid(c))
+	if ((v & ~cpu_cr4_valid(c)) || (c->vmx->on && !(v & CR4_VMXE)))
 		return false;
 	if (cpu_long(c) && (!(v & CR4_PAE) || (changed & CR4_LA57)))
 		return false;

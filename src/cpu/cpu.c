@@ -97,7 +97,7 @@ void cpu_reset(struct cpu *c, bool init)
 	c->priv_back = 0;
 	c->delivering_ext = false;
 	memset(c->pdpte, 0, sizeof(c->pdpte));
-	c->nested = (struct nested){ .mode = NEST_NONE };
+	c->nested = (struct nested){ .mode = NEST_NONE, .apic_page = ~0ull };
 	c->icpt = 0;
 	cpu_clear_event(c, EV_VINTR | EV_NESTED);
 	svm_reset(c, init);

@@ -102,6 +102,8 @@ struct cpu_hooks {
 	void (*set_tpr)(void *arg, u8 tpr);
 	void (*set_tsc_adjust)(void *arg, u64 adjust); /* the guest's TSC = clock_tsc + adjust */
 	void (*triple_fault)(void *arg);         /* the machine resets or stops; c->stopped and ACT_SHUTDOWN are set before */
+	void (*set_wakeup)(void *arg, u64 tsc);  /* EV_NESTED is posted once the guest's TSC has come to tsc; the last call counts */
+	void (*eoi)(void *arg);                  /* end of interrupt to the local APIC, without a register access */
 	void (*ferr)(void *arg, bool level);     /* CR0.NE = 0: IRQ 13 */
 };
 
@@ -117,7 +119,7 @@ enum {
 };
 
 /* Why the engine must go one instruction at a time (c->slow). */
-enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8, SLOW_LBR = 16 };
+enum { SLOW_TF = 1, SLOW_DR7 = 2, SLOW_SHADOW = 4, SLOW_RF = 8, SLOW_LBR = 16, SLOW_NESTED = 32 };
 enum { SHADOW_STI = 1, SHADOW_SS = 2 };
 enum activity { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI, ACT_MWAIT };
 
@@ -153,6 +155,7 @@ struct cpu {
 	u64 dr[8];
 	u32 pkru;
 	u8 shadow;              /* SHADOW_* after the previous instruction */
+	u8 shadow_before;       /* SHADOW_* that the instruction under way stands in */
 	u8 activity;            /* enum activity */
 	bool nmi_blocked;
 	_Atomic u32 nmis;       /* posted and not taken. Two that meet at one boundary are both taken, as where
@@ -272,6 +275,8 @@ _Noreturn void cpu_raise_db(struct cpu *c, u64 dr6);                      /* fau
 _Noreturn void cpu_restart(struct cpu *c);
 static inline _Noreturn void cpu_gp0(struct cpu *c) { cpu_raise_err(c, V_GP, 0); }
 static inline _Noreturn void cpu_ud(struct cpu *c) { cpu_raise(c, V_UD); }
+/* The processor stops, as after a triple fault. */
+void cpu_shut_down(struct cpu *c);
 /* After a longjmp to the engine's frame: delivers c->exc, turning faults on the way into
  * double and triple faults. Has its own setjmp frame; always returns. */
 void cpu_exception(struct cpu *c);

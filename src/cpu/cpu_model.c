@@ -153,7 +153,7 @@ static void host_read(struct host *h)
 static bool offered(const struct host *h, unsigned f)
 {
 	switch (feature_table[f].how) {
-	case EMU: case INV: return true;
+	case EMU: case INV: case OPT: return true;
 	case HOST: return h->has[f];
 	default: return false;
 	}
@@ -197,7 +197,7 @@ static void drop_unmet(struct cpu_model *m)
 static void start_max(struct cpu_model *m, const struct host *h)
 {
 	for (unsigned f = 0; f < N_FEATURES; f++)
-		m->has[f] = offered(h, f);
+		m->has[f] = feature_table[f].how != OPT && offered(h, f);
 	const u16 *other = model_is_amd(m) ? intel_only : amd_only;
 	size_t n = model_is_amd(m) ? ARRAY_LEN(intel_only) : ARRAY_LEN(amd_only);
 	for (size_t k = 0; k < n; k++)
@@ -413,13 +413,16 @@ void cpu_model_help(void)
 {
 	static const char *const heads[] = {
 		[EMU] = "by ring3 itself", [HOST] = "by the host's own instructions", [NOT] = "not yet", [INV] = NULL,
+		[OPT] = "by ring3 itself, where asked for",
 	};
 	struct host h;
 	host_read(&h);
 	printf("--cpu MODEL[,+feature][,-feature][,feature=on|off][,vendor=intel|amd]\nmodels:\n");
 	for (unsigned k = 0; k < ARRAY_LEN(models); k++)
 		printf("  %-12s %s\n", models[k].name, models[k].help);
-	for (unsigned how = EMU; how <= NOT; how++) {
+	for (unsigned how = EMU; how <= OPT; how++) {
+		if (!heads[how])
+			continue;
 		printf("features, %s:\n", heads[how]);
 		int col = 0;
 		for (unsigned f = 0; f < N_FEATURES; f++) {

@@ -51,8 +51,12 @@ void cpu_after_insn(struct cpu *c, bool tf)
 		return;
 	u64 hits = c->dr6_pending | (tf && !c->step_skip ? DR6_BS : 0);
 	c->step_skip = false;
-	if (hits)
+	if (hits && c->nested.step) { /* a hypervisor comes before the trap */
+		c->dr6_pending = hits;
+		cpu_post_event(c, EV_TRAP);
+	} else if (hits) {
 		debug_trap(c, hits);
+	}
 }
 
 /* Breakpoints are linear addresses of an instruction's first byte, prefixes included. B bits

@@ -5,6 +5,7 @@
  * CPL is not derived: far transfers, IRET, tasks, SYSCALL and the rest set c->cpl together
  * with CS and SS and then call cpu_update_mode(), which forces 0 in real and 3 in V86 mode. */
 #include "cpu/mmu.h"
+#include "cpu/vmx.h"
 
 static bool lmsle(const struct cpu *c)
 {
@@ -103,6 +104,8 @@ void cpu_update_events(struct cpu *c)
 		m |= c->if_events;
 	if (!c->nmi_blocked && !c->shadow)
 		m |= EV_NMI;
+	if (unlikely(c->vmx->on) && !c->nested.mode)
+		m &= ~(u32)EV_INIT; /* blocked in VMX root operation */
 	if (unlikely(c->nested.held))
 		m &= EV_EXIT | EV_TLB | EV_TRAP | EV_NESTED;
 	c->event_mask = m;
@@ -116,6 +119,8 @@ void cpu_update_events(struct cpu *c)
 		slow |= SLOW_SHADOW;
 	if (c->dr[7] & 0xff)
 		slow |= SLOW_DR7;
+	if (c->nested.step)
+		slow |= SLOW_NESTED;
 	if (c->msr.debugctl & 1)
 		slow |= SLOW_LBR;
 	c->slow = slow;

@@ -94,26 +94,33 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 	return true;
 }
 
+/* What guest mode wants at a boundary, also at that which a delivery has come to. */
+static void service_nested(struct cpu *c)
+{
+	if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NESTED)
+		nested_service(c);
+}
+
 bool cpu_service_events(struct cpu *c)
 {
 	u32 ev = atomic_load_explicit(&c->events, memory_order_acquire);
 	cpu_update_events(c); /* event_mask may have too many */
-	if (ev & EV_NESTED) {
-		nested_service(c);
-		ev = atomic_load_explicit(&c->events, memory_order_acquire);
-	}
+	service_nested(c);
+	ev = atomic_load_explicit(&c->events, memory_order_acquire);
 	service_control(c, ev);
 	if ((ev & EV_EXIT) || c->stopped)
 		return false;
 	if (c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
 		return false;
 	if ((ev & EV_TRAP) && !(c->shadow & SHADOW_SS)) {
-		if (c->dr6_pending)
+		if (c->dr6_pending) {
 			debug_trap(c, c->dr6_pending);
-		else
+			service_nested(c);
+		} else
 			cpu_clear_event(c, EV_TRAP);
 	}
-	service_interrupts(c, ev & c->event_mask);
+	if (service_interrupts(c, ev & c->event_mask))
+		service_nested(c);
 	/* MWAIT may end for any reason: a masked interrupt is one, a store to the line another. */
 	if (c->activity == ACT_MWAIT && (!c->monitor_armed || (ev & (EV_INTR | EV_NMI))))
 		c->activity = ACT_RUN;

@@ -76,6 +76,8 @@ _Noreturn void cpu_raise_db(struct cpu *c, u64 dr6)
 
 _Noreturn void nested_unwind(struct cpu *c)
 {
+	if (!c->cur)
+		c->keep_rip = true; /* between instructions: an event may have been delivered since the last one */
 	raise_exc(c, (struct exception){ .vector = V_VMEXIT });
 }
 
@@ -262,9 +264,8 @@ static bool pushes_rf(const struct exception *x)
 	}
 }
 
-static void shut_down(struct cpu *c)
+void cpu_shut_down(struct cpu *c)
 {
-	nested_check(c, ICPT_SHUTDOWN, 0);
 	log_debug("cpu %u: triple fault at %04x:%llx", c->index, c->seg[S_CS].sel, (unsigned long long)c->rip);
 	c->delivering = -1;
 	c->delivering_ext = false;
@@ -343,12 +344,14 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 			cpu_record_branch(c, e.ip, c->rip, true);
 		delivered(c);
 	} else if (!left) {
-		shut_down(c);
+		nested_check(c, ICPT_SHUTDOWN, 0);
+		cpu_shut_down(c);
 	}
 	memcpy(&c->jb, &outer, sizeof(outer));
 	if (left) {
 		c->delivering = -1;
 		c->delivering_ext = false;
+		c->keep_rip = false;
 		nested_finish(c);
 	}
 }

@@ -11,9 +11,9 @@
 #define LOG_TOPIC "msr"
 #include <string.h>
 
-#include "cpu/control.h"
 #include "cpu/msr.h"
 #include "cpu/svm.h"
+#include "cpu/vmx.h"
 
 enum {
 	MISC_ENABLE_RESET = 1 | 1 << 11 | 1 << 12 | 1 << 18, /* fast strings, no BTS, no PEBS, MONITOR */
@@ -219,6 +219,25 @@ static bool de_cfg_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v
 	return true;
 }
 
+/* ---- VT-x ------------------------------------------------------------------------------------------ */
+
+static bool feature_control_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
+{
+	*v = cpu_has(c, FEAT_VMX) ? c->vmx->feature_control : FEATURE_LOCK;
+	return true;
+}
+
+/* Firmware sets it up and locks it; until then anybody may. */
+static bool feature_control_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	if (!cpu_has(c, FEAT_VMX) || (c->vmx->feature_control & FEATURE_LOCK))
+		return false;
+	c->vmx->feature_control = v;
+	return true;
+}
+
+static bool vmx_read_msr(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v) { return vmx_msr_read(c, msr, v); }
+
 /* ---- AMD-V ------------------------------------------------------------------------------------------ */
 
 static bool tsc_ratio_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
@@ -298,7 +317,8 @@ static const struct msr_desc table[] = {
 	FUNC(0x1b, 0x1b, "APIC_BASE", G(APIC), apic_read, apic_write, ANY, 0),
 	IGNORED(0x2a, "EBL_CR_POWERON", MSR_INTEL, 0),
 	CONST(0x34, 0x34, "SMI_COUNT", MSR_INTEL, 0),
-	CONST(0x3a, 0x3a, "FEATURE_CONTROL", MSR_INTEL, 1), /* locked, nothing enabled */
+	FUNC(0x3a, 0x3a, "FEATURE_CONTROL", MSR_INTEL, feature_control_read, feature_control_write,
+	     FEATURE_LOCK | FEATURE_VMX_OUTSIDE_SMX, 0),
 	FUNC(0x3b, 0x3b, "TSC_ADJUST", G(TSC_ADJUST), plain_read, tsc_adjust_write, ANY, F(msr.tsc_adjust)),
 	FUNC(0x48, 0x48, "SPEC_CTRL", MSR_SPEC_CTRL, plain_read, spec_ctrl_write, ANY, F(msr.spec_ctrl)),
 	WRITE(0x49, "PRED_CMD", MSR_PRED_CMD, 1),
@@ -326,6 +346,7 @@ static const struct msr_desc table[] = {
 	FUNC(0x277, 0x277, "PAT", G(PAT), plain_read, pat_write, ANY, F(msr.pat)),
 	FUNC(0x2ff, 0x2ff, "MTRR_DEF_TYPE", G(MTRR), plain_read, mtrr_def_write, 0xcff, F(msr.mtrr_def_type)),
 	FUNC(0x400, 0x400 + 4 * MC_BANKS - 1, "MCi", G(MCA), plain_read, mc_bank_write, ANY, F(msr.mc)),
+	FUNC(0x480, 0x491, "VMX", G(VMX), vmx_read_msr, NULL, 0, 0),
 	FUNC(0x6e0, 0x6e0, "TSC_DEADLINE", G(TSC_DEADLINE), apic_read, apic_write, ANY, 0),
 	FUNC(0x800, 0x8ff, "X2APIC", G(X2APIC), apic_read, apic_write, ANY, 0),
 	FUNC(0xda0, 0xda0, "XSS", G(XSAVES), plain_read, xss_write, ANY, F(xss)),

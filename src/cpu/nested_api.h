@@ -46,7 +46,8 @@ enum intercept {
 	ICPT_IRET, ICPT_PUSHF, ICPT_POPF,
 	ICPT_HLT, ICPT_PAUSE, ICPT_MONITOR, ICPT_MWAIT, /* MONITORX, MWAITX, too */
 	ICPT_CPUID, ICPT_RDTSC, ICPT_RDTSCP, ICPT_RDPMC, ICPT_RDPRU,
-	ICPT_RDRAND, ICPT_RDSEED,
+	ICPT_RDPID,
+	ICPT_RDRAND, ICPT_RDSEED,          /* c->cur->imm2 3:0: the register */
 	ICPT_INVD, ICPT_WBINVD,
 	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address, of INVPCID its descriptor's] */
 	ICPT_IO,                           /* [port | size << 16 | IO_*] */
@@ -121,12 +122,19 @@ struct nested_page { u64 gpa; u64 page_size; u8 may; /* MAY_* */ bool dirty; };
 bool nested_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what what, struct nested_page *p);
 _Noreturn void nested_paging_fault(struct cpu *c, u64 lin, u64 gpa, enum access acc, enum nested_what what);
 
+/* Accesses to c->nested.apic_page; off: of the page. The write has been carried out when it returns. Or an exit. */
+u64 nested_apic_read(struct cpu *c, u32 off, unsigned n);
+void nested_apic_write(struct cpu *c, u32 off, u64 v, unsigned n);
+_Noreturn void nested_apic_fetch(struct cpu *c, u64 lin);
+
 /* An entry or an exit changes to another address space: mmu_space_leave() before CR3 and what else paging depends on
  * change, mmu_space_enter() once they have. tag 0: the host's; root: that of the second level, with what its entries'
  * format depends on. Translations that were kept stay, unless flush is set (those of this tag), or what they depend on
  * is no longer what it was when they were left. */
 void mmu_space_leave(struct cpu *c);
 void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush);
+/* Drops those of a guest's tag; the host runs. */
+void mmu_space_flush(struct cpu *c, u64 tag);
 /* Drops those of every space. */
 void mmu_spaces_flush(struct cpu *c);
 

@@ -15,6 +15,8 @@ struct nested {
 	u8 intr_gate;      /* enum intr_gate */
 	bool paging;       /* guest mode: guest-physical addresses go through nested_translate() */
 	bool held;         /* interrupts, NMI, INIT and SMI are held pending: the global interrupt flag is 0 */
+	bool step;         /* guest mode: nested_service() after each instruction */
+	u64 apic_page;     /* machine address of the page whose accesses are virtualized; all ones: none */
 	u64 vectoring;     /* the event on its way to its handler: VEC_*; 0: none */
 };
 

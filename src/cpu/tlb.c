@@ -119,11 +119,17 @@ static unsigned space_find(struct cpu *c, u64 tag, u64 root)
 	return oldest;
 }
 
-void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
+void mmu_space_flush(struct cpu *c, u64 tag)
 {
-	for (unsigned k = 1; flush && k < TLB_SPACES; k++)
+	for (unsigned k = 1; k < TLB_SPACES; k++)
 		if (c->spaces[k].used && c->spaces[k].tag == tag)
 			forget_epochs(&c->spaces[k]);
+}
+
+void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
+{
+	if (flush)
+		mmu_space_flush(c, tag);
 	c->space = (u8)space_find(c, tag, root);
 	struct tlb_space *s = &c->spaces[c->space];
 	s->used = ++c->space_clock;
@@ -243,6 +249,11 @@ void mmu_set_pkru(struct cpu *c, u32 val)
 static void locate(struct cpu *c, u64 gpa, struct mmu_page *p)
 {
 	p->gpa = gpa;
+	if (unlikely((gpa & ~PAGE_MASK) == c->nested.apic_page)) { /* never by way of the TLB */
+		p->host = NULL;
+		p->code = NULL;
+		return;
+	}
 	p->host = mem_ram(c->mem, gpa);
 	if (likely(p->host != NULL)) {
 		p->code = mmu_code_of(c, p->host);
@@ -331,6 +342,8 @@ const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin)
 		cpu_raise_pf(c, lin, err);
 	struct mmu_page p;
 	locate(c, w.gpa & ~PAGE_MASK, &p);
+	if (unlikely(p.gpa == c->nested.apic_page))
+		nested_apic_fetch(c, lin);
 	mmu_note_size(c, lin, &w);
 	*e = (struct code_tlb_entry){.tag = tag, .gpa_page = w.gpa & ~PAGE_MASK, .host = p.host, .code = p.code};
 	return e;

@@ -344,7 +344,7 @@ static bool walk_used(struct cpu *c, u64 lin, bool write, struct path *p, struct
 	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
 	u32 err;
 	p->peek = true;
-	if (!cpu_long(c) || c->nested.paging || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
+	if (!cpu_long(c) || c->nested.paging || c->nested.apic_page != ~0ull || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
 		return false;
 	w->guest_page_size = w->page_size;
 	for (unsigned k = 0; k + 1 < p->n; k++)

@@ -139,6 +139,7 @@ bool lapic_msr_write(struct lapic *l, u32 msr, u64 val);
 void lapic_set_tsc_adjust(struct lapic *l, u64 adjust);
 u8 lapic_get_tpr(struct lapic *l);    /* CR8 = tpr >> 4; these three take the lock themselves */
 void lapic_set_tpr(struct lapic *l, u8 tpr);
+void lapic_eoi_processor(struct lapic *l); /* by the processor itself (posted interrupts); takes the lock, too */
 /* INTA: the vector to deliver; the spurious vector where the request is gone; -1: nothing of its
  * own, the PIC is to answer (i8259_ack) if lapic_accepts_pic. */
 int lapic_ack(struct lapic *l);

@@ -120,6 +120,13 @@ void lapic_eoi(struct lapic *l)
 	lapic_update_intr(l);
 }
 
+void lapic_eoi_processor(struct lapic *l)
+{
+	mem_lock(l->d.mem);
+	lapic_eoi(l);
+	mem_unlock(l->d.mem);
+}
+
 int lapic_ack(struct lapic *l)
 {
 	mem_lock(l->d.mem);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <xmmintrin.h>
 
+#include "cpu/nested_api.h"
 #include "interp/native.h"
 
 /* ---- life -------------------------------------------------------------------------------- */
@@ -172,6 +173,11 @@ OP(nat_vzeroall)
 
 OP(nat_gpr_reg)
 {
+	insn_stub(i)(c, NULL);
+}
+OP(nat_rdrand)
+{
+	nested_check(c, i->imm2 >> 8, 0);
 	insn_stub(i)(c, NULL);
 }
 OP(nat_gpr_load)
@@ -430,6 +436,10 @@ static bool choose(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand 
 		out->fn = nat_vzeroall;
 	} else if (zi->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || zi->mnemonic == ZYDIS_MNEMONIC_VLDMXCSR) {
 		out->fn = nat_ldmxcsr;
+	} else if (zi->mnemonic == ZYDIS_MNEMONIC_RDRAND || zi->mnemonic == ZYDIS_MNEMONIC_RDSEED) {
+		out->imm2 = (zi->mnemonic == ZYDIS_MNEMONIC_RDRAND ? ICPT_RDRAND : ICPT_RDSEED) << 8 |
+			    (unsigned)ZydisRegisterGetId(zo[0].reg.value);
+		out->fn = nat_rdrand;
 	} else if (unit == NO_UNIT) {
 		out->fn = handler_gpr(zi, mem, store);
 	} else if (unit == FC_X87 && !x87_control(zi->mnemonic)) {

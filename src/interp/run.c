@@ -14,6 +14,7 @@ void interp_caught(struct cpu *c)
 	if (!c->keep_rip)
 		c->rip = c->cur ? insn_rip(c, c->cur) : c->regs[R_BLOCK];
 	c->keep_rip = false;
+	c->shadow_before = 0;
 	c->icount = cpu_icount(c);
 	c->first = NULL;
 	bc->current = &bc->none;
@@ -39,6 +40,7 @@ void interp_single(struct cpu *c)
 	const struct insn *i = block_single(c);
 	/* Both last for one instruction; the instruction may set them again. Slow is then what else
 	 * asks for it: a REP that only resumes (RF) runs through. */
+	c->shadow_before = c->shadow;
 	c->shadow = 0;
 	c->rflags &= ~(u64)FL_RF;
 	cpu_update_events(c);
@@ -48,6 +50,7 @@ void interp_single(struct cpu *c)
 	const u8 world = c->nested.mode;
 	const u64 from = c->rip, next = insn_next_rip(c, i);
 	i->fn(c, i);
+	c->shadow_before = 0;
 	c->icount++;
 	interp_boundary(c);
 	if (unlikely(lbr) && c->rip != next && c->rip != from && c->nested.mode == world)

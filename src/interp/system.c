@@ -329,7 +329,12 @@ OP(op_rdpmc)
 	cpu_gp0(c);
 }
 
-OP(op_rdpid) { c->regs[i->r] = (u32)c->msr.tsc_aux; }
+OP(op_rdpid)
+{
+	nested_check(c, ICPT_RDPID, 0);
+	c->regs[i->r] = (u32)c->msr.tsc_aux;
+}
+
 
 OP_END(op_cpuid)
 {

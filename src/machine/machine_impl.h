@@ -58,6 +58,7 @@ struct machine {
 		struct vcpu *vcpu;
 		struct lapic *lapic;
 		struct cpu_hooks hooks;
+		struct timer wakeup;  /* cpu_hooks.set_wakeup */
 		unsigned index;
 	} cpus[MAX_CPUS];
 	unsigned n_cpus;

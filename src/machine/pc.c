@@ -43,6 +43,20 @@ static void on_ferr(void *arg, bool level)
 	mem_unlock(&m->mem);
 }
 
+/* A deadline of VT-x's preemption timer: the processor looks at its TSC itself. */
+static void wakeup_fire(void *arg) { vcpu_post(((struct machine_cpu *)arg)->vcpu, EV_NESTED); }
+static void on_set_wakeup(void *arg, u64 tsc)
+{
+	struct machine_cpu *mc = arg;
+	struct machine *m = mc->m;
+	u64 now = clock_tsc(&m->clock) + mc->cpu->msr.tsc_adjust, hz = m->clock.tsc_hz ? m->clock.tsc_hz : 1000000000;
+	unsigned __int128 ns = tsc > now ? ((unsigned __int128)(tsc - now) * 1000000000 + hz - 1) / hz : 0;
+	mem_lock(&m->mem);
+	timer_arm(&mc->wakeup, clock_ns(&m->clock) + (ns >> 62 ? 1ull << 62 : (u64)ns));
+	mem_unlock(&m->mem);
+}
+static void on_eoi(void *arg) { lapic_eoi_processor(((struct machine_cpu *)arg)->lapic); }
+
 /* ---- what the board does to processors -------------------------------------------------- */
 
 static void sink_intr(void *arg, bool level)
@@ -137,7 +151,10 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.set_tsc_adjust = on_tsc_adjust,
 		.triple_fault = on_triple_fault,
 		.ferr = on_ferr,
+		.set_wakeup = on_set_wakeup,
+		.eoi = on_eoi,
 	};
+	timer_init(&mc->wakeup, &m->clock, wakeup_fire, mc);
 	mc->cpu = cpu_new(index, &m->mem, &m->clock, &m->model, &mc->hooks);
 	if (!mc->cpu)
 		return error_set(e, "-c %u: no memory for processor %u", (unsigned)m->cfg->cpus, index);
@@ -299,6 +316,9 @@ void pc_destroy(struct machine *m)
 	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		if (timer_armed(&m->cpus[k].wakeup))
+			timer_cancel(&m->cpus[k].wakeup);
 	pc_close_disks(m);
 	pc_close_shares(m);
 	for (int k = m->n_devices; k-- > 0;)
