@@ -87,7 +87,7 @@ static void efer(void **state)
 	static const struct { u64 bit; const char *off; } bits[] = {
 		{ EFER_SCE, "max,vendor=amd,-syscall" }, { EFER_LME, "max,vendor=amd,-lm" }, { EFER_NXE, "max,vendor=amd,-nx" },
 		{ EFER_LMSLE, "max,vendor=amd,-lmsle" }, { EFER_FFXSR, "max,vendor=amd,-fxsr_opt" },
-		{ EFER_AIBRSE, "max,vendor=amd,-auto_ibrs" },
+		{ EFER_AIBRSE, "max,vendor=amd,-auto_ibrs" }, { EFER_SVME, "max,vendor=amd,-svm" },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(bits); k++) {
 		start("max,vendor=amd");
@@ -97,8 +97,47 @@ static void efer(void **state)
 	}
 	start("max,vendor=amd");
 	for (unsigned b = 0; b < 64; b++)
-		if (!((EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | (u64)EFER_AIBRSE) >> b & 1))
+		if (!((EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_LMSLE | EFER_FFXSR | EFER_SVME | (u64)EFER_AIBRSE) >> b & 1))
 			refused(0xc0000080, 1ull << b);
+}
+
+/* APM vol. 2 15.30, 15.31. */
+static void svm_registers(void **state)
+{
+	enum { VM_CR = 0xc0010114, HSAVE = 0xc0010117, KEY = 0xc0010118, RATIO = 0xc0000104 };
+	static const char *const off[] = { "max,vendor=amd,-svm", "max,vendor=intel" };
+	for (unsigned k = 0; k < ARRAY_LEN(off); k++) {
+		start(off[k]);
+		assert_false(has(VM_CR) || has(HSAVE) || has(RATIO));
+		assert_false(msr_write(c, VM_CR, 0) || msr_write(c, HSAVE, 0) || msr_write(c, RATIO, 1) || msr_write(c, KEY, 0));
+	}
+	start("max,vendor=amd");
+	assert_int_equal(get(VM_CR), 0);
+	assert_int_equal(get(RATIO), 1ull << 32);
+	put(HSAVE, 0x123000);
+	refused(HSAVE, 0x123001);
+	refused(HSAVE, 1ull << 50);
+	refused(VM_CR, 1 << 5);
+	refused(RATIO, 1ull << 40);
+	/* SVMDIS and EFER.SVME shut each other out; LOCK keeps both of its bits. */
+	put(VM_CR, 16);
+	refused(0xc0000080, EFER_SVME);
+	put(VM_CR, 0);
+	put(0xc0000080, EFER_SVME);
+	refused(VM_CR, 16);
+	put(0xc0000080, 0);
+	assert_true(msr_write(c, KEY, 0x1234));
+	put(VM_CR, 8 | 16);
+	assert_true(msr_write(c, VM_CR, 2));
+	assert_int_equal(get(VM_CR), 2 | 8 | 16);
+	assert_true(msr_write(c, KEY, 0x1233));
+	assert_int_equal(get(VM_CR), 2 | 8 | 16);
+	assert_true(msr_write(c, KEY, 0x1234));
+	assert_int_equal(get(VM_CR), 2 | 16);
+	/* INIT leaves them alone. */
+	cpu_reset(c, true);
+	assert_int_equal(get(VM_CR), 2 | 16);
+	assert_int_equal(get(HSAVE), 0x123000);
 }
 
 static void efer_lma_is_read_only(void **state)
@@ -343,7 +382,7 @@ static int down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(unknown), cmocka_unit_test(gates), cmocka_unit_test(efer),
+		cmocka_unit_test(unknown), cmocka_unit_test(gates), cmocka_unit_test(efer), cmocka_unit_test(svm_registers),
 		cmocka_unit_test(efer_lma_is_read_only), cmocka_unit_test(canonical), cmocka_unit_test(widths),
 		cmocka_unit_test(types), cmocka_unit_test(mtrr), cmocka_unit_test(machine_check), cmocka_unit_test(tsc),
 		cmocka_unit_test(speculation), cmocka_unit_test(misc_enable),

@@ -207,11 +207,11 @@ static void umip(void **state)
 static void not_here(void **state)
 {
 	sys_protected(0);
-	assert_int_equal(RUN(0x0f, 0xaa), UNKNOWN);       /* RSM */
+	assert_int_equal(RUN(0x0f, 0xaa), V_UD);          /* RSM */
 	assert_int_equal(RUN(0x0f, 0x37), UNKNOWN);       /* GETSEC */
 	assert_int_equal(RUN(0x0f, 0x0b), UNKNOWN);       /* UD2 */
 	assert_int_equal(RUN(0x0f, 0x01, 0xc1), UNKNOWN); /* VMCALL */
-	assert_int_equal(RUN(0x0f, 0x01, 0xd9), UNKNOWN); /* VMMCALL */
+	assert_int_equal(RUN(0x0f, 0x01, 0xd9), cpu_has(s.c, FEAT_SVM) ? V_UD : UNKNOWN); /* VMMCALL */
 	assert_int_equal(RUN(0xf3, 0x0f, 0xae, 0xc0), UNKNOWN); /* RDFSBASE outside 64-bit mode */
 }
 

@@ -67,10 +67,10 @@ static inline void clgi(void) { __asm__ volatile("clgi" : : : "memory"); }
 	extern const u8 name[]; \
 	__asm__(".pushsection .text\n.globl " #name "\n" #name ":\n" text "\nvmmcall\nhlt\n.popsection\n")
 
-static struct vmcb_seg vmcb_flat(u16 sel, u16 attr) { return (struct vmcb_seg){ sel, attr, 0xffffffff, 0 }; }
+static inline struct vmcb_seg vmcb_flat(u16 sel, u16 attr) { return (struct vmcb_seg){ sel, attr, 0xffffffff, 0 }; }
 
 /* A guest that is as we are. */
-static void vmcb_init(void)
+static inline void vmcb_init(void)
 {
 	struct __attribute__((packed)) { u16 limit; u64 base; } t;
 	memset(&vmcb, 0, sizeof(vmcb));
@@ -111,7 +111,7 @@ static noinline u64 vmrun_once(void)
 	return vmcb.exitcode;
 }
 
-static u64 run_at(const void *rip)
+static inline u64 run_at(const void *rip)
 {
 	vmcb.rip = (uptr)rip;
 	vmcb.rsp = (uptr)nested_stack + sizeof(nested_stack);
@@ -120,8 +120,8 @@ static u64 run_at(const void *rip)
 	return code;
 }
 
-static bool svm_there(void) { return is_amd() && has(0x80000001, 2, 2); }
-static void svm_on(void)
+static inline bool svm_there(void) { return is_amd() && has(0x80000001, 2, 2); }
+static inline void svm_on(void)
 {
 	wrmsr(VM_HSAVE_PA, (uptr)hsave);
 	wrmsr(EFER, rdmsr(EFER) | EFER_SVME);
