@@ -42,7 +42,7 @@ static const struct { u16 f, needs; } requires[] = {
 	R(AVX512VPOPCNTDQ, AVX512F), R(AVX512VP2INTERSECT, AVX512F), R(AVX512FP16, AVX512BW),
 	R(AVX512BF16, AVX512BW),
 	R(INTEL_STIBP, SPEC_CTRL), R(SPEC_CTRL_SSBD, SPEC_CTRL), R(BHI_CTRL, SPEC_CTRL), R(INVPCID, PAE), R(MWAITX, MONITOR),
-	R(SVM, LM), R(SKINIT, SVM), R(NPT, SVM), R(LBRV, SVM), R(SVML, SVM), R(NRIPS, SVM), R(TSCRATEMSR, SVM), R(VMCBCLEAN, SVM),
+	R(VMX, LM), R(SVM, LM), R(SKINIT, SVM), R(NPT, SVM), R(LBRV, SVM), R(SVML, SVM), R(NRIPS, SVM), R(TSCRATEMSR, SVM), R(VMCBCLEAN, SVM),
 	R(FLUSHBYASID, SVM), R(DECODEASSISTS, SVM), R(PAUSEFILTER, SVM), R(PFTHRESHOLD, PAUSEFILTER), R(V_VMSAVE_VMLOAD, NPT),
 	R(VGIF, SVM),
 #undef R
@@ -51,7 +51,7 @@ static const struct { u16 f, needs; } requires[] = {
 /* Bits that the other vendor's processors never have: off unless asked for by name. */
 static const u16 intel_only[] = {
 	FEAT_SPEC_CTRL, FEAT_INTEL_STIBP, FEAT_SPEC_CTRL_SSBD, FEAT_FLUSH_L1D, FEAT_ARCH_CAPABILITIES,
-	FEAT_MD_CLEAR, FEAT_SERIALIZE, FEAT_SS, FEAT_BHI_CTRL, FEAT_MCDT_NO,
+	FEAT_MD_CLEAR, FEAT_SERIALIZE, FEAT_SS, FEAT_BHI_CTRL, FEAT_MCDT_NO, FEAT_VMX,
 };
 static const u16 amd_only[] = {
 	FEAT_CR8_LEGACY, FEAT_SSE4A, FEAT_XOP, FEAT_FMA4, FEAT_TBM, FEAT_TOPOEXT, FEAT_MWAITX, FEAT_MMXEXT,
@@ -153,7 +153,7 @@ static void host_read(struct host *h)
 static bool offered(const struct host *h, unsigned f)
 {
 	switch (feature_table[f].how) {
-	case EMU: case INV: case OPT: return true;
+	case EMU: case INV: return true;
 	case HOST: return h->has[f];
 	default: return false;
 	}
@@ -197,7 +197,7 @@ static void drop_unmet(struct cpu_model *m)
 static void start_max(struct cpu_model *m, const struct host *h)
 {
 	for (unsigned f = 0; f < N_FEATURES; f++)
-		m->has[f] = feature_table[f].how != OPT && offered(h, f);
+		m->has[f] = offered(h, f);
 	const u16 *other = model_is_amd(m) ? intel_only : amd_only;
 	size_t n = model_is_amd(m) ? ARRAY_LEN(intel_only) : ARRAY_LEN(amd_only);
 	for (size_t k = 0; k < n; k++)
@@ -413,16 +413,13 @@ void cpu_model_help(void)
 {
 	static const char *const heads[] = {
 		[EMU] = "by ring3 itself", [HOST] = "by the host's own instructions", [NOT] = "not yet", [INV] = NULL,
-		[OPT] = "by ring3 itself, where asked for",
 	};
 	struct host h;
 	host_read(&h);
 	printf("--cpu MODEL[,+feature][,-feature][,feature=on|off][,vendor=intel|amd]\nmodels:\n");
 	for (unsigned k = 0; k < ARRAY_LEN(models); k++)
 		printf("  %-12s %s\n", models[k].name, models[k].help);
-	for (unsigned how = EMU; how <= OPT; how++) {
-		if (!heads[how])
-			continue;
+	for (unsigned how = EMU; how <= NOT; how++) {
 		printf("features, %s:\n", heads[how]);
 		int col = 0;
 		for (unsigned f = 0; f < N_FEATURES; f++) {

@@ -81,8 +81,10 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 	}
 	int vector = -1;
 	if (ev & EV_INTR) {
-		ask(c, ICPT_INTR, 0);
-		vector = c->hooks->int_ack(c->hooks->arg);
+		if (nested_wants(c, ICPT_INTR))
+			ask(c, ICPT_INTR, 0); /* returns where it was withdrawn, or but a notification */
+		else
+			vector = c->hooks->int_ack(c->hooks->arg);
 	}
 	if (vector < 0 && (ev & EV_VINTR)) {
 		settle(c);
@@ -97,8 +99,10 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 /* What guest mode wants at a boundary, also at that which a delivery has come to. */
 static void service_nested(struct cpu *c)
 {
-	if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NESTED)
+	if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NESTED) {
+		settle(c);
 		nested_service(c);
+	}
 }
 
 bool cpu_service_events(struct cpu *c)

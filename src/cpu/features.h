@@ -5,7 +5,7 @@
 
 #include "cpu/cpu.h"
 
-enum feature_how { EMU, HOST, NOT, INV, OPT }; /* cpuid.def says what they mean */
+enum feature_how { EMU, HOST, NOT, INV }; /* cpuid.def says what they mean */
 
 struct feature_info {
 	const char *name;

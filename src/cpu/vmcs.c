@@ -4,6 +4,9 @@
  * from byte 64 on each field in 8 bytes in the order of vmcs.def. Fields of 16 and 32 bits and high halves
  * never hold more than they have bits (vmcs_field_write), and a region is cut to that when it is loaded,
  * since a guest may write to it as to any memory. */
+#include <string.h>
+
+#include "cpu/mmu.h"
 #include "cpu/vmx.h"
 
 enum { REGION_FIELDS = 64 };
@@ -58,8 +61,11 @@ void vmx_phys_store(struct cpu *c, u64 addr, u64 v, unsigned size)
 	mem_phys_write(c->mem, addr, v, size);
 	u8 *host = mem_ram(c->mem, addr);
 	if (host)
-		mem_code_hit(c, &c->mem->code[(u64)(host - c->mem->ram) >> 12], addr & PAGE_MASK, size);
+		mem_code_hit(c, mmu_code_of(c, host), addr & PAGE_MASK, size);
 }
+
+/* The page of addr in the host, if it is RAM: regions are then copied at once. */
+static u64 *region_ram(struct cpu *c, u64 addr) { return (u64 *)(void *)mem_ram(c->mem, addr); }
 
 void vmcs_store(struct cpu *c)
 {
@@ -69,6 +75,12 @@ void vmcs_store(struct cpu *c)
 		return;
 	vmx_phys_store(c, at + 4, m->abort, 4);
 	vmx_phys_store(c, at + 8, m->launched, 4);
+	u64 *ram = region_ram(c, at);
+	if (ram) {
+		memcpy(ram + REGION_FIELDS / 8, m->f, sizeof(m->f));
+		mem_code_hit(c, mmu_code_of(c, (const u8 *)ram), REGION_FIELDS, sizeof(m->f));
+		return;
+	}
 	for (unsigned k = 0; k < N_VMCS_FIELDS; k++)
 		vmx_phys_store(c, at + REGION_FIELDS + 8 * k, m->f[k], 8);
 }
@@ -76,11 +88,16 @@ void vmcs_store(struct cpu *c)
 void vmcs_load(struct cpu *c, u64 addr)
 {
 	struct vmcs *m = &c->vmx->vmcs;
+	const u64 *ram = region_ram(c, addr);
 	m->revision = (u32)mem_phys_read(c->mem, addr, 4);
 	m->abort = (u32)mem_phys_read(c->mem, addr + 4, 4);
 	m->launched = (u32)mem_phys_read(c->mem, addr + 8, 4);
-	for (unsigned k = 0; k < N_VMCS_FIELDS; k++)
-		m->f[k] = mem_phys_read(c->mem, addr + REGION_FIELDS + 8 * k, 8) & width_mask(encodings[k]);
+	if (ram)
+		memcpy(m->f, ram + REGION_FIELDS / 8, sizeof(m->f));
+	for (unsigned k = 0; k < N_VMCS_FIELDS; k++) {
+		u64 v = ram ? m->f[k] : mem_phys_read(c->mem, addr + REGION_FIELDS + 8 * k, 8);
+		m->f[k] = v & width_mask(encodings[k]);
+	}
 	c->vmx->current = addr;
 }
 

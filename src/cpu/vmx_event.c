@@ -100,7 +100,7 @@ void vmx_service(struct cpu *c)
 		between(c, EXIT_MTF);
 		return;
 	}
-	if (!c->dr6_pending && vmx_pin(c, PIN_PREEMPTION) && cpu_tsc(c) >= v->timer_end) {
+	if (!c->dr6_pending && vmx_pin(c, PIN_PREEMPTION) && c->activity != ACT_WAIT_SIPI && cpu_tsc(c) >= v->timer_end) {
 		between(c, EXIT_TIMER);
 		return;
 	}
