@@ -115,7 +115,7 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct tou
 		block_drop(b, k);
 	/* A segment may have been loaded. */
 	if (ends && !last && k->page->mode != CODE64 && c->rip == rip_of(b, k->lin + k->map[n + 1].guest)) {
-		legacy_class(b);
+		code_class(b);
 		ends = !class_equal(&b->klass, &k->page->klass);
 	}
 	return !ends && !last && k->valid && (!k->made_from || selfcheck_holds(k));
@@ -207,13 +207,13 @@ static u32 enter(struct bt *b, const struct block *k, const u8 *at)
 	x->restore = k->units && x->units_off;
 	x->units_no = 0;
 	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
-		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class: translation_mode() */
+		x->units_no |= c->nofpu[f] && c->nofpu[f] != V_UD; /* for #UD, blocks do not have the class (FOR_NO_UNIT) */
 	x->flags = flags_pack(c->rflags);
 	x->fs_base = c->ebase[S_FS];
 	x->gs_base = c->ebase[S_GS];
 	x->kernel_gs_base = c->msr.kernel_gs_base;
 	x->ac = (u32)c->rflags & FL_AC;
-	x->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust;
+	x->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust + nested_tsc(c, 0);
 	x->tsc_aux = (u32)c->msr.tsc_aux;
 	atomic_store(&b->inside, true);
 	if (events_due(c) || shoot_pending(b)) { /* whoever posted it may not have seen us inside */
@@ -312,28 +312,14 @@ static enum run_exit why_left(const struct cpu *c)
 	return c->activity == ACT_RUN ? RUN_EVENT : RUN_HALT;
 }
 
-/* What translations depend on beside the code and its page, and what seldom changes. */
-static u32 translation_mode(const struct cpu *c)
-{
-	u32 m = (c->cr4 & CR4_TSD ? 1 : 0) | (c->cr4 & CR4_LA57 ? 1u << 31 : 0);
-	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
-		m |= (u32)(c->nofpu[f] == V_UD) << f;
-	return m;
-}
-
 static bool lmsle(const struct cpu *c) { return c->code_mode == CODE64 && c->seg_check; }
 
 /* The block at RIP, as cache_find(), in its space. */
 static struct block *find(struct bt *b)
 {
-	u32 made_for = translation_mode(b->cpu);
-	if (unlikely(made_for != b->made_for)) {
-		b->made_for = made_for;
-		cache_flush(b);
-	}
 	if (unlikely(b->windows_full) && windows_renew(b))
 		cache_flush(b);
-	legacy_class(b);
+	code_class(b);
 	space_select(b);
 	space_class(b);
 	return cache_find(b);

@@ -32,6 +32,7 @@
 #include "bt/emit.h"
 #include "bt/memo.h"
 #include "cpu/cpu.h"
+#include "cpu/nested_api.h"
 #include "interp/interp.h"
 #include "interp/op_api.h"
 
@@ -97,19 +98,29 @@ static inline u32 table_at(u64 lin, bool store) { return (u32)((lin >> 12) * 8 +
 /* Guest addresses that share an entry (a load's and a store's too) differ in multiples of 2^40,
  * MEM_ALIAS_STEP. */
 
-/* ---- classes (legacy.c): what code outside 64-bit mode is specialized on --------------------- */
+/* ---- classes (legacy.c): what code is specialized on ------------------------------------------ */
 struct seg_class {
-	u32 cs_base, cs_limit;
-	u8 mode;              /* enum code_mode; CODE64: the rest but `windowed` and `guest` is 0 */
+	u32 made_for;         /* what seldom changes: FOR_* */
+	u32 cs_base, cs_limit; /* outside 64-bit mode, as is what follows */
+	u8 mode;              /* enum code_mode; this one always */
 	u8 flat;              /* bits by enum sreg: readable, writable, base 0, limit 4 GiB */
 	bool sp16;
 	bool windowed;        /* user code of a space with windows (window.c) */
-	bool guest;           /* in guest mode: what a hypervisor may intercept is the interpreter's */
-	u8 unused[3];         /* 0: classes are compared byte by byte */
 };
 static inline bool class_equal(const struct seg_class *a, const struct seg_class *b) { return !__builtin_memcmp(a, b, sizeof(*a)); }
+/* seg_class.made_for. In guest mode also what the hypervisor asks to see of instructions that are translated else, and
+ * what IF lets in. */
+enum {
+	FOR_TSD = 1, FOR_LA57 = 2, FOR_NO_UNIT = 1 << 4, /* << FC_SSE to FC_AVX512: not there, #UD */
+	FOR_GUEST = 1 << 10, FOR_TSC_SCALED = 1 << 11, FOR_INTR = 1 << 12, FOR_VINTR = 1 << 13, FOR_INTERCEPT = 1 << 16, /* << which (system.c) */
+};
+/* Events that IF lets in: CLI and STI have them as constants. */
+static inline u32 class_if_events(const struct seg_class *k)
+{
+	return k->made_for & FOR_GUEST ? (k->made_for & FOR_INTR ? EV_INTR : 0u) | (k->made_for & FOR_VINTR ? EV_VINTR : 0u) : EV_INTR;
+}
 struct bt;
-void legacy_class(struct bt *b); /* the present one, to b->klass; segments to the context */
+void code_class(struct bt *b); /* the present one, to b->klass; segments to the context */
 
 /* ---- windows (window.c): user memory mapped for the host's own MMU ------------------------------ */
 enum { WINDOW_BITS = 39 };       /* a window is 512 GiB of guest addresses */
@@ -133,7 +144,7 @@ struct space {
 	u64 epoch;            /* cpu->epoch; 0: not in use */
 	u8 mmu;               /* enum mmu_index */
 	bool user;            /* CPL 3 */
-	u16 pcid;
+	u32 pcid;             /* and, above it, whose: cpu->space */
 	u64 root;             /* CR3 without its low bits */
 	u64 used;             /* when last chosen */
 	struct seg_class klass; /* of the blocks that ok slots are for */
@@ -420,7 +431,6 @@ struct bt {
 	bool listed;
 	bool exact_flags;
 	bool amd;                 /* the model's vendor */
-	u32 made_for;             /* what the cache's translations depend on (bt.c) */
 	enum bt_verify verify;
 	enum bt_code code;
 	enum bt_windows windows;

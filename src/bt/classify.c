@@ -297,14 +297,14 @@ enum kind classify(struct translation *t, struct tins *i)
 	const struct op *o = i->op;
 	if (!cpu_offers_isa(c, i->zi.meta.isa_set) || ((i->zi.attributes & ZYDIS_ATTRIB_HAS_LOCK) && !(o->flags & OF_LOCK)))
 		return interp_kind(i);
+	if (unlikely(system_intercepted(t, i)))
+		return interp_kind(i);
 	if (t->page->mode != CODE64)
 		return legacy_kind(t, i);
 	if (o->op_class == OC_BRANCH)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
-	if (t->page->klass.guest && interceptable(i))
-		return interp_kind(i);
 	if (system_possible(t, i))
 		return K_SYSTEM;
 	if (system_gate(t, i))

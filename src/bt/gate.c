@@ -15,7 +15,6 @@
 #pragma GCC target("general-regs-only")
 #endif
 #include "bt/gate.h"
-#include "cpu/nested_api.h"
 #include "cpu/quick_api.h"
 
 /* ---- ways on ---------------------------------------------------------------------------------------- */

@@ -18,7 +18,7 @@
  *  1. A block is made for a class: mode, base and limit of CS, which of ES, SS and DS are flat, the
  *     size of the stack pointer. All of that ends a block where it changes, and a space's ok slots
  *     are those of one class (space_class).
- *  2. Bases and limits that are not in the class are in the context, by legacy_class.
+ *  2. Bases and limits that are not in the class are in the context, by code_class.
  *  3. A block's bytes lie within CS's limit, and so does its every direct target; an indirect one is
  *     compared where it may not.
  *  4. Linear addresses, also of links and of the jump cache, have 32 bits; RIP is that minus CS's
@@ -56,16 +56,17 @@ static u64 end_of(const struct cpu *c, unsigned s, bool write)
 	return (u64)g->limit + 1;
 }
 
-void legacy_class(struct bt *b)
+void code_class(struct bt *b)
 {
 	struct cpu *c = b->cpu;
 	struct seg_class *x = &b->klass;
+	u32 m = system_made_for(c);
 	if (c->code_mode == CODE64) {
-		*x = (struct seg_class){ .mode = CODE64, .guest = c->nested.mode != NEST_NONE };
+		*x = (struct seg_class){ .made_for = m, .mode = CODE64 };
 		return;
 	}
-	*x = (struct seg_class){ .mode = c->code_mode, .cs_base = (u32)c->ebase[S_CS], .cs_limit = c->seg[S_CS].limit,
-				 .sp16 = c->sp_mask == 0xffff, .guest = c->nested.mode != NEST_NONE };
+	*x = (struct seg_class){ .made_for = m, .mode = c->code_mode, .cs_base = (u32)c->ebase[S_CS], .cs_limit = c->seg[S_CS].limit,
+				 .sp16 = c->sp_mask == 0xffff };
 	for (unsigned s = S_ES; s <= S_GS; s++) {
 		if (s != S_CS && s < S_FS && is_flat(c, s)) {
 			x->flat |= (u8)(1u << s);
@@ -719,8 +720,6 @@ enum kind legacy_kind(struct translation *t, struct tins *i)
 		return branch_kind(t, i);
 	if (is_hint(&i->zi))
 		return K_NOP;
-	if (t->page->klass.guest && interceptable(i))
-		return interp_kind(i);
 	if (system_possible(t, i))
 		return K_SYSTEM;
 	if (string_possible(t, i))

@@ -181,7 +181,7 @@ void space_flush_page(struct bt *b, u64 lin, u64 mask)
 /* ---- choosing -------------------------------------------------------------------------------------- */
 
 /* With whose it is: the host's, a guest's. */
-static u16 pcid_of(const struct cpu *c) { return (u16)((c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0) | (unsigned)c->space << 12); }
+static u32 pcid_of(const struct cpu *c) { return (u32)(c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0) | (u32)c->space << 12; }
 
 /* The kernel's spaces of this address space and class, for space_ac_pair(). */
 static void kernel_pair(struct bt *b)
@@ -201,7 +201,7 @@ void space_select(struct bt *b)
 	if (likely(s && s->epoch == c->epoch && s->mmu == c->mmu && s->user == user))
 		return;
 	struct space *oldest = &b->spaces[0], *same = NULL;
-	u16 pcid = pcid_of(c);
+	u32 pcid = pcid_of(c);
 	s = NULL;
 	for (unsigned k = 0; k < N_SPACES && !s; k++) {
 		struct space *x = &b->spaces[k];

@@ -12,19 +12,45 @@ static bool names_segment(const ZydisDecodedOperand *o)
 	return o->type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT;
 }
 
-/* What a hypervisor may ask to see (cpu/nested_api.h) of those that are translated; gates look at cpu->icpt. CLI
- * and STI: interrupts are let in by more than IF. */
-bool interceptable(const struct tins *i)
+/* What a hypervisor may ask to see of what is translated else; with that, gate.c looks itself. */
+static const u8 intercepts[] = { ICPT_PUSHF, ICPT_RDTSC, ICPT_RDTSCP, ICPT_RDRAND, ICPT_RDSEED, ICPT_PAUSE, ICPT_CR_READ };
+
+/* The guest's TSC is more than an offset away from the host's. */
+static bool tsc_scaled(const struct cpu *c)
 {
-	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_PAUSE: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP: case ZYDIS_MNEMONIC_RDRAND:
-	case ZYDIS_MNEMONIC_RDSEED: case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
-	case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI:
-		return true;
-	case ZYDIS_MNEMONIC_MOV:
-		return i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(i->zo[1].reg.value) == ZYDIS_REGCLASS_CONTROL;
-	default:
+	const u64 far = 1ull << 62;
+	return nested_tsc(c, far) - nested_tsc(c, 0) != far;
+}
+
+/* What translations depend on beside the code and its page, and what seldom changes. */
+u32 system_made_for(const struct cpu *c)
+{
+	u32 m = (c->cr4 & CR4_TSD ? FOR_TSD : 0) | (c->cr4 & CR4_LA57 ? FOR_LA57 : 0);
+	for (unsigned f = FC_SSE; f <= FC_AVX512; f++)
+		m |= (u32)(c->nofpu[f] == V_UD) * FOR_NO_UNIT << f;
+	if (likely(!c->nested.mode))
+		return m;
+	for (unsigned k = 0; k < ARRAY_LEN(intercepts); k++)
+		m |= (u32)(c->icpt >> intercepts[k] & 1) * FOR_INTERCEPT << k;
+	return m | FOR_GUEST | (c->if_events & EV_INTR ? FOR_INTR : 0) | (c->if_events & EV_VINTR ? FOR_VINTR : 0) |
+	       (tsc_scaled(c) ? FOR_TSC_SCALED : 0);
+}
+
+bool system_intercepted(const struct translation *t, const struct tins *i)
+{
+	const struct cpu *c = t->b->cpu;
+	if (likely(!c->nested.mode))
 		return false;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ: return nested_wants(c, ICPT_PUSHF);
+	case ZYDIS_MNEMONIC_RDTSC: return nested_wants(c, ICPT_RDTSC) || tsc_scaled(c);
+	case ZYDIS_MNEMONIC_RDTSCP: return nested_wants(c, ICPT_RDTSCP) || nested_wants(c, ICPT_RDTSC) || tsc_scaled(c);
+	case ZYDIS_MNEMONIC_RDRAND: return nested_wants(c, ICPT_RDRAND);
+	case ZYDIS_MNEMONIC_RDSEED: return nested_wants(c, ICPT_RDSEED);
+	case ZYDIS_MNEMONIC_PAUSE: return nested_wants(c, ICPT_PAUSE);
+	case ZYDIS_MNEMONIC_MOV:
+		return nested_wants(c, ICPT_CR_READ) && i->zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER && i->zo[1].reg.value == ZYDIS_REGISTER_CR2;
+	default: return false;
 	}
 }
 
@@ -108,7 +134,7 @@ static void emit_cli(struct translation *t, unsigned k)
 	e_mem(e, 0x81, 4, AT_CPU(rflags));       /* and dword */
 	e32(e, ~(u32)FL_IF);
 	e_mem(e, 0x81, 4, AT_CPU(event_mask));
-	e32(e, ~(u32)EV_INTR);
+	e32(e, ~class_if_events(&t->page->klass));
 }
 
 static void emit_direction(struct emit *e, bool set)
@@ -131,7 +157,7 @@ static void emit_sti(struct translation *t, unsigned k)
 	e_mem(e, 0x81, 1, AT_CPU(rflags));       /* or dword */
 	e32(e, FL_IF);
 	e_mem(e, 0x81, 1, AT_CPU(event_mask));
-	e32(e, EV_INTR);
+	e32(e, class_if_events(&t->page->klass));
 }
 
 /* wrgsbase r11 */

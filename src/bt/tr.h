@@ -126,7 +126,9 @@ static inline bool by_sp(const struct tins *i, const struct ea *a) { return i->k
 void groups_plan(struct translation *t);
 
 /* system.c */
-bool interceptable(const struct tins *i);
+u32 system_made_for(const struct cpu *c); /* seg_class.made_for */
+/* The hypervisor may ask to see it: it is left to the interpreter. */
+bool system_intercepted(const struct translation *t, const struct tins *i);
 bool system_possible(const struct translation *t, const struct tins *i);
 bool system_emit(struct translation *t, unsigned k);
 enum gate system_gate(const struct translation *t, const struct tins *i);

@@ -217,17 +217,24 @@ bool path_space_change(struct verifier *v, struct path *p, const struct hinsn *h
 /* ---- struct cpu ------------------------------------------------------------------------------------------------- */
 
 #define CPU(field) offsetof(struct cpu, field)
+enum { CLASS_EVENTS = 1 << 30, CLASS_EVENTS_NOT = 1 << 29 }; /* class_if_events(), and all others */
 static const struct { u32 at; u16 size; u16 mnemonic; u32 imm; u16 guest; bool cpl0; } of_cpu[] = {
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_AND, ~(u32)FL_IF, ZYDIS_MNEMONIC_CLI, true },
-	{ CPU(event_mask), 32, ZYDIS_MNEMONIC_AND, ~(u32)EV_INTR, ZYDIS_MNEMONIC_CLI, true },
+	{ CPU(event_mask), 32, ZYDIS_MNEMONIC_AND, CLASS_EVENTS_NOT, ZYDIS_MNEMONIC_CLI, true },
 	{ CPU(events), 32, ZYDIS_MNEMONIC_CMP, 0, ZYDIS_MNEMONIC_STI, true },
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_OR, FL_IF, ZYDIS_MNEMONIC_STI, true },
-	{ CPU(event_mask), 32, ZYDIS_MNEMONIC_OR, EV_INTR, ZYDIS_MNEMONIC_STI, true },
+	{ CPU(event_mask), 32, ZYDIS_MNEMONIC_OR, CLASS_EVENTS, ZYDIS_MNEMONIC_STI, true },
 	{ CPU(rflags), 64, ZYDIS_MNEMONIC_MOV, 0, ZYDIS_MNEMONIC_PUSHFQ, false },
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_TEST, FL_DF, 0, false },
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_AND, ~(u32)FL_DF, ZYDIS_MNEMONIC_CLD, false },
 	{ CPU(rflags), 32, ZYDIS_MNEMONIC_OR, FL_DF, ZYDIS_MNEMONIC_STD, false },
 };
+
+static u32 immediate_of(const struct verifier *v, u32 imm)
+{
+	u32 events = class_if_events(&v->k->page->klass);
+	return imm == CLASS_EVENTS ? events : imm == CLASS_EVENTS_NOT ? ~events : imm;
+}
 
 u32 path_cpu_asked(const struct verifier *v)
 {
@@ -261,7 +268,7 @@ bool path_cpu_access(struct verifier *v, struct path *p, const struct hinsn *h, 
 		    (v->g.known && (of_cpu[k].guest ? v->g.zi.mnemonic != of_cpu[k].guest : v->g.kind != G_STRING)))
 			continue;
 		p->cpu_done |= 1u << k;
-		if (h->zi.mnemonic == ZYDIS_MNEMONIC_MOV ? !write : other->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (u32)other->imm.value.u == of_cpu[k].imm)
+		if (h->zi.mnemonic == ZYDIS_MNEMONIC_MOV ? !write : other->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (u32)other->imm.value.u == immediate_of(v, of_cpu[k].imm))
 			return true;
 	}
 	p->cpu_done |= 1u << ARRAY_LEN(of_cpu);

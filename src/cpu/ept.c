@@ -135,7 +135,7 @@ static u64 violation(enum access acc, unsigned rights, bool as_write)
 
 bool ept_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what what, struct nested_page *np)
 {
-	struct ept_path p;
+	struct ept_path p = { 0 };
 	struct vmx_exit *x = &c->vmx->second;
 	const bool ad = VF(EPTP) & EPTP_AD, as_write = what == NP_TABLE && (ad || acc == ACC_WRITE); /* setting a bit reads, too */
 	for (;;) {
@@ -163,7 +163,10 @@ bool ept_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what wha
 	np->gpa = p.hpa;
 	np->page_size = p.page_size;
 	np->may = (u8)((p.rights & EPT_R ? MAY_READ : 0) | (p.rights & EPT_W ? MAY_WRITE : 0) | (p.rights & EPT_X ? MAY_EXEC : 0));
-	np->dirty = !ad || acc == ACC_WRITE || as_write || (p.val[p.n - 1] & EPT_D);
+	np->used = true;
+	for (unsigned k = 0; k < p.n && ad && what == NP_PEEK; k++)
+		np->used &= (p.val[k] & EPT_A) != 0;
+	np->dirty = !ad || (what != NP_PEEK && (acc == ACC_WRITE || as_write)) || (p.val[p.n - 1] & EPT_D);
 	return true;
 }
 

@@ -49,7 +49,7 @@ enum intercept {
 	ICPT_RDPID,
 	ICPT_RDRAND, ICPT_RDSEED,          /* c->cur->imm2 3:0: the register */
 	ICPT_INVD, ICPT_WBINVD,
-	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address]; INVPCID [type] */
+	ICPT_INVLPG, ICPT_INVPCID,         /* [linear address, of INVPCID its descriptor's] */
 	ICPT_IO,                           /* [port | size << 16 | IO_*] */
 	ICPT_RSM, ICPT_XSAVES, ICPT_XRSTORS,
 	ICPT_VM,                           /* VMRUN and its like, VMXON and its like [enum vm_insn] */
@@ -115,8 +115,8 @@ int nested_vintr(struct cpu *c);
 /* ---- paging ------------------------------------------------------------------------------------ */
 
 enum nested_what { NP_FINAL, NP_TABLE, NP_PEEK /* as NP_FINAL, and changes nothing */ };
-/* A guest-physical page at the second level. */
-struct nested_page { u64 gpa; u64 page_size; u8 may; /* MAY_* */ bool dirty; };
+/* A guest-physical page at the second level. used: its entries have their accessed bits, where there are any. */
+struct nested_page { u64 gpa; u64 page_size; u8 may; /* MAY_* */ bool dirty, used; };
 /* Where gpa is, for an access (enum access) to what the guest translated (NP_FINAL), or to an entry of its own
  * tables. lin: what the guest was translating. False: not allowed; nested_paging_fault() then leaves. */
 bool nested_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what what, struct nested_page *p);

@@ -153,7 +153,10 @@ bool npt_translate(struct cpu *c, u64 gpa, enum access acc, enum nested_what wha
 		for (unsigned k = 0; k < w.n && what != NP_PEEK && !again; k++)
 			again = !npt_set(c, &w, k, NPTE_A | (write && k == w.n - 1 ? NPTE_D : 0));
 	} while (unlikely(again));
-	*p = (struct nested_page){ .gpa = w.gpa, .page_size = w.page_size, .dirty = w.e[w.n - 1].val & NPTE_D,
+	bool used = true;
+	for (unsigned k = 0; k < w.n; k++)
+		used &= (w.e[k].val & NPTE_A) != 0;
+	*p = (struct nested_page){ .gpa = w.gpa, .page_size = w.page_size, .used = used, .dirty = w.e[w.n - 1].val & NPTE_D,
 				   .may = (u8)(MAY_READ | (w.rights & NPTE_W ? MAY_WRITE : 0) | (w.rights & NPTE_NX ? 0 : MAY_EXEC)) };
 	return true;
 }

@@ -220,7 +220,6 @@ static unsigned code_of(enum intercept x)
 	case ICPT_RSM: return SVM_EXIT_RSM;
 	case ICPT_INVD: return SVM_EXIT_INVD;
 	case ICPT_WBINVD: return SVM_EXIT_WBINVD;
-	case ICPT_INVPCID: return SVM_EXIT_INVPCID;
 	default: return 0;
 	}
 }
@@ -248,6 +247,8 @@ void svm_intercept(struct cpu *c, enum intercept x, u64 info)
 	}
 	case ICPT_INTN: exit_insn(c, SVM_EXIT_INTN, assists ? info : 0, 0);
 	case ICPT_INVLPG: exit_insn(c, SVM_EXIT_INVLPG, assists ? info : 0, 0);
+	case ICPT_INVPCID: /* the descriptor's address, the type */
+		exit_insn(c, SVM_EXIT_INVPCID, info, c->cur ? c->regs[c->cur->r] & (cpu_code64(c) ? ~0ull : 0xffffffff) : 0);
 	case ICPT_MWAIT:
 		if (svm_wants(c, SVM_EXIT_MWAIT))
 			exit_insn(c, SVM_EXIT_MWAIT, info, 0);

@@ -27,6 +27,8 @@ struct path {
 	unsigned n;
 	unsigned entry_size; /* 4 or 8 bytes */
 	bool peek;           /* nothing may change */
+	bool fresh;          /* by a page of the second level, then, that was not used so before */
+	u64 final, second_size; /* guest-physical address at the end; size of the second level's page there */
 	struct { u64 gpa; enum access acc; enum nested_what what; } refused;
 };
 
@@ -35,6 +37,7 @@ static bool second_level(struct cpu *c, struct path *p, u64 *gpa, enum access ac
 {
 	if (nested_translate(c, *gpa, acc, p->peek ? NP_PEEK : what, np)) {
 		*gpa = np->gpa;
+		p->fresh |= !np->used || (what == NP_TABLE && !np->dirty);
 		return true;
 	}
 	p->refused.gpa = *gpa;
@@ -226,6 +229,7 @@ static enum walk_result walk_second(struct cpu *c, struct path *p, struct walk *
 		return WALK_OK;
 	if (!second_level(c, p, &w->gpa, acc, NP_FINAL, &np))
 		return WALK_SECOND;
+	p->second_size = np.page_size;
 	w->page_size = MIN(w->page_size, np.page_size);
 	w->second = np.may;
 	w->dirty = w->dirty && np.dirty;
@@ -344,13 +348,19 @@ static bool walk_used(struct cpu *c, u64 lin, bool write, struct path *p, struct
 	unsigned asked = MAY_READ | (write ? MAY_WRITE : 0);
 	u32 err;
 	p->peek = true;
-	if (!cpu_long(c) || c->nested.paging || c->nested.apic_page != ~0ull || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
+	p->fresh = false;
+	if (!cpu_long(c) || !cpu_canonical(c, lin) || walk_tables(c, lin, p, w, &err) != WALK_OK)
 		return false;
-	w->guest_page_size = w->page_size;
 	for (unsigned k = 0; k + 1 < p->n; k++)
 		if (!(p->e[k].val & PTE_A))
 			return false;
-	return p->e[p->n - 1].host && (p->e[p->n - 1].val & used) == used && (mmu_rights(c, w, c->mmu) & asked) == asked;
+	if (!p->e[p->n - 1].host || (p->e[p->n - 1].val & used) != used)
+		return false;
+	p->final = w->gpa;
+	w->dirty = write;
+	if (walk_second(c, p, w, write ? ACC_WRITE : ACC_READ) != WALK_OK || p->fresh || w->dirty != write)
+		return false;
+	return (mmu_rights(c, w, c->mmu) & asked) == asked && (c->nested.apic_page ^ w->gpa) >= w->page_size;
 }
 
 bool mmu_used(struct cpu *c, u64 lin, bool write, struct walk *w)
@@ -362,13 +372,29 @@ bool mmu_used(struct cpu *c, u64 lin, bool write, struct walk *w)
 	return true;
 }
 
+/* *gpa, of a page beside the one that p and w are of, to the machine's. False: its rights are others, or it was not used. */
+static bool second_beside(struct cpu *c, const struct path *p, const struct walk *w, bool write, u64 *gpa)
+{
+	struct nested_page np;
+	if (likely(!c->nested.paging))
+		return true;
+	if ((*gpa ^ p->final) < p->second_size) {
+		*gpa += (w->gpa & ~PAGE_MASK) - (p->final & ~PAGE_MASK);
+	} else {
+		if (!nested_translate(c, *gpa, write ? ACC_WRITE : ACC_READ, NP_PEEK, &np) || !np.used || np.may != w->second || (write && !np.dirty))
+			return false;
+		*gpa = np.gpa;
+	}
+	return *gpa != c->nested.apic_page;
+}
+
 u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
 {
 	struct path p;
 	struct walk w;
 	u32 found = 0;
 	const u64 address = c->maxphyaddr_mask & ~PAGE_MASK;
-	if (!walk_used(c, lin, write, &p, &w) || mmu_page_mask(c, lin) < w.page_size - 1u)
+	if (!walk_used(c, lin, write, &p, &w) || mmu_page_mask(c, lin) < w.guest_page_size - 1u)
 		return 0;
 	const u8 *host = p.e[p.n - 1].host;
 	u64 leaf = p.e[p.n - 1].val;
@@ -378,14 +404,14 @@ u32 mmu_neighbours(struct cpu *c, u64 lin, bool write, u64 *gpa)
 		u64 e = leaf;
 		if (k == self)
 			continue;
-		if (w.page_size == 4096) {
+		if (w.guest_page_size == 4096) {
 			e = __atomic_load_n((const u64 *)(const void *)(host + 8 * ((i64)k - (i64)self)), __ATOMIC_ACQUIRE);
 			gpa[k] = e & address;
 		} else {
-			gpa[k] = (w.gpa & address & ~(u64)(MMU_GROUP * 4096 - 1)) + k * 4096;
+			gpa[k] = (p.final & address & ~(u64)(MMU_GROUP * 4096 - 1)) + k * 4096;
 		}
 		/* The rights are the same, and accessed and dirty. */
-		if (!((e ^ leaf) & ~address & ~(u64)(write ? 0 : PTE_D)))
+		if (!((e ^ leaf) & ~address & ~(u64)(write ? 0 : PTE_D)) && second_beside(c, &p, &w, write, &gpa[k]))
 			found |= 1u << k;
 	}
 	return found;

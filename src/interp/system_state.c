@@ -28,7 +28,7 @@ OP_END(op_invpcid)
 {
 	need_cpl0(c);
 	u64 type = reg_ld(c, i->r, cpu_code64(c) ? 8 : 4);
-	nested_check(c, ICPT_INVPCID, type);
+	nested_check(c, ICPT_INVPCID, (insn_ea(c, i) + c->ebase[i->seg]) & (cpu_code64(c) ? ~0ull : 0xffffffff));
 	u64 lin = insn_lin(c, i, 16, ACC_READ);
 	u64 pcid = mem_ld64(c, lin), address = mem_ld64(c, lin_add(c, lin, 8));
 	mmu_invpcid(c, type, pcid, address);

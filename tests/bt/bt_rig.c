@@ -128,7 +128,7 @@ struct block *rig_block(u64 lin)
 	if (!_setjmp(c->jb)) {
 		if (shoot_pending(r.bt))
 			shoot_serve(r.bt);
-		legacy_class(r.bt);
+		code_class(r.bt);
 		space_select(r.bt);
 		space_class(r.bt);
 		k = cache_find(r.bt);

@@ -119,6 +119,7 @@ static void checks(void)
 /* ---- intercepts of instructions ----------------------------------------------------------------- */
 
 /* n: bytes; info1; without: how it ends where it is not wanted. */
+u64 nested_desc[2];
 #define INSNS(X) \
 	X(cpuid, "cpuid", X_CPUID, 2, 0, X_VMMCALL) \
 	X(rdtsc, "rdtsc", X_RDTSC, 2, 0, X_VMMCALL) \
@@ -172,10 +173,9 @@ static void checks(void)
 	X(clgi, "clgi", X_CLGI, 3, 0, X_VMMCALL) \
 	X(skinit, ".byte 0x0f,0x01,0xde", X_SKINIT, 3, 0, 0) \
 	X(rsm, "rsm", X_RSM, 2, 0, X_EXCEPTION + UD) \
-	X(invpcid, "xor %eax,%eax; .globl insn_invpcid_at; insn_invpcid_at: invpcid nested_desc,%rax", X_INVPCID, 10, 0, X_VMMCALL)
+	X(invpcid, "xor %eax,%eax; .globl insn_invpcid_at; insn_invpcid_at: invpcid nested_desc,%rax", X_INVPCID, 10, (uptr)nested_desc, X_VMMCALL)
 
 u8 nested_idt[16], vmcb_spare[4096] __attribute__((aligned(4096)));
-u64 nested_desc[2];
 #define SNIPPET(name, text, code, n, info1, without) \
 	SNIP(insn_##name, text); \
 	extern const u8 insn_##name##_at[] __attribute__((weak));
