@@ -233,6 +233,9 @@ static void run_task(void *arg)
 {
 	struct loop_task *t = arg;
 
+	u32 turns;
+
+	assert_false(loop_is_idle(l, &turns)); /* the turn is not over */
 	calls[t - tasks]++;
 	if (t == &tasks[0] && calls[0] < 3)
 		loop_schedule(l, t); /* the next turn's */
@@ -242,12 +245,16 @@ static void run_task(void *arg)
 
 static void tasks_run_once(void **state)
 {
+	u32 turns, before;
+
 	memset(calls, 0, sizeof(calls));
+	assert_true(loop_is_idle(l, &before));
 	for (int k = 0; k < 3; k++) {
 		tasks[k] = (struct loop_task){ .fn = run_task, .arg = &tasks[k] };
 		loop_schedule(l, &tasks[k]);
 		loop_schedule(l, &tasks[k]);
 	}
+	assert_false(loop_is_idle(l, &turns));
 	loop_turn(l, 0);
 	assert_int_equal(calls[0], 1);
 	assert_int_equal(calls[1], 1);
@@ -259,6 +266,8 @@ static void tasks_run_once(void **state)
 	loop_schedule(l, &tasks[2]);
 	loop_turn(l, 0);
 	assert_int_equal(calls[2], 1);
+	assert_true(loop_is_idle(l, &turns));
+	assert_true(turns != before);
 }
 
 /* ---- a host that forbids epoll_pwait2 -------------------------------------------------- */

@@ -371,6 +371,40 @@ static void done_on_the_loops_thread(void **state)
 	loop_free(loop);
 }
 
+static struct block_request *told_order[60];
+static unsigned n_told_order;
+static void note_order(struct block_request *r) { told_order[n_told_order++] = r; }
+
+/* Reads of what is not there have nothing to wait for; writes of parts of clusters do. */
+static void done_in_order(void **state)
+{
+	struct loop *loop = loop_new(&e);
+	struct block_options o = { .file = path, .in_order = true };
+	struct block_request r[ARRAY_LEN(told_order)];
+	struct iovec iov = { buf, 4096 };
+
+	make(BLOCK_QCOW2, 8 << 20);
+	struct block *b = block_open(&o, loop, &e);
+	assert_non_null(b);
+	assert_false(block_is_busy(b));
+	n_told_order = 0;
+	for (unsigned k = 0; k < ARRAY_LEN(r); k++) {
+		r[k] = (struct block_request){ .op = k % 3 == 0 ? BLOCK_WRITE : k % 3 == 1 ? BLOCK_READ : k % 2 ? BLOCK_FLUSH : BLOCK_WRITE_ZEROES,
+					       .offset = (u64)(k % 7) * 65536 + 4096, .len = 4096, .iov = &iov, .n_iov = 1, .done = note_order };
+		block_submit(b, &r[k]);
+		assert_true(block_is_busy(b));
+	}
+	while (n_told_order < ARRAY_LEN(r))
+		loop_turn(loop, UINT64_MAX);
+	assert_false(block_is_busy(b));
+	for (unsigned k = 0; k < ARRAY_LEN(r); k++) {
+		assert_ptr_equal(told_order[k], &r[k]);
+		assert_int_equal(r[k].error, 0);
+	}
+	must_close(b);
+	loop_free(loop);
+}
+
 static void geometry(void **state)
 {
 	static const struct { u64 size; u32 c, h, s; } rows[] = {
@@ -408,7 +442,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(refuses_what_is_outside), TEST(read_only), TEST(locks), TEST(snapshot_is_thrown_away), TEST(odd_raw_size),
 		TEST(guest_cannot_change_the_format), TEST(nor_by_a_race), TEST(errors_reach_the_request), TEST(every_operation_fails_once), TEST(full_file),
-		TEST(freed_clusters_wait), TEST(done_on_the_loops_thread), TEST(geometry), TEST(wrong_files),
+		TEST(freed_clusters_wait), TEST(done_on_the_loops_thread), TEST(done_in_order), TEST(geometry), TEST(wrong_files),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -490,6 +490,36 @@ static void checkpoints(void **state)
 	}
 }
 
+static _Atomic bool busy;
+static bool is_busy(void *arg) { return busy; }
+static void device_at_500(void)
+{
+	if (c->icount == 500) {
+		busy = true;
+		c->icount_limit = 0; /* as cpu_port_sync does it */
+	}
+}
+
+/* No instruction is run while something is under way; a pause does not wait for it. */
+static void waits_for_what_is_under_way(void **state)
+{
+	each_step = device_at_500;
+	vcpu_set_under_way(v, is_busy, NULL);
+	vcpu_resume(v);
+	SOON(busy);
+	assert_sleeps();
+	vcpu_look_again(v);
+	assert_sleeps();
+	vcpu_pause(v);
+	assert_int_equal(c->icount, 500);
+	vcpu_resume(v);
+	assert_sleeps();
+	assert_int_equal(rounds, 500);
+	busy = false;
+	vcpu_look_again(v);
+	SOON(rounds > 1000);
+}
+
 /* A reset sets the count to 0; time goes on. */
 static void reset_keeps_time(void **state)
 {
@@ -632,7 +662,7 @@ int main(void)
 		T(halt_costs_nothing), T(masked_interrupt_does_not_wake), T(waiting_for_sipi_sleeps),
 		T(mwait_wakes_by_a_store), T(mwait_costs_little), T(stop_is_told_once), T(every_post_wakes),
 		T(pause_under_fire), TI(timers_fire_at_their_count), TI(halted_time_jumps),
-		TI(timer_armed_within_a_slice), TI(icount_halt_without_timers_sleeps), TI(checkpoints),
+		TI(timer_armed_within_a_slice), TI(icount_halt_without_timers_sleeps), TI(checkpoints), TI(waits_for_what_is_under_way),
 		TI(reset_keeps_time), T(hops_to_another_engine), T(stays_without_an_engine), T(hops_under_fire), cmocka_unit_test(engines_by_name),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
