@@ -460,6 +460,7 @@ static bool complete(struct kvm_vcpu *v)
 	while (v->completing) {
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		int r = vcpu_call(v, KVM_RUN, NULL);
+		posted_carry_out(v);
 		v->completing = false;
 		if (r == -EINTR)
 			return true;
