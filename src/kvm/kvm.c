@@ -27,6 +27,7 @@ static int enter(struct kvm_vcpu *v)
 	v->run->cr8 = tpr >> 4;
 	v->stats.enters++;
 	int r = vcpu_call(v, KVM_RUN, NULL);
+	posted_carry_out(v);
 	v->completing = v->fresh = false;
 	v->ready = v->run->ready_for_interrupt_injection && v->run->if_flag;
 	if (!v->vm->split && v->run->cr8 != tpr >> 4 && c->hooks && c->hooks->set_tpr)
@@ -185,6 +186,7 @@ static void vcpu_destroy(struct cpu *c)
 	struct kvm_vcpu *v = kvm_of(c);
 	const struct kvm_host *h = v->vm->host;
 	irqchip_leaves(v);
+	posted_leaves(v);
 	c->engine_rests = false;
 	if (v->run)
 		h->unmap(h->arg, v->run, v->vm->run_bytes);
@@ -206,8 +208,12 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	v->run = h->map(h->arg, v->fd, v->vm->run_bytes, &err);
 	if (!v->run)
 		return error_set(e, "%s: mapping processor %u: %s", h->name, v->cpu->index, strerror(err));
+	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e))
+		return false;
 	v->cpu->engine_rests = v->vm->split;
-	return model_put_cpuid(v, e) && state_init(v, e) && catch_kicks(e) && irqchip_joined(v);
+	posted_joined(v);
+	irqchip_joined(v);
+	return true;
 }
 
 static bool vcpu_init(struct cpu *c, struct error *e)
@@ -243,7 +249,8 @@ static void count(const struct cpu *c, struct counters *t)
 {
 	const struct kvm_stats *s = &kvm_of(c)->stats;
 	const struct { const char *name; const u64 *n; } rows[] = {
-		{ "entries", &s->enters }, { "  exits: ports", &s->io }, { "  device memory", &s->mmio }, { "  RDMSR", &s->rdmsr },
+		{ "entries", &s->enters }, { "  exits: ports", &s->io }, { "  device memory", &s->mmio },
+		{ "  (and writes to it without one)", &s->posted }, { "  RDMSR", &s->rdmsr },
 		{ "  WRMSR", &s->wrmsr }, { "  HLT", &s->hlt }, { "  interrupts possible", &s->window }, { "  CR8", &s->tpr },
 		{ "  by the interpreter", &s->interpreted }, { "kicks", &s->kicks }, { "interrupts given", &s->injected },
 		{ "state fetched", &s->gets }, { "state given", &s->puts },

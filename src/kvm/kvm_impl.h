@@ -3,6 +3,7 @@
  *   host.c    the door to the kernel
  *   vm.c      what KVM must offer; the VM, made by the first processor and gone with the last
  *   slots.c   guest memory: the map's RAM and ROM as memory slots; which pages were written
+ *   posted.c  writes to device memory that KVM keeps for a while
  *   model.c   CPUID and MSRs: what the guest sees is our model, cut to what KVM offers
  *   state.c   between struct cpu and KVM, both ways
  *   irqchip.c irqchip=split: KVM's LAPICs
@@ -46,6 +47,8 @@ struct kvm_options {
 #define KVM_VCPUS 64 /* machine.h's MAX_CPUS */
 struct slot { u64 gpa, size; u8 *host; u32 flags; bool used; };
 
+struct zone { u64 gpa; u32 size; bool used; };
+#define POSTED_ZONES 4
 struct kvm_vcpu;
 struct vm {
 	const struct kvm_host *host;
@@ -61,6 +64,9 @@ struct vm {
 	struct kvm_vcpu *vcpu[KVM_VCPUS];
 	unsigned n_vcpus;
 	struct apic_runner runner;
+	unsigned ring_page;       /* where the ring of posted writes is behind kvm_run; 0: there is none */
+	struct kvm_coalesced_mmio_ring *ring;
+	struct zone zone[POSTED_ZONES];
 	struct slot *slots;       /* by their number */
 	unsigned n_slots, max_slots;
 	u32 slots_seq;            /* the map's when they followed it */
@@ -85,7 +91,7 @@ struct state {
 	struct kvm_mp_state mp;   /* split */
 };
 
-struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, interpreted, gets, puts, injected; };
+struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, posted, interpreted, gets, puts, injected; };
 
 struct kvm_vcpu {
 	struct interp in;         /* first: handlers find it by cpu->engine */
@@ -123,6 +129,12 @@ struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, stru
 /* slots.c. Takes the machine lock. False: KVM refused one; *e says which. */
 bool slots_follow(struct vm *vm, struct error *e);
 
+/* posted.c */
+void posted_carry_out(struct kvm_vcpu *v);
+void posted_follow(struct vm *vm);
+void posted_joined(struct kvm_vcpu *v);
+void posted_leaves(struct kvm_vcpu *v);
+
 /* model.c */
 bool model_fit(struct cpu_model *m, struct error *e); /* engine_ops.fit_model */
 /* The processor gets its CPUID; false: the model has what KVM does not offer, or KVM refuses it. */
@@ -139,7 +151,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of
 
 /* irqchip.c. The int: 0, or -errno. */
 bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */
-bool irqchip_joined(struct kvm_vcpu *v);
+void irqchip_joined(struct kvm_vcpu *v);
 void irqchip_leaves(struct kvm_vcpu *v);             /* its descriptor is there still, its state in struct cpu */
 int apic_fetch(struct kvm_vcpu *v, struct apic_state *s); /* but for base */
 int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last);

@@ -385,6 +385,8 @@ bool state_put(struct kvm_vcpu *v)
 	v->known = v->in_kvm = true;
 	v->ready = !v->vm->split && (v->cpu->event_mask & EV_INTR);
 	v->fresh = v->vm->split;
+	if (v->vm->split)
+		v->cpu->activity = ACT_RUN; /* whether it rests is KVM's to know now */
 	return true;
 }
 
@@ -460,6 +462,7 @@ static bool complete(struct kvm_vcpu *v)
 	while (v->completing) {
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		int r = vcpu_call(v, KVM_RUN, NULL);
+		posted_carry_out(v);
 		v->completing = false;
 		if (r == -EINTR)
 			return true;

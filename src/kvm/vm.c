@@ -150,6 +150,8 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	int bytes = kvm_call(vm, vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL), slots = extension(vm->host, vm->kvm_fd, KVM_CAP_NR_MEMSLOTS);
 	vm->run_bytes = bytes > 0 ? (size_t)bytes : sizeof(struct kvm_run);
 	vm->max_slots = slots > 0 ? (unsigned)slots : 32;
+	int ring = extension(vm->host, vm->kvm_fd, KVM_CAP_COALESCED_MMIO);
+	vm->ring_page = ring > 0 ? (unsigned)ring : 0;
 	vm->sregs2 = extension(vm->host, vm->kvm_fd, KVM_CAP_SREGS2) > 0;
 	find_xsave(vm);
 	vm->fd = kvm_call(vm, vm->kvm_fd, KVM_CREATE_VM, NULL);
