@@ -21,6 +21,7 @@
 
 #include "base/base.h"
 #include "isa/isa.h"
+#include "mem/apic_api.h"
 #include "mem/mem.h"
 
 /* ---- bits ------------------------------------------------------------------------------ */
@@ -102,6 +103,12 @@ struct cpu_hooks {
 	void (*set_tsc_adjust)(void *arg, u64 adjust); /* the guest's TSC = clock_tsc + adjust */
 	void (*triple_fault)(void *arg);         /* the machine resets or stops; c->stopped and ACT_SHUTDOWN are set before */
 	void (*ferr)(void *arg, bool level);     /* CR0.NE = 0: IRQ 13 */
+	/* For an engine that runs LAPICs itself; machine lock held. lend: all of the machine's, NULL: they are the
+	 * board's again, as apic_set last said. Meanwhile what the board has of them is a copy. */
+	void (*apic_lend)(void *arg, const struct apic_runner *r);
+	void (*apic_get)(void *arg, struct apic_state *s);
+	void (*apic_set)(void *arg, const struct apic_state *s);
+	void (*apic_eoi)(void *arg, u8 vector);  /* of a level-triggered interrupt; takes the lock itself */
 	void (*failed)(void *arg, const char *why); /* the host cannot go on with it: the machine ends; c->stopped is set before */
 };
 
@@ -215,6 +222,7 @@ struct cpu {
 	const struct cpu_hooks *hooks;
 	void *engine;           /* the engine's own per-vCPU state */
 	const void *engine_options; /* of the machine: engine_ops.keys; NULL: the defaults */
+	bool engine_rests;      /* the engine waits itself where the processor rests: run() is called all the same */
 	bool measure;           /* count also what costs time to count (--stats) */
 	const struct insn *first; /* of the block under way; NULL between instructions: cur - first are complete */
 	u64 icount;             /* instructions completed before `first` */

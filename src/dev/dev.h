@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "display/display.h"
+#include "mem/apic_api.h"
 #include "mem/mem.h"
 #include "net/net.h"
 
@@ -150,6 +151,11 @@ void lapic_nmi_lint1(struct lapic *l);             /* an edge on LINT1, to which
 void lapic_reset(struct lapic *l, bool init_signal);
 bool lapic_enabled(const struct lapic *l);         /* IA32_APIC_BASE.EN: CPUID.1:EDX.APIC; no lock needed */
 void lapic_bus_msi(struct lapic_bus *b, u64 addr, u32 data);
+/* Somebody else runs them from now on (r stays the caller's); NULL: they run here again, from their state. The
+ * 8259s' output then goes to the first processor's set_intr as it is. */
+void lapic_bus_lend(struct lapic_bus *b, const struct apic_runner *r);
+void lapic_get_state(struct lapic *l, struct apic_state *s);
+void lapic_set_state(struct lapic *l, const struct apic_state *s);
 /* The LAPIC of the calling vCPU thread; on other threads that of the first processor; NULL if none. */
 struct lapic *lapic_current(struct lapic_bus *b);
 void lapic_set_current(struct lapic *l);           /* by each vCPU thread before it runs, NULL at its end */

@@ -49,17 +49,30 @@ static bool is_level(u64 e)
 	return (e & RTE_LEVEL) && (mode == APIC_FIXED || mode == APIC_LOWEST);
 }
 
+static struct apic_msg message(u64 e)
+{
+	return (struct apic_msg){ .dest = (u32)(e >> 56), .logical = e & RTE_LOGICAL, .level = is_level(e), .mode = e >> 8 & 7, .vector = (u8)e };
+}
+
+void ioapic_tell_pins(struct ioapic *io)
+{
+	const struct apic_runner *r = io->bus ? io->bus->runner : NULL;
+	struct msi m[PINS] = { 0 };
+
+	for (unsigned n = 0; r && n < PINS; n++) {
+		struct apic_msg k = message(io->redtbl[n]);
+		if (!(io->redtbl[n] & RTE_MASKED) && k.mode != APIC_SIPI && k.mode != APIC_RESERVED)
+			m[n] = lapic_msi_of(&k);
+	}
+	if (r)
+		r->pins(r->arg, m, PINS);
+}
+
 /* Sends what pin n has to say now. */
 static void deliver(struct ioapic *io, unsigned n)
 {
 	u64 e = io->redtbl[n];
-	struct apic_msg m = {
-		.dest = (u32)(e >> 56),
-		.logical = e & RTE_LOGICAL,
-		.level = is_level(e),
-		.mode = e >> 8 & 7,
-		.vector = (u8)e,
-	};
+	struct apic_msg m = message(e);
 
 	if ((e & RTE_MASKED) || (m.level && (e & RTE_REMOTE_IRR)) || !io->bus)
 		return;
@@ -133,6 +146,7 @@ static void entry_write(struct ioapic *io, unsigned n, unsigned shift, u32 val)
 	if (!(e & RTE_LEVEL))
 		e &= ~RTE_REMOTE_IRR;
 	io->redtbl[n] = e;
+	ioapic_tell_pins(io);
 	deliver_level(io, n);
 }
 
@@ -199,6 +213,7 @@ static void ioapic_reset(struct device *d)
 		io->redtbl[n] = RTE_MASKED;
 	io->id = 0;
 	io->select = 0;
+	ioapic_tell_pins(io);
 }
 
 static void ioapic_destroy(struct device *d)

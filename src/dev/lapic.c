@@ -59,6 +59,8 @@ static int deliverable(const struct lapic *l)
 
 bool lapic_accepts_pic(const struct lapic *l)
 {
+	if (lapic_lent(l))
+		return true; /* whoever runs it has looked */
 	u32 lint0 = l->lvt[LVT_LINT0];
 
 	return !lapic_enabled(l) || l->extint || (!(lint0 & LVT_MASKED) && LVT_MODE(lint0) == APIC_EXTINT);
@@ -66,7 +68,7 @@ bool lapic_accepts_pic(const struct lapic *l)
 
 void lapic_update_intr(struct lapic *l)
 {
-	bool level = deliverable(l) >= 0 || l->extint || (l->lint0 && lapic_accepts_pic(l));
+	bool level = lapic_lent(l) ? l->lint0 : deliverable(l) >= 0 || l->extint || (l->lint0 && lapic_accepts_pic(l));
 
 	if (level == l->intr)
 		return;
@@ -123,7 +125,7 @@ void lapic_eoi(struct lapic *l)
 int lapic_ack(struct lapic *l)
 {
 	mem_lock(l->d.mem);
-	int v = deliverable(l);
+	int v = lapic_lent(l) ? -1 : deliverable(l);
 
 	if (v >= 0) {
 		bit_clear(l->irr, (u8)v);
@@ -181,7 +183,7 @@ void lapic_set_lint0(struct lapic *l, bool level)
 	bool rose = level && !l->lint0;
 
 	l->lint0 = level;
-	if (rose)
+	if (rose && !lapic_lent(l))
 		lapic_lvt_deliver(l, LVT_LINT0);
 	lapic_update_intr(l);
 }

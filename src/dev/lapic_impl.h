@@ -25,6 +25,8 @@ enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
 /* Delivery modes of LVT, ICR, MSI and IOAPIC. */
 enum apic_mode { APIC_FIXED, APIC_LOWEST, APIC_SMI, APIC_RESERVED, APIC_NMI, APIC_INIT, APIC_SIPI, APIC_EXTINT };
 
+/* Integrated APIC, six LVT entries, EOI broadcast can be suppressed. */
+#define LAPIC_VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
 #define SVR_ENABLE 0x100u
 #define SVR_EOI_SUPPRESS 0x1000u
 #define ESR_SEND_ILLEGAL 0x20u
@@ -81,6 +83,7 @@ struct lapic_bus {
 	struct lapic **cpus;
 	unsigned n, cap;
 	struct ioapic *ioapic;
+	const struct apic_runner *runner; /* NULL: they run here */
 	struct lapic_window window;   /* the default page */
 };
 
@@ -129,7 +132,17 @@ void lapic_timer_mode_changed(struct lapic *l, u32 old_lvt);
 u64 lapic_tsc_deadline_read(const struct lapic *l);
 void lapic_tsc_deadline_write(struct lapic *l, u64 deadline);
 void lapic_tsc_changed(struct lapic *l);
+void lapic_timer_lend(struct lapic *l);   /* the host's timer is off, the state stays */
+void lapic_timer_back(struct lapic *l);
+void lapic_timer_load(struct lapic *l, u32 initial, u32 current, u64 deadline); /* not armed */
 
+/* lapic_lend.c */
+static inline bool lapic_lent(const struct lapic *l) { return l->bus && l->bus->runner; }
+bool lapic_lent_send(struct lapic_bus *b, const struct apic_msg *m);
+struct msi lapic_msi_of(const struct apic_msg *m);
+
+/* ioapic.c: tells the runner of the pins. */
+void ioapic_tell_pins(struct ioapic *io);
 /* ioapic.c: a LAPIC has become able to take what it did not take before. */
 void ioapic_retry(struct ioapic *io);
 

@@ -112,13 +112,17 @@ static bool deliver(struct lapic_bus *b, const struct apic_msg *m, struct lapic 
 	struct lapic *lowest = NULL;
 	bool taken = false;
 
+	if (b->runner && shorthand == SHORT_NONE)
+		return lapic_lent_send(b, m);
 	for (unsigned i = 0; i < b->n; i++) {
 		struct lapic *l = b->cpus[i];
 
 		if (shorthand == SHORT_OTHERS ? l == from || !lapic_enabled(l)
 		    : shorthand == SHORT_ALL ? !lapic_enabled(l) : !is_destination(l, m))
 			continue;
-		if (m->mode != APIC_LOWEST)
+		if (b->runner)
+			taken |= lapic_lent_send(b, &(struct apic_msg){ .dest = l->x2id, .level = m->level, .mode = m->mode, .vector = m->vector });
+		else if (m->mode != APIC_LOWEST)
 			taken |= receive(l, m);
 		else if (lapic_soft_enabled(l) && (!lowest || is_lower(l, lowest)))
 			lowest = l;

@@ -6,9 +6,6 @@
 #define LOG_TOPIC "lapic"
 #include "dev/lapic_impl.h"
 
-/* Integrated APIC, six LVT entries, EOI broadcast can be suppressed. */
-#define VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
-
 #define MSR_APIC_BASE 0x1bu
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_X2APIC 0x800u
@@ -60,7 +57,7 @@ static u32 reg_read(const struct lapic *l, unsigned r)
 
 	switch (r) {
 	case R_ID: return x2 ? l->x2id : l->id << 24;
-	case R_VERSION: return VERSION;
+	case R_VERSION: return LAPIC_VERSION;
 	case R_TPR: return l->tpr;
 	case R_APR: return lapic_apr(l);
 	case R_PPR: return lapic_ppr(l);

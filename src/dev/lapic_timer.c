@@ -34,6 +34,8 @@ static void arm_count(struct lapic *l)
 {
 	u64 at = l->timer_expiry;
 
+	if (lapic_lent(l))
+		return;
 	if (timer_mode(l) == TIMER_PERIODIC && l->timer_period < PERIOD_FLOOR)
 		at = MAX(at, clock_ns(l->d.clock) + PERIOD_FLOOR);
 	timer_arm(&l->timer, at);
@@ -56,6 +58,8 @@ static void arm_deadline(struct lapic *l)
 	u64 tsc = guest_tsc(l), now = clock_ns(l->d.clock);
 	u64 hz = l->d.clock->tsc_hz ? l->d.clock->tsc_hz : 1000000000;
 
+	if (lapic_lent(l))
+		return;
 	if (tsc >= l->tsc_deadline) {
 		l->tsc_deadline = 0;
 		disarm(l);
@@ -191,8 +195,31 @@ void lapic_tsc_deadline_write(struct lapic *l, u64 deadline)
 		disarm(l);
 }
 
+void lapic_timer_lend(struct lapic *l) { disarm(l); }
+
+void lapic_timer_back(struct lapic *l)
+{
+	if (timer_mode(l) == TIMER_TSC_DEADLINE && l->tsc_deadline)
+		arm_deadline(l);
+	else if (l->timer_counting)
+		arm_count(l);
+}
+
+void lapic_timer_load(struct lapic *l, u32 initial, u32 current, u64 deadline)
+{
+	bool deadlines = timer_mode(l) == TIMER_TSC_DEADLINE;
+
+	l->timer_initial = deadlines ? 0 : initial;
+	l->timer_counting = !deadlines && current;
+	l->timer_period = deadlines ? 0 : (u64)initial * divide(l);
+	l->timer_expiry = l->timer_counting ? clock_ns(l->d.clock) + (u64)current * divide(l) : 0;
+	l->tsc_deadline = deadlines ? deadline : 0;
+}
+
 void lapic_tsc_changed(struct lapic *l)
 {
+	if (lapic_lent(l))
+		return;
 	if (timer_mode(l) == TIMER_TSC_DEADLINE && l->tsc_deadline)
 		arm_deadline(l);
 }

@@ -119,7 +119,7 @@ static void regs_write(void *dev, u64 off, u64 val, unsigned size)
 	}
 }
 
-static const struct mmio_ops window_ops = { window_read, window_write, 1, 8 };
+static const struct mmio_ops window_ops = { window_read, window_write, 1, 8, .posted = true };
 static const struct mmio_ops port_ops = { port_read, port_write, 1, 1 };
 static const struct mmio_ops dispi_ops = { dispi_port_read, dispi_port_write, 1, 2 };
 static const struct mmio_ops regs_ops = { regs_read, regs_write, 1, 2 };

@@ -108,6 +108,7 @@ bool vga_text(const struct device *d, struct screen_text *t)
 {
 	const struct vga *v = (const struct vga *)d;
 
+	mem_posted(d->mem);
 	if (!is_text(v))
 		return false;
 	*t = (struct screen_text){ .columns = text_columns(v), .rows = text_rows(v), .cursor = cursor_cell(v) };
@@ -283,6 +284,7 @@ bool vga_image(const struct device *d, struct screen_image *s)
 {
 	const struct vga *v = (const struct vga *)d;
 
+	mem_posted(d->mem);
 	vga_image_size(v, &s->width, &s->height);
 	s->pixels = calloc((size_t)s->width * s->height, sizeof(*s->pixels));
 	if (s->pixels)

@@ -76,6 +76,7 @@ const struct screen_image *vga_view_look(struct vga_view *v, const u8 **changed)
 	u32 width, height;
 
 	mem_lock(v->card->d.mem);
+	mem_posted(v->card->d.mem);
 	v->regs = *v->card;
 	mem_unlock(v->card->d.mem);
 	v->regs.vram = v->copy;

@@ -164,7 +164,7 @@ static bool has_event(const struct cpu *c)
 static void turn(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
-	if (resting(c) && !has_event(c)) {
+	if (resting(c) && !has_event(c) && (c->stopped || !c->engine_rests)) {
 		rest(v);
 		return;
 	}

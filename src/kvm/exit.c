@@ -54,6 +54,10 @@ static bool wrmsr(struct kvm_vcpu *v)
 	struct cpu *c = v->cpu;
 	u64 adjust = c->msr.tsc_adjust;
 	v->stats.wrmsr++;
+	if (v->run->msr.reason == KVM_MSR_EXIT_REASON_INVAL && model_msr_is_kvms(v->run->msr.index)) {
+		v->run->msr.error = 1;
+		return true;
+	}
 	v->run->msr.error = !msr_write(c, v->run->msr.index, v->run->msr.data);
 	if (c->msr.tsc_adjust == adjust)
 		return true;
@@ -120,6 +124,9 @@ bool exit_handle(struct kvm_vcpu *v)
 		v->stats.tpr++;
 		return true;
 	case KVM_EXIT_INTR:
+		return true;
+	case KVM_EXIT_IOAPIC_EOI:
+		v->cpu->hooks->apic_eoi(v->cpu->hooks->arg, r->eoi.vector);
 		return true;
 	case KVM_EXIT_INTERNAL_ERROR:
 		if (r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)

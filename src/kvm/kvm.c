@@ -7,7 +7,7 @@
 #include "kvm/kvm_impl.h"
 #include "kvm/probe_api.h"
 
-/* ---- events and interrupts ----------------------------------------------------------------------------- */
+/* ---- entering, events and interrupts ----------------------------------------------------------------------------- */
 
 /* What only our own emulation does: INIT, SIPI, SMI, a trap that an interpreted instruction has left. */
 #define EV_OWN (EV_INIT | EV_SIPI | EV_SMI | EV_TRAP)
@@ -15,6 +15,24 @@
 static bool refused(struct kvm_vcpu *v, const char *what, int r)
 {
 	return kvm_failed(v, "%s: %s: %s", v->vm->host->name, what, strerror(-r));
+}
+
+static u8 get_tpr(const struct cpu *c) { return c->hooks && c->hooks->get_tpr ? c->hooks->get_tpr(c->hooks->arg) : 0; }
+
+/* KVM_RUN, and what came of CR8 and the interrupt flag meanwhile. */
+static int enter(struct kvm_vcpu *v)
+{
+	struct cpu *c = v->cpu;
+	u8 tpr = v->vm->split ? 0 : get_tpr(c);
+	v->run->cr8 = tpr >> 4;
+	v->stats.enters++;
+	int r = vcpu_call(v, KVM_RUN, NULL);
+	posted_carry_out(v);
+	v->completing = v->fresh = false;
+	v->ready = v->run->ready_for_interrupt_injection && v->run->if_flag;
+	if (!v->vm->split && v->run->cr8 != tpr >> 4 && c->hooks && c->hooks->set_tpr)
+		c->hooks->set_tpr(c->hooks->arg, (u8)(v->run->cr8 << 4));
+	return r;
 }
 
 /* NMIs that are due go to KVM, which knows whether they are blocked; a second one waits for its turn here. */
@@ -48,6 +66,26 @@ static bool inject_interrupt(struct kvm_vcpu *v)
 	return true;
 }
 
+/* split: the 8259s'. KVM cannot give back a vector that it has not delivered, so that we deliver it. */
+static bool take_pic(struct kvm_vcpu *v)
+{
+	if (v->fresh) /* only KVM_RUN says whether it is ready: it is to come back at once */
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	return !v->ready || (state_get(v) && cpu_service_events(v->cpu) && state_put(v));
+}
+
+static bool own_events(struct kvm_vcpu *v)
+{
+	return state_get(v) && (cpu_service_events(v->cpu) || (v->vm->split && !v->cpu->stopped));
+}
+
+/* It does not rest, or what is there ends its rest. */
+static bool wakes(const struct cpu *c)
+{
+	u32 ev = atomic_load(&((struct cpu *)(uintptr_t)c)->events);
+	return c->activity == ACT_RUN || (c->activity == ACT_HLT && (ev & c->event_mask & (EV_INTR | EV_NMI)));
+}
+
 /* What is due before the guest goes on. False: run() is to return. */
 static bool boundary(struct kvm_vcpu *v)
 {
@@ -58,10 +96,9 @@ static bool boundary(struct kvm_vcpu *v)
 		cpu_clear_event(c, EV_TLB); /* the slots are looked at below */
 	if ((ev & EV_EXIT) || c->stopped)
 		return false;
-	if (((ev & EV_OWN) || c->activity == ACT_MWAIT) && (!state_get(v) || !cpu_service_events(c)))
+	if (((ev & EV_OWN) || c->activity == ACT_MWAIT) && !own_events(v))
 		return false;
-	if (c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN ||
-	    (c->activity == ACT_HLT && !(ev & c->event_mask & (EV_INTR | EV_NMI))))
+	if (c->activity == ACT_SHUTDOWN || (!v->vm->split && !wakes(c)))
 		return false;
 	if (unlikely(!slots_follow(v->vm, &e)))
 		return kvm_failed(v, "%s", e.msg);
@@ -70,30 +107,13 @@ static bool boundary(struct kvm_vcpu *v)
 	ev = atomic_load(&c->events);
 	if ((ev & EV_NMI) && !inject_nmi(v))
 		return false;
-	if ((ev & EV_INTR) && v->ready && !inject_interrupt(v))
+	if ((ev & EV_INTR) && !(v->vm->split ? take_pic(v) : !v->ready || inject_interrupt(v)))
 		return false;
 	v->run->request_interrupt_window = (atomic_load(&c->events) & EV_INTR) != 0;
-	return c->activity == ACT_RUN;
+	return v->vm->split || c->activity == ACT_RUN;
 }
 
 /* ---- the run loop ---------------------------------------------------------------------------------------- */
-
-static u8 get_tpr(const struct cpu *c) { return c->hooks && c->hooks->get_tpr ? c->hooks->get_tpr(c->hooks->arg) : 0; }
-
-/* KVM_RUN, and what came of CR8 and the interrupt flag meanwhile. */
-static int enter(struct kvm_vcpu *v)
-{
-	struct cpu *c = v->cpu;
-	u8 tpr = get_tpr(c);
-	v->run->cr8 = tpr >> 4;
-	v->stats.enters++;
-	int r = vcpu_call(v, KVM_RUN, NULL);
-	v->completing = false;
-	v->ready = v->run->ready_for_interrupt_injection && v->run->if_flag;
-	if (v->run->cr8 != tpr >> 4 && c->hooks && c->hooks->set_tpr)
-		c->hooks->set_tpr(c->hooks->arg, (u8)(v->run->cr8 << 4));
-	return r;
-}
 
 static enum run_exit why_left(const struct cpu *c)
 {
@@ -165,6 +185,9 @@ static void vcpu_destroy(struct cpu *c)
 {
 	struct kvm_vcpu *v = kvm_of(c);
 	const struct kvm_host *h = v->vm->host;
+	irqchip_leaves(v);
+	posted_leaves(v);
+	c->engine_rests = false;
 	if (v->run)
 		h->unmap(h->arg, v->run, v->vm->run_bytes);
 	if (v->fd >= 0)
@@ -185,7 +208,9 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	v->run = h->map(h->arg, v->fd, v->vm->run_bytes, &err);
 	if (!v->run)
 		return error_set(e, "%s: mapping processor %u: %s", h->name, v->cpu->index, strerror(err));
-	return model_put_cpuid(v, e) && state_init(v, e) && catch_kicks(e);
+	v->cpu->engine_rests = v->vm->split;
+	posted_joined(v);
+	return model_put_cpuid(v, e) && state_init(v, e) && catch_kicks(e) && irqchip_joined(v);
 }
 
 static bool vcpu_init(struct cpu *c, struct error *e)
@@ -221,7 +246,8 @@ static void count(const struct cpu *c, struct counters *t)
 {
 	const struct kvm_stats *s = &kvm_of(c)->stats;
 	const struct { const char *name; const u64 *n; } rows[] = {
-		{ "entries", &s->enters }, { "  exits: ports", &s->io }, { "  device memory", &s->mmio }, { "  RDMSR", &s->rdmsr },
+		{ "entries", &s->enters }, { "  exits: ports", &s->io }, { "  device memory", &s->mmio },
+		{ "  (and writes to it without one)", &s->posted }, { "  RDMSR", &s->rdmsr },
 		{ "  WRMSR", &s->wrmsr }, { "  HLT", &s->hlt }, { "  interrupts possible", &s->window }, { "  CR8", &s->tpr },
 		{ "  by the interpreter", &s->interpreted }, { "kicks", &s->kicks }, { "interrupts given", &s->injected },
 		{ "state fetched", &s->gets }, { "state given", &s->puts },
@@ -231,8 +257,16 @@ static void count(const struct cpu *c, struct counters *t)
 		counter_add(t, rows[k].name, counter_read(rows[k].n));
 }
 
+static bool may_leave(const void *options, struct error *e)
+{
+	const struct kvm_options *o = options;
+	return !o || !o->pvclock || error_set(e, "the guest may use KVM's clock (--engine kvm,pvclock), which no other engine has");
+}
+
+static const char *const irqchip_words[] = { "own", "split", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
+	{ "irqchip", KV_WORD, offsetof(struct kvm_options, irqchip), "whose LAPICs: own: ring3's; split: KVM's", .words = irqchip_words },
 	{ "pvclock", KV_BOOL, offsetof(struct kvm_options, pvclock), "offer the guest KVM's clock; such a machine cannot go on in another engine" },
 };
 
@@ -244,6 +278,7 @@ const struct engine_ops kvm_engine = {
 	.fit_model = model_fit,
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,
+	.may_leave = may_leave,
 	.run = run,
 	.step = step,
 	.kick = kick,

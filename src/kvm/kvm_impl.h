@@ -3,8 +3,10 @@
  *   host.c    the door to the kernel
  *   vm.c      what KVM must offer; the VM, made by the first processor and gone with the last
  *   slots.c   guest memory: the map's RAM and ROM as memory slots; which pages were written
+ *   posted.c  writes to device memory that KVM keeps for a while
  *   model.c   CPUID and MSRs: what the guest sees is our model, cut to what KVM offers
  *   state.c   between struct cpu and KVM, both ways
+ *   irqchip.c irqchip=split: KVM's LAPICs
  *   exit.c    what KVM leaves to us
  *   kvm.c     the run loop, interrupts, life
  *   fail.c    what is said when KVM cannot go on
@@ -33,15 +35,21 @@
 
 #define KVM_SIG_KICK SIGUSR2
 
+enum irqchip_mode { IRQCHIP_OWN, IRQCHIP_SPLIT };
 struct kvm_options {
 	char *name;
 	bool pvclock;
+	u32 irqchip;              /* enum irqchip_mode */
 };
 
 /* ---- a machine's ------------------------------------------------------------------------------- */
 
+#define KVM_VCPUS 64 /* machine.h's MAX_CPUS */
 struct slot { u64 gpa, size; u8 *host; u32 flags; bool used; };
 
+struct zone { u64 gpa; u32 size; bool used; };
+#define POSTED_ZONES 4
+struct kvm_vcpu;
 struct vm {
 	const struct kvm_host *host;
 	struct mem *mem;
@@ -51,7 +59,14 @@ struct vm {
 	struct kvm_cpuid2 *supported;
 	u32 xsave_offset[16];     /* of components from 2 on, as KVM lays them out; 0: not there */
 	bool sregs2, tsc_offset;  /* KVM_GET_SREGS2; the TSC's offset is an attribute */
-	bool pvclock;
+	bool pvclock, split;      /* split: the LAPICs are KVM's (irqchip.c) */
+	bool lent;                /* now; machine lock, as for what follows */
+	struct kvm_vcpu *vcpu[KVM_VCPUS];
+	unsigned n_vcpus;
+	struct apic_runner runner;
+	unsigned ring_page;       /* where the ring of posted writes is behind kvm_run; 0: there is none */
+	struct kvm_coalesced_mmio_ring *ring;
+	struct zone zone[POSTED_ZONES];
 	struct slot *slots;       /* by their number */
 	unsigned n_slots, max_slots;
 	u32 slots_seq;            /* the map's when they followed it */
@@ -72,9 +87,11 @@ struct state {
 	struct kvm_vcpu_events events;
 	u64 msr[STATE_MSRS];
 	u64 tsc_offset;
+	struct apic_state apic;   /* split */
+	struct kvm_mp_state mp;   /* split */
 };
 
-struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, interpreted, gets, puts, injected; };
+struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, posted, interpreted, gets, puts, injected; };
 
 struct kvm_vcpu {
 	struct interp in;         /* first: handlers find it by cpu->engine */
@@ -87,6 +104,7 @@ struct kvm_vcpu {
 	bool in_kvm;              /* invariant 1 */
 	bool completing;          /* KVM has yet to take what the last exit asked for */
 	bool ready;               /* KVM takes an interrupt now */
+	bool fresh;               /* split: whether it does is not known since the state was put */
 	bool known;               /* `last` is what KVM has */
 	bool msr_there[STATE_MSRS];
 	struct state *last;
@@ -111,11 +129,18 @@ struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, stru
 /* slots.c. Takes the machine lock. False: KVM refused one; *e says which. */
 bool slots_follow(struct vm *vm, struct error *e);
 
+/* posted.c */
+void posted_carry_out(struct kvm_vcpu *v);
+void posted_follow(struct vm *vm);
+void posted_joined(struct kvm_vcpu *v);
+void posted_leaves(struct kvm_vcpu *v);
+
 /* model.c */
 bool model_fit(struct cpu_model *m, struct error *e); /* engine_ops.fit_model */
 /* The processor gets its CPUID; false: the model has what KVM does not offer, or KVM refuses it. */
 bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
 bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
+bool model_msr_is_kvms(u32 msr); /* it has refused a value, and that is the answer */
 u32 model_msr(unsigned k);  /* the MSRs of struct state; 0: no more. KVM keeps these, and no others of ours */
 
 /* state.c. False: KVM refused; already reported (kvm_failed). */
@@ -123,6 +148,15 @@ bool state_get(struct kvm_vcpu *v);
 bool state_put(struct kvm_vcpu *v);
 bool state_fetch(struct kvm_vcpu *v); /* as it is, for a report: invariant 2 left aside */
 bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of it */
+
+/* irqchip.c. The int: 0, or -errno. */
+bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */
+bool irqchip_joined(struct kvm_vcpu *v);
+void irqchip_leaves(struct kvm_vcpu *v);             /* its descriptor is there still, its state in struct cpu */
+int apic_fetch(struct kvm_vcpu *v, struct apic_state *s); /* but for base */
+int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last);
+int apic_rearm(struct kvm_vcpu *v, u64 deadline);    /* the TSC has moved */
+bool apic_same(const struct apic_state *a, const struct apic_state *b);
 
 /* exit.c: the exit that run->exit_reason names. False: the machine cannot go on (already reported). */
 bool exit_handle(struct kvm_vcpu *v);

@@ -168,9 +168,21 @@ _Static_assert(ARRAY_LEN(kept) <= STATE_MSRS, "struct state has room for them");
 static const struct { u32 msr; u8 how; } passed[] = {
 	FS_GS_EFER_MSRS, { 0x10, RD }, { 0x49, WR }, { 0x10b, WR },
 };
+static const u32 apic_msrs[] = { 0x1b, 0x6e0 }; /* where the LAPICs are KVM's */
 static const u32 clock_msrs[] = { 0x11, 0x12, MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW };
 
 u32 model_msr(unsigned k) { return k < ARRAY_LEN(kept) ? kept[k] : 0; }
+
+bool model_msr_is_kvms(u32 msr)
+{
+	for (unsigned k = 0; k < ARRAY_LEN(kept); k++)
+		if (kept[k] == msr)
+			return true;
+	for (unsigned k = 0; k < ARRAY_LEN(passed); k++)
+		if (passed[k].msr == msr && passed[k].how & WR)
+			return true;
+	return false;
+}
 
 /* Where the filter lets something through: a bit for each MSR. */
 #define RANGE_MSRS 0xe00u
@@ -198,6 +210,8 @@ bool model_filter_msrs(struct vm *vm, struct error *e)
 		let(allow, kept[k], RD | WR);
 	for (unsigned k = 0; k < ARRAY_LEN(passed); k++)
 		let(allow, passed[k].msr, passed[k].how);
+	for (unsigned k = 0; k < ARRAY_LEN(apic_msrs) && vm->split; k++)
+		let(allow, apic_msrs[k], RD | WR);
 	for (unsigned k = 0; k < ARRAY_LEN(clock_msrs) && vm->pvclock; k++)
 		let(allow, clock_msrs[k], RD | WR);
 	for (unsigned k = 0; k < ARRAY_LEN(range_base); k++)

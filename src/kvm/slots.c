@@ -101,6 +101,7 @@ static bool follow(struct vm *vm, struct error *e)
 	for (unsigned k = 0; ok && k < n; k++)
 		ok = !wanted[k].used || add(vm, &wanted[k], e);
 	free(wanted);
+	posted_follow(vm);
 	return ok;
 }
 

@@ -256,6 +256,17 @@ static void events_get(struct cpu *c, const struct kvm_vcpu_events *e)
 	c->shadow = (u8)((e->interrupt.shadow & KVM_X86_SHADOW_INT_STI ? SHADOW_STI : 0) | (e->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? SHADOW_SS : 0));
 }
 
+/* A processor that a reset has made wait takes a SIPI with no INIT before it. */
+static u32 mp_state(const struct cpu *c)
+{
+	return c->activity == ACT_HLT ? KVM_MP_STATE_HALTED : c->activity == ACT_WAIT_SIPI ? KVM_MP_STATE_INIT_RECEIVED : KVM_MP_STATE_RUNNABLE;
+}
+
+static u8 activity_of(u32 mp)
+{
+	return mp == KVM_MP_STATE_HALTED ? ACT_HLT : mp == KVM_MP_STATE_UNINITIALIZED || mp == KVM_MP_STATE_INIT_RECEIVED ? ACT_WAIT_SIPI : ACT_RUN;
+}
+
 /* struct cpu as KVM takes it. */
 static void build(struct kvm_vcpu *v, struct state *s)
 {
@@ -274,6 +285,12 @@ static void build(struct kvm_vcpu *v, struct state *s)
 	for (unsigned k = 0; model_msr(k); k++)
 		s->msr[k] = *msr_field(c, model_msr(k));
 	s->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust;
+	if (!v->vm->split)
+		return;
+	s->mp.mp_state = mp_state(c);
+	mem_lock(c->mem);
+	c->hooks->apic_get(c->hooks->arg, &s->apic);
+	mem_unlock(c->mem);
 }
 
 /* The older form is the same but for its end: PDPTEs that KVM reads from memory. */
@@ -291,6 +308,14 @@ static int sregs_call(const struct kvm_vcpu *v, bool put, struct kvm_sregs2 *s)
 _Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags), "alike up to there");
 
 #define SAME(field) (v->known && !memcmp(&s->field, &v->last->field, sizeof(s->field)))
+
+/* As seldom as can be: another processor's IPI that came just then would be lost. */
+static int apic_put(struct kvm_vcpu *v, const struct state *s)
+{
+	if (!v->known || !apic_same(&s->apic, &v->last->apic))
+		return apic_give(v, &s->apic, &v->last->apic);
+	return SAME(tsc_offset) ? 0 : apic_rearm(v, s->apic.tsc_deadline);
+}
 
 /* The name of the request that KVM refused, or NULL. */
 static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
@@ -310,6 +335,10 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "the TSC's offset";
 	if (!SAME(debugregs) && (*r = vcpu_call(v, KVM_SET_DEBUGREGS, &s->debugregs)) < 0)
 		return "KVM_SET_DEBUGREGS";
+	if (v->vm->split && (*r = apic_put(v, s)) < 0)
+		return "KVM_SET_LAPIC";
+	if (v->vm->split && !SAME(mp) && (*r = vcpu_call(v, KVM_SET_MP_STATE, &s->mp)) < 0)
+		return "KVM_SET_MP_STATE";
 	/* Always: what waits within KVM, an exception say, goes with it. */
 	if ((*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
 		return "KVM_SET_VCPU_EVENTS";
@@ -334,6 +363,10 @@ static const char *get_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "KVM_GET_MSRS";
 	if ((*r = vcpu_call(v, KVM_GET_DEBUGREGS, &s->debugregs)) < 0)
 		return "KVM_GET_DEBUGREGS";
+	if (v->vm->split && (*r = vcpu_call(v, KVM_GET_MP_STATE, &s->mp)) < 0)
+		return "KVM_GET_MP_STATE";
+	if (v->vm->split && (*r = apic_fetch(v, &s->apic)) < 0)
+		return "KVM_GET_LAPIC";
 	return NULL;
 }
 
@@ -350,12 +383,26 @@ bool state_put(struct kvm_vcpu *v)
 		return kvm_failed(v, "%s refuses the state of the processor: %s: %s", v->vm->host->name, what, strerror(-r));
 	*v->last = s;
 	v->known = v->in_kvm = true;
-	v->ready = (v->cpu->event_mask & EV_INTR) != 0;
+	v->ready = !v->vm->split && (v->cpu->event_mask & EV_INTR);
+	v->fresh = v->vm->split;
 	return true;
 }
 
+/* The board's copy; *s then as it would be given back. */
+static void apply_apic(struct kvm_vcpu *v, struct state *s)
+{
+	struct cpu *c = v->cpu;
+	c->activity = activity_of(s->mp.mp_state);
+	s->mp.mp_state = mp_state(c);
+	s->apic.base = s->sregs.apic_base;
+	mem_lock(c->mem);
+	c->hooks->apic_set(c->hooks->arg, &s->apic);
+	c->hooks->apic_get(c->hooks->arg, &s->apic);
+	mem_unlock(c->mem);
+}
+
 /* struct cpu from s. */
-static void apply(struct kvm_vcpu *v, const struct state *s)
+static void apply(struct kvm_vcpu *v, struct state *s)
 {
 	struct cpu *c = v->cpu;
 	regs_get(c, &s->regs);
@@ -370,6 +417,8 @@ static void apply(struct kvm_vcpu *v, const struct state *s)
 	for (unsigned k = 0; model_msr(k); k++)
 		if (v->msr_there[k])
 			*msr_field(c, model_msr(k)) = s->msr[k];
+	if (v->vm->split)
+		apply_apic(v, s);
 	cpu_update_mode(c);
 	mmu_flush_all(c); /* tables have changed unseen */
 }
@@ -411,6 +460,7 @@ static bool complete(struct kvm_vcpu *v)
 	while (v->completing) {
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 		int r = vcpu_call(v, KVM_RUN, NULL);
+		posted_carry_out(v);
 		v->completing = false;
 		if (r == -EINTR)
 			return true;

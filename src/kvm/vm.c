@@ -1,6 +1,7 @@
 /* What KVM must offer, and a machine's VM. Documentation/virt/kvm/api.rst of the kernel.
  *
- * The interrupt controllers are ours: KVM makes none, HLT, CR8 and the LAPIC's MSRs come out to us. */
+ * irqchip=own: the interrupt controllers are ours: KVM makes none, HLT, CR8 and the LAPIC's MSRs come out to us.
+ * irqchip=split: the LAPICs are KVM's (irqchip.c). */
 #define LOG_TOPIC "kvm"
 #include <errno.h>
 #include <stdlib.h>
@@ -116,7 +117,7 @@ static bool set_up(struct vm *vm, struct error *e)
 				       .args = { KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER } };
 	if ((r = kvm_call(vm, vm->fd, KVM_ENABLE_CAP, &msrs)) < 0)
 		return refused(vm, "KVM_CAP_X86_USER_SPACE_MSR", r, e);
-	return model_filter_msrs(vm, e);
+	return (!vm->split || irqchip_set_up(vm, e)) && model_filter_msrs(vm, e);
 }
 
 /* Where KVM_GET_XSAVE has the components: as the host's XSAVE in its standard form. */
@@ -141,6 +142,7 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	vm->mem = m;
 	vm->fd = -1;
 	vm->pvclock = o->pvclock;
+	vm->split = o->irqchip == IRQCHIP_SPLIT;
 	if ((vm->kvm_fd = kvm_open(e)) < 0 || !(vm->supported = vm_supported_cpuid(vm->host, vm->kvm_fd, e))) {
 		vm_free(vm);
 		return NULL;
@@ -148,6 +150,8 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	int bytes = kvm_call(vm, vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL), slots = extension(vm->host, vm->kvm_fd, KVM_CAP_NR_MEMSLOTS);
 	vm->run_bytes = bytes > 0 ? (size_t)bytes : sizeof(struct kvm_run);
 	vm->max_slots = slots > 0 ? (unsigned)slots : 32;
+	int ring = extension(vm->host, vm->kvm_fd, KVM_CAP_COALESCED_MMIO);
+	vm->ring_page = ring > 0 ? (unsigned)ring : 0;
 	vm->sregs2 = extension(vm->host, vm->kvm_fd, KVM_CAP_SREGS2) > 0;
 	find_xsave(vm);
 	vm->fd = kvm_call(vm, vm->kvm_fd, KVM_CREATE_VM, NULL);

@@ -15,7 +15,7 @@ static int on_int_ack(void *arg)
 {
 	struct machine_cpu *mc = arg;
 	struct machine *m = mc->m;
-	int vector = lapic_ack(mc->lapic); /* takes the lock itself */
+	int vector = lapic_ack(mc->lapic); /* takes the lock itself; -1 where the LAPICs are lent */
 	if (vector >= 0)
 		return vector;
 	struct i8259 *pic = (struct i8259 *)m->pic;
@@ -34,6 +34,16 @@ static void on_triple_fault(void *arg)
 {
 	struct machine_cpu *mc = arg;
 	machine_triple_fault(mc->m, mc->cpu);
+}
+static void on_apic_lend(void *arg, const struct apic_runner *r) { lapic_bus_lend((struct lapic_bus *)((struct machine_cpu *)arg)->m->lapic_bus, r); }
+static void on_apic_get(void *arg, struct apic_state *s) { lapic_get_state(((struct machine_cpu *)arg)->lapic, s); }
+static void on_apic_set(void *arg, const struct apic_state *s) { lapic_set_state(((struct machine_cpu *)arg)->lapic, s); }
+static void on_apic_eoi(void *arg, u8 vector)
+{
+	struct machine *m = ((struct machine_cpu *)arg)->m;
+	mem_lock(&m->mem);
+	ioapic_eoi((struct ioapic *)m->ioapic, vector);
+	mem_unlock(&m->mem);
 }
 static void on_failed(void *arg, const char *why) { machine_want_end(((struct machine_cpu *)arg)->m, END_ERROR, why); }
 static void on_ferr(void *arg, bool level)
@@ -138,6 +148,10 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.set_tsc_adjust = on_tsc_adjust,
 		.triple_fault = on_triple_fault,
 		.ferr = on_ferr,
+		.apic_lend = on_apic_lend,
+		.apic_get = on_apic_get,
+		.apic_set = on_apic_set,
+		.apic_eoi = on_apic_eoi,
 		.failed = on_failed,
 	};
 	mc->cpu = cpu_new(index, &m->mem, &m->clock, &m->model, &mc->hooks);

@@ -181,9 +181,14 @@ void mem_phys_write(struct mem *m, u64 gpa, u64 val, unsigned size)
 		return;
 	}
 	mem_lock(m);
+	mem_posted_write(m, gpa, val, size);
+	mem_unlock(m);
+}
+
+void mem_posted_write(struct mem *m, u64 gpa, u64 val, unsigned size)
+{
 	for (unsigned done = 0; done < size;)
 		done += write_part(m, gpa + done, size - done, val >> (8 * done));
-	mem_unlock(m);
 }
 
 /* ---- ports --------------------------------------------------------------------------- */

@@ -54,6 +54,9 @@ struct mmio_ops {
 	 * aligned min_size around and take their part, writes write it, with the value in its
 	 * place and zeros in the others (no read-modify-write: reads have side effects). */
 	u8 min_size, max_size;
+	/* Memory, of which a write only stores and which is read by whoever called mem_posted: an engine may carry out
+	 * writes to it later, in their order, before anything else that a processor asks of a device. */
+	bool posted;
 };
 
 enum region_kind { REGION_RAM, REGION_ROM, REGION_MMIO };
@@ -99,6 +102,7 @@ struct mem {
 	/* DMA has hit code (gen has changed): an engine that does not look at gen. Machine lock held. */
 	void (*code_hit)(struct mem *m, struct page_code *p, unsigned off, unsigned len);
 	void *engine;             /* that engine's own */
+	void (*posted)(struct mem *m); /* carries out the posted writes that an engine has kept; NULL: it keeps none */
 	/* Bytes from 1 MiB and from 4 GiB on that are RAM with nothing over it: of all there, or 0. */
 	_Atomic u64 plain_low, plain_high;
 	struct map_table *_Atomic map; /* private to map.c: what regions points into */
@@ -162,6 +166,14 @@ static inline u8 *mem_ram(struct mem *m, u64 gpa)
  * one into the other. Takes the machine lock itself for devices (must not be held). */
 u64 mem_phys_read(struct mem *m, u64 gpa, unsigned size);
 void mem_phys_write(struct mem *m, u64 gpa, u64 val, unsigned size);
+/* Posted writes: all that were made are there, after the first; the second is the engine's, of one that it kept.
+ * Machine lock held. */
+static inline void mem_posted(struct mem *m)
+{
+	if (m->posted)
+		m->posted(m);
+}
+void mem_posted_write(struct mem *m, u64 gpa, u64 val, unsigned size);
 /* Ports; size 1, 2, 4. Nothing there: all ones. Takes the machine lock (must not be held). */
 u32 mem_port_read(struct mem *m, u16 port, unsigned size);
 void mem_port_write(struct mem *m, u16 port, u32 val, unsigned size);

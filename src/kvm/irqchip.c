@@ -1,0 +1,144 @@
+/* irqchip=split: the LAPICs are KVM's, the IOAPIC, the 8259s and the 8254 stay ours.
+ *
+ * What comes for a LAPIC, from the IOAPIC or as a device's MSI, goes to KVM as an MSI; the EOI of a level-triggered
+ * interrupt of the IOAPIC comes back as an exit, for which KVM knows the IOAPIC's table by its routes. HLT, IPIs,
+ * timers, EOI and TPR stay within KVM. The 8259s' interrupt is taken here, when KVM says that it would be.
+ *
+ * The LAPICs are lent to KVM when the last processor has joined, and come back when the first one leaves: between the
+ * two the board's are copies. The machine lock is held over both, so that no message is lost.
+ * Documentation/virt/kvm/api.rst, 7.5 (KVM_CAP_SPLIT_IRQCHIP), 4.57, 4.58 (KVM_GET_LAPIC, KVM_SET_LAPIC). */
+#define LOG_TOPIC "kvm"
+#include <errno.h>
+#include <string.h>
+
+#include "kvm/kvm_impl.h"
+
+#define PINS 24u
+enum { R_TMR = 0x18, R_IRR = 0x20, R_TIMER_CURRENT = 0x39 };
+#define MSR_TSC_DEADLINE 0x6e0u
+
+/* ---- messages to LAPICs ----------------------------------------------------------------------------- */
+
+static bool send(void *arg, struct msi m)
+{
+	struct vm *vm = arg;
+	struct kvm_msi k = { .address_lo = (u32)m.addr, .address_hi = (u32)(m.addr >> 32), .data = m.data };
+	return kvm_call(vm, vm->fd, KVM_SIGNAL_MSI, &k) > 0;
+}
+
+static void pins(void *arg, const struct msi *m, unsigned n)
+{
+	struct vm *vm = arg;
+	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[PINS]; } r = { 0 };
+	for (u32 k = 0; k < MIN(n, PINS); k++) {
+		if (!m[k].addr)
+			continue;
+		struct kvm_irq_routing_entry *e = &r.e[r.head.nr++];
+		e->gsi = k;
+		e->type = KVM_IRQ_ROUTING_MSI;
+		e->u.msi = (struct kvm_irq_routing_msi){ .address_lo = (u32)m[k].addr, .data = m[k].data };
+	}
+	int err = kvm_call(vm, vm->fd, KVM_SET_GSI_ROUTING, &r);
+	if (err < 0)
+		log_warn("KVM_SET_GSI_ROUTING: %s: level-triggered interrupts may stop", strerror(-err));
+}
+
+/* ---- state ---------------------------------------------------------------------------------------------- */
+
+static int deadline_move(const struct kvm_vcpu *v, unsigned long request, u64 *value)
+{
+	struct { struct kvm_msrs head; struct kvm_msr_entry e; } l = { .head.nmsrs = 1, .e = { .index = MSR_TSC_DEADLINE, .data = *value } };
+	int r = vcpu_call(v, request, &l);
+	*value = l.e.data;
+	return r < 0 ? r : 0;
+}
+
+int apic_fetch(struct kvm_vcpu *v, struct apic_state *s)
+{
+	struct kvm_lapic_state k;
+	int r = vcpu_call(v, KVM_GET_LAPIC, &k);
+	if (r < 0)
+		return r;
+	memcpy(s->page, k.regs, sizeof(s->page));
+	return deadline_move(v, KVM_GET_MSRS, &s->tsc_deadline);
+}
+
+bool apic_same(const struct apic_state *a, const struct apic_state *b)
+{
+	struct apic_state x = *a;
+	memcpy(x.page + 16 * R_TIMER_CURRENT, b->page + 16 * R_TIMER_CURRENT, 4); /* moves by itself */
+	return !memcmp(&x, b, sizeof(x));
+}
+
+/* Interrupts that have come to KVM's since `last` was fetched from it are kept. */
+int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last)
+{
+	struct kvm_lapic_state now, k;
+	int r = vcpu_call(v, KVM_GET_LAPIC, &now);
+	if (r < 0)
+		return r;
+	memcpy(k.regs, s->page, sizeof(k.regs));
+	for (unsigned n = 0; n < 8; n++) {
+		u32 irr = 16 * (R_IRR + n), tmr = 16 * (R_TMR + n), come = ld32(now.regs + irr) & ~ld32(last->page + irr);
+		st32(k.regs + irr, ld32(k.regs + irr) | come);
+		st32(k.regs + tmr, (ld32(k.regs + tmr) & ~come) | (ld32(now.regs + tmr) & come));
+	}
+	if ((r = vcpu_call(v, KVM_SET_LAPIC, &k)) < 0)
+		return r;
+	u64 deadline = s->tsc_deadline;
+	return deadline ? deadline_move(v, KVM_SET_MSRS, &deadline) : 0;
+}
+
+int apic_rearm(struct kvm_vcpu *v, u64 deadline) { return deadline ? deadline_move(v, KVM_SET_MSRS, &deadline) : 0; }
+
+/* ---- lending ------------------------------------------------------------------------------------------------ */
+
+static void lend(struct vm *vm, const struct apic_runner *r)
+{
+	const struct cpu_hooks *h = vm->vcpu[0]->cpu->hooks;
+	h->apic_lend(h->arg, r);
+	vm->lent = r;
+}
+
+bool irqchip_joined(struct kvm_vcpu *v)
+{
+	struct vm *vm = v->vm;
+	if (!vm->split)
+		return true;
+	mem_lock(vm->mem);
+	vm->vcpu[v->cpu->index] = v;
+	if (++vm->n_vcpus == v->cpu->n_cpus) {
+		vm->runner = (struct apic_runner){ vm, send, pins };
+		lend(vm, &vm->runner);
+	}
+	mem_unlock(vm->mem);
+	return true;
+}
+
+void irqchip_leaves(struct kvm_vcpu *v)
+{
+	struct vm *vm = v->vm;
+	if (!vm->split)
+		return;
+	mem_lock(vm->mem);
+	for (unsigned k = 0; vm->lent && k < vm->n_vcpus; k++) {
+		struct kvm_vcpu *o = vm->vcpu[k];
+		struct apic_state s = { .base = o->last->sregs.apic_base };
+		if (o->known && !o->in_kvm && apic_fetch(o, &s) >= 0)
+			o->cpu->hooks->apic_set(o->cpu->hooks->arg, &s);
+	}
+	if (vm->lent)
+		lend(vm, NULL);
+	if (vm->vcpu[v->cpu->index] == v)
+		vm->n_vcpus--;
+	vm->vcpu[v->cpu->index] = NULL;
+	mem_unlock(vm->mem);
+}
+
+bool irqchip_set_up(struct vm *vm, struct error *e)
+{
+	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { PINS } };
+	int r = kvm_call(vm, vm->fd, KVM_ENABLE_CAP, &split);
+	return r >= 0 || error_set(e, "--engine kvm: irqchip=split: %s: KVM_CAP_SPLIT_IRQCHIP: %s; irqchip=own does without",
+				   vm->host->name, strerror(-r));
+}
