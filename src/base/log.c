@@ -136,7 +136,7 @@ void log_msg(const char *topic, enum log_level lv, const char *fmt, ...)
 		return;
 
 	int saved_errno = errno;
-	char line[1024];
+	char line[6144]; /* a processor's state is about 2000 */
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	int n = snprintf(line, sizeof(line), "[%5lld.%06ld] %s %s: ", (long long)ts.tv_sec,

@@ -19,7 +19,7 @@ static void put(char *buf, size_t cap, size_t *at, const char *fmt, ...)
 static void put_code(struct cpu *c, char *buf, size_t cap, size_t *at)
 {
 	u64 lin = c->rip + c->seg[S_CS].base;
-	put(buf, cap, at, "code at %llx:", (unsigned long long)lin);
+	put(buf, cap, at, "bytes at %llx:", (unsigned long long)lin);
 	for (u64 k = 0; k < 16; k++) {
 		u64 gpa;
 		if (!mmu_peek(c, cpu_code64(c) ? lin + k : (u32)(lin + k), &gpa) || !mem_page(c->mem, gpa).host)
@@ -27,33 +27,22 @@ static void put_code(struct cpu *c, char *buf, size_t cap, size_t *at)
 		else
 			put(buf, cap, at, " %02x", (unsigned)(mem_phys_read(c->mem, gpa, 1) & 0xff));
 	}
-	put(buf, cap, at, "\n");
-}
-
-/* Line by line: one of the log's is not long enough for all. */
-static void log_lines(char *text)
-{
-	char *save = NULL;
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		log_error("%s", line);
 }
 
 /* Once: what fails while the report is made is not told again. */
 static void stop(struct kvm_vcpu *v, const char *why)
 {
 	struct cpu *c = v->cpu;
-	char text[4096], code[256];
+	char dump[4096], code[256];
 	size_t at = 0;
 	if (c->stopped)
 		return;
 	c->stopped = true;
-	log_error("processor %u: %s: the machine stops", c->index, why);
-	if (v->in_kvm && !state_fetch(v))
-		log_error("KVM does not give the state; the last that is known:");
-	cpu_dump(c, text, sizeof(text));
-	log_lines(text);
+	bool known = !v->in_kvm || state_fetch(v);
+	cpu_dump(c, dump, sizeof(dump));
 	put_code(c, code, sizeof(code), &at);
-	log_lines(code);
+	log_error("processor %u: %s: the machine stops%s\n%s%s", c->index, why,
+		  known ? "" : "; KVM does not give the state, this is the last that is known", dump, code);
 	c->activity = ACT_SHUTDOWN;
 	if (c->hooks && c->hooks->failed)
 		c->hooks->failed(c->hooks->arg, why);

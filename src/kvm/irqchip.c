@@ -100,11 +100,11 @@ static void lend(struct vm *vm, const struct apic_runner *r)
 	vm->lent = r;
 }
 
-bool irqchip_joined(struct kvm_vcpu *v)
+void irqchip_joined(struct kvm_vcpu *v)
 {
 	struct vm *vm = v->vm;
 	if (!vm->split)
-		return true;
+		return;
 	mem_lock(vm->mem);
 	vm->vcpu[v->cpu->index] = v;
 	if (++vm->n_vcpus == v->cpu->n_cpus) {
@@ -112,7 +112,6 @@ bool irqchip_joined(struct kvm_vcpu *v)
 		lend(vm, &vm->runner);
 	}
 	mem_unlock(vm->mem);
-	return true;
 }
 
 void irqchip_leaves(struct kvm_vcpu *v)

@@ -208,9 +208,12 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	v->run = h->map(h->arg, v->fd, v->vm->run_bytes, &err);
 	if (!v->run)
 		return error_set(e, "%s: mapping processor %u: %s", h->name, v->cpu->index, strerror(err));
+	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e))
+		return false;
 	v->cpu->engine_rests = v->vm->split;
 	posted_joined(v);
-	return model_put_cpuid(v, e) && state_init(v, e) && catch_kicks(e) && irqchip_joined(v);
+	irqchip_joined(v);
+	return true;
 }
 
 static bool vcpu_init(struct cpu *c, struct error *e)

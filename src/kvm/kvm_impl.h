@@ -151,7 +151,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of
 
 /* irqchip.c. The int: 0, or -errno. */
 bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */
-bool irqchip_joined(struct kvm_vcpu *v);
+void irqchip_joined(struct kvm_vcpu *v);
 void irqchip_leaves(struct kvm_vcpu *v);             /* its descriptor is there still, its state in struct cpu */
 int apic_fetch(struct kvm_vcpu *v, struct apic_state *s); /* but for base */
 int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last);

@@ -385,6 +385,8 @@ bool state_put(struct kvm_vcpu *v)
 	v->known = v->in_kvm = true;
 	v->ready = !v->vm->split && (v->cpu->event_mask & EV_INTR);
 	v->fresh = v->vm->split;
+	if (v->vm->split)
+		v->cpu->activity = ACT_RUN; /* whether it rests is KVM's to know now */
 	return true;
 }
 

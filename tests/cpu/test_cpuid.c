@@ -129,6 +129,41 @@ static void needs_come(void **state)
 	assert_true(model.has[FEAT_SMAP]);
 }
 
+/* One that has no SSE4.2: what needs it goes with it, and what denies by its bit. */
+static bool no_sse42(void *arg, u32 leaf, u32 sub, unsigned r, unsigned bit)
+{
+	++*(unsigned *)arg;
+	return !(leaf == 1 && r == C && bit == 20);
+}
+
+static void limits(void **state)
+{
+	char names[256];
+	const char *asked;
+	unsigned looks = 0;
+	must_parse("max");
+	bool avx = model.has[FEAT_AVX], avx512 = model.has[FEAT_AVX512F];
+	unsigned n = cpu_model_limit(&model, no_sse42, &looks, names, sizeof(names), &asked);
+	assert_true(looks > 20);
+	assert_in_range(n, 1 + avx, N_FEATURES);
+	assert_non_null(strstr(names, "sse4_2"));
+	assert_null(asked);
+	assert_false(model.has[FEAT_SSE4_2] || model.has[FEAT_AVX] || model.has[FEAT_AVX512F] || model.has[FEAT_LMSLE]);
+	assert_true(model.has[FEAT_SSE4_1]);
+	assert_int_equal(model.xcr0_mask & 0xe4, 0);
+	assert_true(!avx512 || strstr(names, "avx512f"));
+	assert_int_equal(cpu_model_limit(&model, no_sse42, &looks, names, sizeof(names), &asked), 0);
+	assert_string_equal(names, "");
+	must_parse("max,+sse4_2");
+	cpu_model_limit(&model, no_sse42, &looks, names, sizeof(names), &asked);
+	assert_string_equal(asked, "sse4_2");
+	must_parse("x86-64-v2");
+	char few[8];
+	cpu_model_limit(&model, no_sse42, &looks, few, sizeof(few), &asked);
+	assert_non_null(asked);
+	assert_true(strlen(few) < sizeof(few));
+}
+
 static void deterministic_time_has_no_chance(void **state)
 {
 	struct clock k = { .tsc_hz = 1000000000, .icount_mode = true };
@@ -357,7 +392,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(table_has_no_doubles), cmocka_unit_test(bits_follow_switches),
-		cmocka_unit_test(dependents_go), cmocka_unit_test(needs_come), cmocka_unit_test(deterministic_time_has_no_chance),
+		cmocka_unit_test(dependents_go), cmocka_unit_test(needs_come), cmocka_unit_test(limits), cmocka_unit_test(deterministic_time_has_no_chance),
 		cmocka_unit_test(mistakes_are_named),
 		cmocka_unit_test(vendors_differ), cmocka_unit_test(beyond_the_last_leaf),
 		cmocka_unit_test(hypervisor_leaf), cmocka_unit_test(bits_that_follow_state), cmocka_unit_test(topology),
