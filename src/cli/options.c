@@ -31,7 +31,7 @@ static const struct kv_key boot_keys[] = {
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };
 static const struct kv_key hop_keys[] = {
-	{ "to", KV_STR, offsetof(struct hop_config, to), "the other engine, as of --engine; commas doubled" },
+	{ "to", KV_STR, offsetof(struct hop_config, to), "the other engine, as of --engine; with keys of its own: to=bt,,cache=8M" },
 	{ "every", KV_UINT, offsetof(struct hop_config, every), "so many microseconds of the machine's time; default 10000", 1, 1000000000 },
 };
 static const char *const disk_bus_words[] = { "auto", "virtio", "ide", "ahci", "nvme", NULL }; /* enum disk_bus */

@@ -27,6 +27,8 @@ struct engine_ops {
 	 * runs. What a processor is at such a boundary is in struct cpu, whole, where vcpu_destroy leaves it and
 	 * vcpu_init finds it: its TLB too, which an engine flushes whose guest may have changed tables unseen. */
 	bool (*vcpu_init)(struct cpu *c, struct error *e);
+	/* Whether a machine with these options may go on in another engine; NULL: always. */
+	bool (*may_leave)(const void *options, struct error *e);
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
 	enum run_exit (*run)(struct cpu *c);

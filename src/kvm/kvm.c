@@ -260,6 +260,12 @@ static void count(const struct cpu *c, struct counters *t)
 		counter_add(t, rows[k].name, counter_read(rows[k].n));
 }
 
+static bool may_leave(const void *options, struct error *e)
+{
+	const struct kvm_options *o = options;
+	return !o || !o->pvclock || error_set(e, "the guest may use KVM's clock (--engine kvm,pvclock), which no other engine has");
+}
+
 static const char *const irqchip_words[] = { "own", "split", NULL };
 static const struct kv_key keys[] = {
 	ENGINE_NAME,
@@ -275,6 +281,7 @@ const struct engine_ops kvm_engine = {
 	.fit_model = model_fit,
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,
+	.may_leave = may_leave,
 	.run = run,
 	.step = step,
 	.kick = kick,

@@ -63,9 +63,14 @@ static bool hop(struct machine *m, const struct engine_choice *to, struct error 
 	return ok;
 }
 
+static bool may_leave(const struct engine_choice *from, struct error *e)
+{
+	return !from->ops->may_leave || from->ops->may_leave(from->options, e);
+}
+
 static bool may_hop(const struct machine *m, struct error *e)
 {
-	return m->cfg->sandbox == SANDBOX_OFF ||
+	return m->cfg->sandbox == SANDBOX_OFF ? may_leave(&m->engine, e) :
 	       error_set(e, "a contained machine cannot make the executable memory of another engine; start it with --sandbox off");
 }
 
@@ -97,7 +102,7 @@ static void hop_is_due(void *arg)
 bool hop_choose(struct machine *m, struct error *e)
 {
 	const char *to = m->cfg->hop.to;
-	return !to || (may_hop(m, e) && engine_choose(to, &m->hop_to, e)) || error_prefix(e, "--hop");
+	return !to || (may_hop(m, e) && engine_choose(to, &m->hop_to, e) && may_leave(&m->hop_to, e)) || error_prefix(e, "--hop");
 }
 
 void hop_start(struct machine *m)

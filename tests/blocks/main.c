@@ -16,7 +16,7 @@ static const char usage[] =
 	"  --seed N\n"
 	"  --only K         only program K of the seed\n"
 	"  --engines A,B    names of --list-engines; NAME/step: one step() at a time; NAME/hop: from interp\n"
-	"                   to it and back within programs (interp and the first other one)\n"
+	"                   to it and back within programs (interp and bt, if it can run here)\n"
 	"  --mode 64|32|16  (64)\n"
 	"  --cpu MODEL      max,-rdrand,-rdseed\n"
 	"  --cases FILE     first the programs in it, one a line\n"
@@ -108,7 +108,7 @@ static bool parse_engines(struct comparer *c, struct error *e)
 	if (!text) {
 		const char *other = "interp/step";
 		for (unsigned k = 0; engines[k]; k++)
-			if (strcmp(engines[k]->name, "interp") && engines[k]->usable(e)) {
+			if (strcmp(engines[k]->name, "interp") && strcmp(engines[k]->name, "kvm") && engines[k]->usable(e)) {
 				other = engines[k]->name;
 				break;
 			}

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "fake_impl.h"
 
@@ -21,17 +23,18 @@ void fake_complain(struct fake_kvm *f, const char *fmt, ...)
 
 /* ---- memory ---------------------------------------------------------------------------------------- */
 
+struct mapping { u64 from, bytes, offset, inode; };
+
 /* The mapping of this process that has these bytes; shared memory alone can be mapped a second time. */
-static bool find_mapping(u64 at, u64 size, u64 *from, u64 *bytes)
+static bool find_mapping(u64 at, u64 size, struct mapping *m)
 {
 	char line[512], mode[5];
-	unsigned long long a, b;
+	unsigned long long a, b, offset, inode;
 	FILE *f = fopen("/proc/self/maps", "r");
 	bool found = false;
 	while (f && !found && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%llx-%llx %4s", &a, &b, mode) == 3 && at >= a && at + size <= b && mode[3] == 's') {
-			*from = a;
-			*bytes = b - a;
+		if (sscanf(line, "%llx-%llx %4s %llx %*s %llu", &a, &b, mode, &offset, &inode) == 5 && at >= a && at + size <= b && mode[3] == 's') {
+			*m = (struct mapping){ a, b - a, offset, inode };
 			found = true;
 		}
 	if (f)
@@ -39,21 +42,32 @@ static bool find_mapping(u64 at, u64 size, u64 *from, u64 *bytes)
 	return found;
 }
 
+/* struct mem maps RAM once more by its file, for locked accesses across pages: the file is the user's then. */
+static void take_file(struct fake_kvm *f, const struct mapping *m)
+{
+	struct stat st;
+	for (int fd = 0; fd < 1024; fd++)
+		if (fd != f->mem.fd && !fstat(fd, &st) && st.st_ino == m->inode && !(st.st_mode & S_IFCHR) && dup2(fd, f->mem.fd) >= 0)
+			return;
+}
+
 /* Where those bytes are in the arena, so that struct mem takes them for its own; NULL. */
 static u8 *aliased(struct fake_kvm *f, u64 at, u64 size)
 {
+	struct mapping m;
 	for (unsigned k = 0; k < f->n_aliases; k++)
 		if (at - f->alias[k].userspace < f->alias[k].size && at + size <= f->alias[k].userspace + f->alias[k].size)
 			return f->mem.ram + f->alias[k].at + (at - f->alias[k].userspace);
-	u64 from, bytes;
-	if (f->n_aliases == ARRAY_LEN(f->alias) || !find_mapping(at, size, &from, &bytes) || f->arena_used + bytes > ARENA_BYTES)
+	if (f->n_aliases == ARRAY_LEN(f->alias) || !find_mapping(at, size, &m) || f->arena_used + m.bytes > ARENA_BYTES)
 		return NULL;
 	u8 *to = f->mem.ram + f->arena_used;
-	if (mremap((void *)from, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+	if (mremap((void *)m.from, 0, m.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
 		return NULL;
-	f->alias[f->n_aliases++] = (struct fake_alias){ from, bytes, f->arena_used };
-	f->arena_used += bytes;
-	return to + (at - from);
+	if (m.offset == f->arena_used)
+		take_file(f, &m);
+	f->alias[f->n_aliases++] = (struct fake_alias){ m.from, m.bytes, f->arena_used };
+	f->arena_used += m.bytes;
+	return to + (at - m.from);
 }
 
 static void flush_all(struct fake_kvm *f)
