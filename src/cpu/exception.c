@@ -76,6 +76,8 @@ _Noreturn void cpu_raise_db(struct cpu *c, u64 dr6)
 
 _Noreturn void nested_unwind(struct cpu *c)
 {
+	if (!c->cur)
+		c->keep_rip = true; /* between instructions: an event may have been delivered since the last one */
 	raise_exc(c, (struct exception){ .vector = V_VMEXIT });
 }
 
@@ -349,6 +351,7 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 	if (left) {
 		c->delivering = -1;
 		c->delivering_ext = false;
+		c->keep_rip = false;
 		nested_finish(c);
 	}
 }
