@@ -3,7 +3,6 @@
  *
  * Every one of them ends by setting the six status flags: VMsucceed, VMfailInvalid (no current VMCS to
  * hold an error number) or VMfailValid. */
-#define LOG_TOPIC "vmx"
 #include "cpu/vmx.h"
 #include "cpu/vmx_api.h"
 
