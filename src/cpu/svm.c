@@ -133,20 +133,18 @@ static u8 *need_page(struct cpu *c, u64 pa, enum vm_insn x)
 void svm_vmrun_insn(struct cpu *c, u64 pa)
 {
 	need_svm(c);
-	need_page(c, pa, VM_RUN);
+	u8 *v = need_page(c, pa, VM_RUN);
 	if (c->nested.mode)
-		cpu_ud(c); /* not reached: VMRUN's intercept has to be set */
-	const u8 *p = svm_page(c, pa);
-	memcpy(c->svm->image, p, sizeof(c->svm->image));
-	if (!svm_enter(c, pa)) {
-		u8 *v = svm_page(c, pa);
-		st64(v + VMCB_EXITCODE, SVM_EXIT_INVALID);
-		st64(v + VMCB_EXITINFO1, 0);
-		st64(v + VMCB_EXITINFO2, 0);
-		st64(v + VMCB_EXITINTINFO, 0);
-		svm_written(c, v, VMCB_BYTES);
-		svm_set_gif(c, false);
-	}
+		cpu_ud(c); /* in a guest of VT-x; AMD-V's must have it intercepted */
+	memcpy(c->svm->image, v, sizeof(c->svm->image));
+	if (svm_enter(c, pa))
+		return;
+	st64(v + VMCB_EXITCODE, SVM_EXIT_INVALID);
+	st64(v + VMCB_EXITINFO1, 0);
+	st64(v + VMCB_EXITINFO2, 0);
+	st64(v + VMCB_EXITINTINFO, 0);
+	svm_written(c, v, VMCB_BYTES);
+	svm_set_gif(c, false);
 }
 
 void svm_vmload_insn(struct cpu *c, u64 pa)
@@ -172,9 +170,8 @@ void svm_vmmcall_insn(struct cpu *c)
 
 void svm_gif_insn(struct cpu *c, bool on)
 {
-	if (on && cpu_has(c, FEAT_SKINIT) && cpu_protected(c) && !c->cpl)
-		; /* a secure loader's, without SVME */
-	else
+	bool loader = on && cpu_has(c, FEAT_SKINIT) && cpu_protected(c) && !c->cpl; /* needs no SVME */
+	if (!loader)
 		need_svm(c);
 	nested_check(c, ICPT_VM, on ? VM_STGI : VM_CLGI);
 	if (c->nested.mode == NEST_SVM && (c->svm->vintr & V_GIF_ENABLE)) {
@@ -197,8 +194,6 @@ void svm_invlpga_insn(struct cpu *c, u64 lin, u32 asid)
 void svm_skinit_insn(struct cpu *c)
 {
 	if (!cpu_has(c, FEAT_SKINIT) || !cpu_protected(c))
-		cpu_ud(c);
-	if (!(c->efer & EFER_SVME) && !cpu_has(c, FEAT_SKINIT))
 		cpu_ud(c);
 	if (c->cpl)
 		cpu_gp0(c);

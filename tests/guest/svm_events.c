@@ -213,7 +213,17 @@ static void physical(void)
 	stgi();
 	__asm__ volatile("nop");
 	check_eq("... and taken after STGI", count[0x61], 1);
-	__asm__ volatile("cli");
+	/* An injected event first: the exit is at its handler's first instruction. */
+	clgi();
+	self_ipi(0x61);
+	vmcb.rip = (uptr)idle;
+	vmcb.eventinj = EVENT(EV_INTR, 0x42);
+	check_eq("an event is injected and an interrupt waits", vmrun_once(), X_INTR);
+	check_eq("... RIP is the handler's", vmcb.rip, (idt[2 * 0x42] & 0xffff) | (idt[2 * 0x42] >> 32 & 0xffff0000) | idt[2 * 0x42 + 1] << 32);
+	check_eq("... nothing is left on its way", vmcb.exitintinfo, 0);
+	stgi();
+	__asm__ volatile("nop; cli");
+	count[0x61] = 1;
 	self_ipi(0x61);
 	check_eq("our IF clear: not for V_INTR_MASKING", run_at(spin), X_VMMCALL);
 	vmcb.vintr = 0;

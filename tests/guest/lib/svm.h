@@ -1,4 +1,4 @@
-/* AMD-V from the hypervisor's side, for 64-bit guests: the VMCB, and guests within a guest that run in the same
+/* AMD-V from the hypervisor's side: the VMCB, and guests within a guest that run in the same
  * address space, on a stack of their own. AMD APM vol. 2 appendices B and C.
  *
  * A guest's code is a snippet of assembly: SNIP(name, "text"); it ends in VMMCALL, which is always intercepted. */
@@ -72,7 +72,7 @@ static inline struct vmcb_seg vmcb_flat(u16 sel, u16 attr) { return (struct vmcb
 /* A guest that is as we are. */
 static inline void vmcb_init(void)
 {
-	struct __attribute__((packed)) { u16 limit; u64 base; } t;
+	struct __attribute__((packed)) { u16 limit; uptr base; } t;
 	memset(&vmcb, 0, sizeof(vmcb));
 	vmsave(&vmcb);
 	want(X_VMRUN);
@@ -82,7 +82,7 @@ static inline void vmcb_init(void)
 	vmcb.msrpm = (uptr)msrpm;
 	vmcb.asid = 1;
 	vmcb.tlb_control = 1;
-	vmcb.cs = vmcb_flat(CODE, 0xa9b);
+	vmcb.cs = vmcb_flat(CODE, sizeof(uptr) == 8 ? 0xa9b : 0xc9b);
 	vmcb.ds = vmcb.es = vmcb.ss = vmcb_flat(DATA, 0xc93);
 	__asm__ volatile("sgdt %0" : "=m"(t));
 	vmcb.gdtr = (struct vmcb_seg){ 0, 0, t.limit, t.base };
@@ -100,6 +100,7 @@ static inline void vmcb_init(void)
 }
 
 /* VMRUN once; GIF is 0 afterwards. */
+#ifdef __x86_64__
 static noinline u64 vmrun_once(void)
 {
 	__asm__ volatile("push %%rbp; push %%rbx; push %%r12; push %%r13; push %%r14; push %%r15\n"
@@ -110,6 +111,16 @@ static noinline u64 vmrun_once(void)
 			 : : "a"(&vmcb) : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc");
 	return vmcb.exitcode;
 }
+#else
+static noinline u64 vmrun_once(void)
+{
+	__asm__ volatile("push %%ebp; push %%ebx; mov nested_rbx, %%ebx; mov nested_rcx, %%ecx; mov nested_rdx, %%edx\n"
+			 "vmrun\n"
+			 "mov %%ebx, nested_rbx; mov %%ecx, nested_rcx; mov %%edx, nested_rdx; pop %%ebx; pop %%ebp"
+			 : : "a"(&vmcb) : "ecx", "edx", "esi", "edi", "memory", "cc");
+	return vmcb.exitcode;
+}
+#endif
 
 static inline u64 run_at(const void *rip)
 {
