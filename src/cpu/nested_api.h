@@ -133,8 +133,9 @@ _Noreturn void nested_apic_fetch(struct cpu *c, u64 lin);
  * is no longer what it was when they were left. */
 void mmu_space_leave(struct cpu *c);
 void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush);
-/* Drops those of a guest's tag; the host runs. */
+/* The host runs, and drops translations of guests: of a tag; of a root's page (0: of all). */
 void mmu_space_flush(struct cpu *c, u64 tag);
+void mmu_root_flush(struct cpu *c, u64 root);
 /* Drops those of every space. */
 void mmu_spaces_flush(struct cpu *c);
 

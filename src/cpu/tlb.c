@@ -126,6 +126,13 @@ void mmu_space_flush(struct cpu *c, u64 tag)
 			forget_epochs(&c->spaces[k]);
 }
 
+void mmu_root_flush(struct cpu *c, u64 root)
+{
+	for (unsigned k = 1; k < TLB_SPACES; k++)
+		if (c->spaces[k].used && (!root || !((c->spaces[k].root ^ root) & ~PAGE_MASK)))
+			forget_epochs(&c->spaces[k]);
+}
+
 void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
 {
 	if (flush)

@@ -168,6 +168,7 @@ unsigned vmx_enter(struct cpu *c, bool launch)
 		return 0;
 	}
 	mmu_space_leave(c);
+	const bool nmi_blocked = c->nmi_blocked;
 	take_controls(c);
 	load_control(c);
 	load_segments(c);
@@ -177,6 +178,7 @@ unsigned vmx_enter(struct cpu *c, bool launch)
 	load_rest(c);
 	enter_space(c);
 	if (!vmx_load_msrs(c, VF(ENTRY_MSR_LOAD_ADDR), (u32)VF(ENTRY_MSR_LOAD_COUNT), &bad)) {
+		c->nmi_blocked = nmi_blocked;
 		entry_failed(c, EXIT_BAD_MSR_LIST, bad);
 		return 0;
 	}

@@ -28,6 +28,7 @@ _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 		x.insn_len = (vec >> 8 & 7) >= VEC_SOFT_INT ? len : 0;
 	else if (!trap_like(x.reason))
 		x.insn_len = len;
+	x.shadow = c->cur && !vec ? c->shadow_before : 0;
 	c->vmx->exit = x;
 	nested_unwind(c);
 }
@@ -93,7 +94,8 @@ static void save_rest(struct cpu *c, const struct vmx_exit *x)
 {
 	static const u8 activity[] = { [ACT_RUN] = 0, [ACT_HLT] = 1, [ACT_SHUTDOWN] = 2, [ACT_WAIT_SIPI] = 3 };
 	bool nmi = vmx_pin(c, PIN_VIRTUAL_NMI) ? c->vmx->virtual_nmi_blocked : c->nmi_blocked;
-	VF(GUEST_INTERRUPTIBILITY) = (c->shadow & SHADOW_STI ? BLOCK_STI : 0) | (c->shadow & SHADOW_SS ? BLOCK_MOV_SS : 0) |
+	u8 shadow = c->shadow | x->shadow;
+	VF(GUEST_INTERRUPTIBILITY) = (shadow & SHADOW_STI ? BLOCK_STI : 0) | (shadow & SHADOW_SS ? BLOCK_MOV_SS : 0) |
 				     (nmi ? BLOCK_NMI : 0);
 	VF(GUEST_ACTIVITY) = activity[c->activity];
 	u64 pending = c->dr6_pending & 0xf;

@@ -3,7 +3,6 @@
  *
  * Every one of them ends by setting the six status flags: VMsucceed, VMfailInvalid (no current VMCS to
  * hold an error number) or VMfailValid. */
-#define LOG_TOPIC "vmx"
 #include "cpu/vmx.h"
 #include "cpu/vmx_api.h"
 
@@ -197,7 +196,7 @@ void vmx_invept(struct cpu *c, u64 type, const u64 desc[2])
 		vmx_fail(c, VME_INVALIDATE_OPERAND);
 		return;
 	}
-	mmu_spaces_flush(c); /* mappings that are kept for other EPTPs go, too: allowed */
+	mmu_root_flush(c, type == 1 ? desc[0] : 0);
 	succeed(c);
 }
 
@@ -211,7 +210,7 @@ void vmx_invvpid(struct cpu *c, u64 type, const u64 desc[2])
 		return;
 	}
 	if (type == 2)
-		mmu_spaces_flush(c);
+		mmu_root_flush(c, 0);
 	else
 		mmu_space_flush(c, VMX_TAG(vpid));
 	succeed(c);

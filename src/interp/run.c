@@ -14,11 +14,11 @@ void interp_caught(struct cpu *c)
 	if (!c->keep_rip)
 		c->rip = c->cur ? insn_rip(c, c->cur) : c->regs[R_BLOCK];
 	c->keep_rip = false;
-	c->shadow_before = 0;
 	c->icount = cpu_icount(c);
 	c->first = NULL;
 	bc->current = &bc->none;
 	cpu_exception(c);
+	c->shadow_before = 0;
 }
 
 /* Between two instructions: a fault from here on belongs to what stands at RIP. */

@@ -146,7 +146,7 @@ static void mistakes_are_named(void **state)
 {
 	static const struct { const char *spec, *says; } bad[] = {
 		{ "max,+avx512vmbi", "avx512vbmi" },     { "max,-smmp", "smep" },     { "max,smap=yes", "on or off" },
-		{ "max,vendor=via", "intel or amd" }, { "max,+vmx", "cannot do it yet" }, { "maxx", "did you mean max" },
+		{ "max,vendor=via", "intel or amd" }, { "max,+smx", "cannot do it yet" }, { "maxx", "did you mean max" },
 		{ "max,+smap=on", "either" }, { "max,zzzzzzzzzzz", "--help" },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(bad); k++) {

@@ -48,7 +48,7 @@ static void refused(u32 msr, u64 v)
 
 static void unknown(void **state)
 {
-	static const u32 none[] = { 2, 0x1234, 0x80000000, 0xffffffff, 0xc0000105, 0x186, 0x480, 0xe7, 0x345 };
+	static const u32 none[] = { 2, 0x1234, 0x80000000, 0xffffffff, 0xc0000105, 0x186, 0x492, 0xe7, 0x345 };
 	start("max,vendor=intel");
 	for (unsigned k = 0; k < ARRAY_LEN(none); k++) {
 		assert_false(has(none[k]));
@@ -68,7 +68,8 @@ static void gates(void **state)
 		{ 0x10a, "max,vendor=intel", "max,vendor=intel,-arch_capabilities" },
 		{ 0x48, "max,vendor=intel", "max,vendor=intel,-spec_ctrl" },
 		{ 0x48, "max,vendor=amd", "max,vendor=amd,-stibp,-ssbd" },
-		{ 0x10, "max", "max,-tsc" },
+		{ 0x10, "max", "max,-tsc" },                   { 0x480, "max,vendor=intel", "max,vendor=intel,-vmx" },
+		{ 0x491, "max,vendor=intel", "max,vendor=amd" },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(t); k++) {
 		start(t[k].with);
@@ -293,12 +294,42 @@ static void speculation(void **state)
 	assert_true(get(0x10a) & 1); /* RDCL_NO */
 	assert_false(msr_write(c, 0x10a, 0));
 	assert_true(msr_write(c, 0x10b, 1));
-	assert_int_equal(get(0x3a) & 1, 1);
-	assert_false(msr_write(c, 0x3a, 5)); /* locked */
 	start("max,vendor=intel,-bhi_ctrl");
 	refused(0x48, 0x400);
 	start("max,vendor=intel,-spec_ctrl");
 	assert_false(msr_write(c, 0x49, 1));
+}
+
+/* IA32_FEATURE_CONTROL: until it is locked; without VMX locked with nothing enabled. What the capability MSRs say of
+ * controls agrees with itself and with the features. SDM vol. 3 A.3 to A.5. */
+static void vt_x(void **state)
+{
+	static const u32 words[] = { 0x481, 0x482, 0x483, 0x484, 0x48b, 0x48d, 0x48e, 0x48f, 0x490 };
+	start("max,vendor=intel,-vmx");
+	assert_int_equal(get(0x3a), 1);
+	assert_false(msr_write(c, 0x3a, 5));
+	start("max,vendor=intel");
+	assert_int_equal(get(0x3a), 0);
+	refused(0x3a, 2);
+	put(0x3a, 4);
+	put(0x3a, 5);
+	assert_false(msr_write(c, 0x3a, 0)); /* locked */
+	cpu_reset(c, true);
+	assert_int_equal(get(0x3a), 5);
+	for (unsigned k = 0; k < ARRAY_LEN(words); k++) {
+		u64 v = get(words[k]);
+		assert_false((u32)v & ~(v >> 32)); /* what must be 1 may be 1 */
+		assert_false(msr_write(c, words[k], v));
+	}
+	for (unsigned k = 0; k < 4; k++) { /* the TRUE words ask for no more, and allow the same */
+		u64 old = get(0x481 + k), true_word = get(0x48d + k);
+		assert_false((u32)true_word & ~(u32)old);
+		assert_true(true_word >> 32 == old >> 32);
+	}
+	assert_true(get(0x48b) >> 32 & 8); /* RDTSCP */
+	assert_true((get(0x486) & get(0x487)) == get(0x486) && (get(0x488) & get(0x489)) == get(0x488));
+	start("max,vendor=intel,-rdtscp");
+	assert_false(get(0x48b) >> 32 & 8);
 }
 
 static void misc_enable(void **state)
@@ -385,7 +416,7 @@ int main(void)
 		cmocka_unit_test(unknown), cmocka_unit_test(gates), cmocka_unit_test(efer), cmocka_unit_test(svm_registers),
 		cmocka_unit_test(efer_lma_is_read_only), cmocka_unit_test(canonical), cmocka_unit_test(widths),
 		cmocka_unit_test(types), cmocka_unit_test(mtrr), cmocka_unit_test(machine_check), cmocka_unit_test(tsc),
-		cmocka_unit_test(speculation), cmocka_unit_test(misc_enable),
+		cmocka_unit_test(speculation), cmocka_unit_test(vt_x), cmocka_unit_test(misc_enable),
 		cmocka_unit_test(what_linux_takes_for_granted), cmocka_unit_test(random_writes),
 	};
 	return cmocka_run_group_tests(tests, NULL, down);
