@@ -13,8 +13,6 @@ ASM(both, "add rax, [rbx]\n cmp ecx, [rdx + 16]\n imul r8, [r9], 77\n test byte 
 /* Status flags live across an access. */
 ASM(flags, "cmp rax, rbx\n mov rcx, [rdx]\n mov [rsi + 8], rcx\n adc r8, r9\n mov r10w, [rdi]\n setz r12b\n jz . - 0x20");
 ASM(bits, "bt [rbx], rcx\n bts [rsi + rdi*4 + 0x12345], eax\n lock btr [r9], r11\n cmp rax, rbx\n btc [r10 + rdx], r15d\n setz r12b\n bt [rip + 0x1230], r8\n bts [rsp + 8], rsp\n hlt");
-/* ... of bits that the code has cut itself, within a group */
-ASM(bits_cut, "inc dword ptr gs:[0x30]\n and eax, 63\n bt [rcx + 16], rax\n setb dl\n and esi, 31\n bts [rdi], esi\n dec dword ptr gs:[0x30]\n hlt");
 ASM(wide, "cmpxchg16b [rbx]\n cmpxchg8b [rsi]\n movnti [rdi], rax\n crc32 ecx, dword ptr [rdx]\n hlt");
 /* ---- addresses */
 ASM(rip, "mov rax, [rip + 0x1234]\n add dword ptr [rip + 0x100], 3\n lea rcx, [rip - 4]\n movaps xmm1, [rip + 0x1f0 - 0x20]\n mov rdx, [0x20000]\n mov byte ptr [0x20008], 1\n hlt");
@@ -72,7 +70,7 @@ ASM(kernel, "cli\n swapgs\n clac\n mov eax, ds\n pushfq\n rdtsc\n stac\n sti\n n
 /* ---- 32-bit code; what it ends with is what FOP, FIP, FDS and FDP then tell of */
 ASM32(x87_32, "fld1\n fmul st, st(2)\n fld qword ptr [ebx + ecx*4 + 0x1234]\n fadd st, st(3)\n fstp tbyte ptr ss:[edi - 5]\n jmp . + 0x33");
 
-#define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(bits) X(bits_cut) X(wide) X(rip) X(segment) X(group) X(group_index) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
+#define SAMPLES(X) X(load) X(store) X(rmw) X(both) X(flags) X(bits) X(wide) X(rip) X(segment) X(group) X(group_index) X(homeless) X(homeless2) X(stack) X(call) X(call_far_page) \
 	X(call_reg) X(call_r11) X(call_mem) X(ret) X(ret_imm) X(jmp) X(jmp_out) X(jmp_reg) X(jmp_mem) X(jcc) X(jcc_out) X(side) X(loop) X(jrcxz) X(jecxz) \
 	X(fall) X(copy) X(varies) X(sse) X(avx) X(avx512) X(interp) X(interp_middle) X(interp_middle2) X(kernel) X(gates) X(gate_cr3) X(gate_popf) X(gate_iret) X(strings) X(high8)
 
