@@ -160,11 +160,17 @@ sym sym_xor(struct syms *s, sym a, sym b)
 
 sym sym_sar(struct syms *s, sym a, unsigned n)
 {
+	const struct atom *t = sym_single(s, a);
+	if (t && t->kind == AT_LOW && t->n <= n) /* not negative, and nothing is left: what the guest has cut itself */
+		return sym_const(s, 0);
 	return sym_atom(s, AT_SAR, n, a, 0);
 }
 
 sym sym_extend(struct syms *s, sym a, unsigned bits)
 {
+	const struct atom *t = sym_single(s, a);
+	if (t && t->kind == AT_LOW && t->n < bits)
+		return a;
 	return sym_atom(s, AT_EXTEND, bits, a, 0);
 }
 

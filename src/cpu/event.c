@@ -22,15 +22,6 @@ static void start_at(struct cpu *c, u8 page)
 	cpu_update_mode(c);
 }
 
-/* The event before may have moved RIP, to its handler; an exit is where RIP is now. */
-static void settle(struct cpu *c) { c->regs[R_BLOCK] = c->rip; }
-
-static void ask(struct cpu *c, enum intercept x, u64 info)
-{
-	settle(c);
-	nested_check(c, x, info);
-}
-
 /* Reset-like and housekeeping events; these come even while a processor waits for SIPI. */
 static void service_control(struct cpu *c, u32 ev)
 {
@@ -40,7 +31,7 @@ static void service_control(struct cpu *c, u32 ev)
 	}
 	ev &= c->event_mask;
 	if (ev & EV_INIT) {
-		ask(c, ICPT_INIT, 0);
+		nested_check(c, ICPT_INIT, 0);
 		cpu_clear_event(c, EV_INIT);
 		if (svm_redirects_init(c)) {
 			c->exc = (struct exception){ .vector = V_SX, .has_error = true, .error = 1 };
@@ -52,12 +43,12 @@ static void service_control(struct cpu *c, u32 ev)
 	}
 	if (ev & EV_SIPI) {
 		cpu_clear_event(c, EV_SIPI);
-		ask(c, ICPT_SIPI, c->sipi_vector);
+		nested_check(c, ICPT_SIPI, c->sipi_vector);
 		if (c->activity == ACT_WAIT_SIPI)
 			start_at(c, c->sipi_vector);
 	}
 	if (ev & EV_SMI) {
-		ask(c, ICPT_SMI, 0);
+		nested_check(c, ICPT_SMI, 0);
 		cpu_clear_event(c, EV_SMI);
 		log_guest("cpu %u: SMI ignored, there is no SMM", c->index);
 	}
@@ -68,7 +59,7 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 {
 	if (ev & EV_NMI) {
 		if (atomic_load(&c->nmis))
-			ask(c, ICPT_NMI, 0);
+			nested_check(c, ICPT_NMI, 0);
 		atomic_fetch_and(&c->events, ~(u32)EV_NMI); /* before the count, or one would be lost */
 		u32 n = atomic_exchange(&c->nmis, 0);
 		if (!n)
@@ -82,14 +73,12 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 	int vector = -1;
 	if (ev & EV_INTR) {
 		if (nested_wants(c, ICPT_INTR))
-			ask(c, ICPT_INTR, 0); /* returns where it was withdrawn, or but a notification */
+			nested_intercept(c, ICPT_INTR, 0); /* returns where it was withdrawn, or but a notification */
 		else
 			vector = c->hooks->int_ack(c->hooks->arg);
 	}
-	if (vector < 0 && (ev & EV_VINTR)) {
-		settle(c);
+	if (vector < 0 && (ev & EV_VINTR))
 		vector = nested_vintr(c);
-	}
 	if (vector < 0)
 		return false;
 	exception_external(c, (unsigned)vector, false);
@@ -99,10 +88,8 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 /* What guest mode wants at a boundary, also at that which a delivery has come to. */
 static void service_nested(struct cpu *c)
 {
-	if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NESTED) {
-		settle(c);
+	if (atomic_load_explicit(&c->events, memory_order_relaxed) & EV_NESTED)
 		nested_service(c);
-	}
 }
 
 bool cpu_service_events(struct cpu *c)

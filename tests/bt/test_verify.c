@@ -4,6 +4,7 @@
  * (harmless()), each with its reason. */
 #include <stdio.h>
 
+#include "bt/verify.h"
 #include "samples.h"
 
 static const struct sample { const char *name; const u8 *at, *end; } samples[] = {
@@ -625,6 +626,19 @@ static void x87_pointers(void **state)
 	assert_true(n_tried > 400);
 }
 
+/* Within a group values go on from instruction to instruction, so that the code's own AND may tell how many bits of
+ * a bit's number there are: the word that the host's shifts name is then the one that sym_bit_word() says. */
+static void bits_cut(void **state)
+{
+	static struct syms s;
+	for (unsigned bits = 1; bits <= 32; bits++) {
+		syms_reset(&s);
+		sym bit = sym_low(&s, sym_fresh(&s), bits);
+		assert_int_equal(sym_scale(&s, sym_sar(&s, bit, 6), 8), sym_bit_word(&s, bit, 64));
+		assert_int_equal(sym_scale(&s, sym_sar(&s, sym_extend(&s, bit, 32), 5), 4), sym_bit_word(&s, bit, 32));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -634,6 +648,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(jumps, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(other_map, rig_up, rig_down),
 		cmocka_unit_test_setup_teardown(x87_pointers, rig_up, rig_down),
+		cmocka_unit_test(bits_cut),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
