@@ -172,16 +172,15 @@ void virtio_reset(struct virtio *v)
 	pci_reset(&v->pci);
 }
 
-/* What only a damaged file can hold. */
+/* What only a damaged file can hold. A size that is no power of two is no damage: a driver may write it, and enable the queue
+ * or not. */
 static void queue_check(struct virtio *v, struct virtq *q, u16 most)
 {
-	bool is_packed = virtio_has(v, VIRTIO_F_RING_PACKED);
-
-	if (!q->size || q->size > most || (!is_packed && (q->size & (q->size - 1)))) {
+	if (!q->size || q->size > most) {
 		q->size = most;
 		q->enabled = 0;
 	}
-	if (is_packed) {
+	if (virtio_has(v, VIRTIO_F_RING_PACKED)) {
 		q->next_avail %= q->size;
 		q->next_used %= q->size;
 		q->signalled %= q->size;

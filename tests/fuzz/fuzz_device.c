@@ -453,6 +453,22 @@ static void destroy(struct board *b)
 	mem_destroy(&b->mem);
 }
 
+/* The field of two saved states (dev/device.c) that differs. */
+static const char *first_difference(const u8 *a, const u8 *c, size_t n)
+{
+	static char name[256];
+
+	for (size_t at = 0, end; at < n; at = end) {
+		size_t len = a[at];
+
+		end = at + 1 + len + 4 + ld32(a + at + 1 + len);
+		snprintf(name, sizeof(name), "%.*s", (int)len, (const char *)a + at + 1);
+		if (end > n || memcmp(a + at, c + at, end - at))
+			break;
+	}
+	return name;
+}
+
 static void round_trip(struct board *b, struct input *in)
 {
 	static u8 a[1 << 20], c[1 << 20];
@@ -464,7 +480,7 @@ static void round_trip(struct board *b, struct input *in)
 	if (!device_load(b->dev, a, n, &e))
 		bug("%s: its own state is refused: %s", b->dev->cls->name, e.msg);
 	if (device_save(b->dev, c, sizeof(c)) != n || memcmp(a, c, n))
-		bug("%s: save, load, save differ", b->dev->cls->name);
+		bug("%s: save, load, save differ in %s", b->dev->cls->name, first_difference(a, c, n));
 	unsigned damage = (unsigned)take(in, 1);
 	for (unsigned k = 0; k < damage % 8 && n; k++)
 		a[take(in, 2) % n] ^= (u8)take(in, 1);
