@@ -11,7 +11,7 @@
  * are refused then, before anything is left.
  * Threading: the loop's thread, but for the timer of --hop. */
 #define LOG_TOPIC "machine"
-#include <string.h>
+#include <time.h>
 
 #include "machine/machine_impl.h"
 #include "sandbox/sandbox.h"
@@ -90,12 +90,30 @@ const char *machine_engine_why(const struct machine *m) { return m->engine.why; 
 
 /* ---- --hop --------------------------------------------------------------------------------------- */
 
+/* On a busy host a processor may not have run since the last hop, and with another one it would not come to run at
+ * all: it gets time, but no more than this many times as long. */
+#define PATIENCE 10u
+
+static u64 process_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+}
+
+static bool has_run(struct machine *m)
+{
+	return m->clock.icount_mode || process_ns() - m->hop_cpu_ns >= m->cfg->hop.every * 1000 || ++m->hop_waits == PATIENCE;
+}
+
 /* In the machine lock; of deterministic time on the processor's thread: it stands before the next instruction. */
 static void hop_is_due(void *arg)
 {
 	struct machine *m = arg;
-	atomic_store(&m->hop_due, true);
-	machine_stop_cpus_soon(m);
+	if (has_run(m)) {
+		atomic_store(&m->hop_due, true);
+		machine_stop_cpus_soon(m);
+	}
 	timer_arm(&m->hop_timer, clock_ns(&m->clock) + m->cfg->hop.every * 1000);
 }
 
@@ -124,6 +142,8 @@ void hop_carry_out(struct machine *m)
 		m->hop_to = from;
 	else
 		machine_want_end(m, END_ERROR, e.msg);
+	m->hop_cpu_ns = process_ns();
+	m->hop_waits = 0;
 }
 
 void hop_stop(struct machine *m)

@@ -22,7 +22,8 @@ struct machine {
 	struct engine_choice hop_to; /* --hop: where they are not now */
 	struct timer hop_timer;
 	_Atomic bool hop_due;
-	u64 hops;
+	u64 hops, hop_cpu_ns;         /* the process's time at the last one */
+	unsigned hop_waits;
 
 	struct irq_router irqs;
 	struct machine_hooks hooks;
