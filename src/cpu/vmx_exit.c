@@ -92,7 +92,8 @@ static void save_control(struct cpu *c)
 
 static void save_rest(struct cpu *c, const struct vmx_exit *x)
 {
-	static const u8 activity[] = { [ACT_RUN] = 0, [ACT_HLT] = 1, [ACT_SHUTDOWN] = 2, [ACT_WAIT_SIPI] = 3 };
+	/* MWAIT's is none of the manual's: the guest goes on behind it. */
+	static const u8 activity[] = { [ACT_RUN] = 0, [ACT_HLT] = 1, [ACT_SHUTDOWN] = 2, [ACT_WAIT_SIPI] = 3, [ACT_MWAIT] = 0 };
 	bool nmi = vmx_pin(c, PIN_VIRTUAL_NMI) ? c->vmx->virtual_nmi_blocked : c->nmi_blocked;
 	u8 shadow = c->shadow | x->shadow;
 	VF(GUEST_INTERRUPTIBILITY) = (shadow & SHADOW_STI ? BLOCK_STI : 0) | (shadow & SHADOW_SS ? BLOCK_MOV_SS : 0) |
