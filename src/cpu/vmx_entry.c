@@ -115,7 +115,6 @@ static void load_rest(struct cpu *c)
 		cpu_post_event(c, EV_TRAP);
 	}
 	c->monitor_armed = false;
-	c->step_skip = false;
 }
 
 /* Without VPIDs a guest has those of VPID 0, new for each entry. */
@@ -163,6 +162,7 @@ unsigned vmx_enter(struct cpu *c, bool launch)
 		return VME_ENTRY_CONTROLS;
 	if (!vmx_host_valid(c))
 		return VME_ENTRY_HOST;
+	c->step_skip = c->rflags & FL_TF; /* the host's: neither side of an entry sees its trap */
 	if (!vmx_guest_valid(c, &qual)) {
 		entry_failed(c, EXIT_BAD_GUEST, qual);
 		return 0;

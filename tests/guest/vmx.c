@@ -27,6 +27,19 @@ static noinline int enter(void)
 	return status(f);
 }
 
+/* The same by VMRESUME under RFLAGS.TF. */
+static noinline int enter_stepping(void)
+{
+	u64 f;
+	__asm__ volatile("push %%rbp; push %%rbx\n"
+			 "mov %[hrsp],%%edx; vmwrite %%rsp,%%rdx; mov %[hrip],%%edx; lea 3f(%%rip),%%rax; vmwrite %%rax,%%rdx\n"
+			 "pushf; orl $0x100,(%%rsp); popf; vmresume\npushf; pop %%rax; jmp 4f\n"
+			 "3: xor %%eax,%%eax\n4: pop %%rbx; pop %%rbp"
+			 : "=a"(f) : [hrsp] "i"(H_RSP), [hrip] "i"(H_RIP)
+			 : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc", "memory");
+	return status(f);
+}
+
 /* ---- a guest that works --------------------------------------------------------------------------------- */
 
 static u32 must(u32 msr, u32 want) { u64 v = rdmsr(msr); return (want | (u32)v) & (u32)(v >> 32); }
@@ -388,6 +401,7 @@ SNIPPET(g_handler, "nop");
 SNIPPET(g_triple, "lidt zero_idt(%rip); int3");
 __asm__(".pushsection .data\nzero_idt: .word 0\n.quad 0\n.popsection");
 
+SNIPPET(g_mwait, "lea scratch(%rip),%rax; xor %ecx,%ecx; xor %edx,%edx; 2: monitor; mwait; jmp 2b");
 static void events(void)
 {
 	enum { VECTOR = 0x50 };
@@ -465,6 +479,19 @@ static void events(void)
 	run();
 	check_eq("... by no other instruction", rd(INTR_INFO), 0x80000b0e);
 	check_eq("... blocking is as it was", rd(G_BLOCK) & 8, 8);
+	fresh(g_nops);
+	wr(EXC_BITMAP, 1 << DB);
+	check_eq("VMRESUME under TF", enter_stepping(), SUCCEED);
+	check_eq("... is no step of the guest's", rd(REASON), R_VMCALL);
+	fresh(g_nops);
+	wr(G_ACTIVITY, 9);
+	check_eq("VMRESUME that fails late under TF", enter_stepping(), SUCCEED);
+	check_eq("... is no step of the host's", rd(REASON), FAILED | R_BAD_GUEST);
+	fresh(g_mwait);
+	set_controls(PIN_TIMER, 0, 0);
+	wr(TIMER, 100000);
+	check_eq("preemption timer in MWAIT", run(), R_TIMER);
+	check_eq("... activity state", rd(G_ACTIVITY), 0);
 	fresh(g_nops);
 	set_controls(0, MTF, 0);
 	check_eq("monitor trap flag", run(), R_MTF);
