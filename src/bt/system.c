@@ -15,10 +15,11 @@ static bool names_segment(const ZydisDecodedOperand *o)
 /* What a hypervisor may ask to see of what is translated else; with that, gate.c looks itself. */
 static const u8 intercepts[] = { ICPT_PUSHF, ICPT_RDTSC, ICPT_RDTSCP, ICPT_RDRAND, ICPT_RDSEED, ICPT_PAUSE, ICPT_CR_READ };
 
-/* The guest's TSC is more than an offset away from the host's. */
+/* The guest's TSC is more than an offset away from the host's. A scale has 32 or 48 bits of fraction: a time far from 0
+ * tells every one from 1 whose difference from 1, times that, is neither lost below nor above. */
 static bool tsc_scaled(const struct cpu *c)
 {
-	const u64 far = 1ull << 62;
+	const u64 far = 1ull << 48;
 	return nested_tsc(c, far) - nested_tsc(c, 0) != far;
 }
 

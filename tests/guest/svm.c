@@ -337,6 +337,11 @@ static void time(void)
 	run_at(tsc_twice);
 	after = rdtsc();
 	check("TSC ratio of 4", nested_rbx / 4 >= before && nested_rbx / 4 <= after);
+	wrmsr(TSC_RATIO, 5ull << 32);
+	before = rdtsc();
+	run_at(tsc_twice);
+	after = rdtsc();
+	check("TSC ratio of 5", nested_rbx / 5 >= before && nested_rbx / 5 <= after);
 	wrmsr(TSC_RATIO, 1ull << 32);
 	TRY(wrmsr(TSC_RATIO, 1ull << 40));
 	check_trap("TSC ratio, a reserved bit", GP, 0);
