@@ -108,7 +108,10 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct tou
 	c->regs[R_BLOCK] = c->rip;
 	touches(c, i, t);
 	bool ends = i->flags & IF_LAST;
+	if (unlikely(c->nested.mode) && k->map[n].held) /* of STI: an exit tells it */
+		c->shadow_before = SHADOW_STI;
 	interp_exec(c, i);
+	c->shadow_before = 0;
 	for (unsigned m = 0; m < t->n; m++)
 		space_fill(b, t->lin[m], true);
 	if (unlikely(b->window_fault) && !window_fill(b, t->lin, t->n) && window_site_missed(b, k->lin + k->map[n].guest))

@@ -83,6 +83,7 @@ struct svm {
 	/* of the exit on its way */
 	u64 exit_code, exit_info1, exit_info2, next_rip;
 	u8 insn_len, insn_bytes[15];
+	u8 shadow;         /* SHADOW_* that the instruction stood in, which has not been carried out */
 
 	u8 image[VMCB_BYTES]; /* the VMCB as VMRUN found it */
 };

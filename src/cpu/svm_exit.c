@@ -11,7 +11,7 @@
 
 /* ---- leaving -------------------------------------------------------------------------------- */
 
-_Noreturn void svm_exit(struct cpu *c, u64 code, u64 info1, u64 info2)
+static void note(struct cpu *c, u64 code, u64 info1, u64 info2)
 {
 	struct svm *s = c->svm;
 	s->exit_code = code;
@@ -19,6 +19,12 @@ _Noreturn void svm_exit(struct cpu *c, u64 code, u64 info1, u64 info2)
 	s->exit_info2 = info2;
 	s->next_rip = 0;
 	s->insn_len = 0;
+	s->shadow = c->cur && !c->nested.vectoring ? c->shadow_before : 0;
+}
+
+_Noreturn void svm_exit(struct cpu *c, u64 code, u64 info1, u64 info2)
+{
+	note(c, code, info1, info2);
 	nested_unwind(c);
 }
 
@@ -33,12 +39,9 @@ static u64 next_rip(const struct cpu *c)
 /* Of an instruction: tells where the next one is. */
 static _Noreturn void exit_insn(struct cpu *c, u64 code, u64 info1, u64 info2)
 {
-	struct svm *s = c->svm;
-	s->exit_code = code;
-	s->exit_info1 = info1;
-	s->exit_info2 = info2;
-	s->next_rip = c->cur && cpu_has(c, FEAT_NRIPS) ? next_rip(c) : 0;
-	s->insn_len = 0;
+	note(c, code, info1, info2);
+	if (c->cur && cpu_has(c, FEAT_NRIPS))
+		c->svm->next_rip = next_rip(c);
 	nested_unwind(c);
 }
 
@@ -62,11 +65,7 @@ static u8 fetch(struct cpu *c, u64 lin, u8 *to)
 _Noreturn void svm_exit_bytes(struct cpu *c, u64 code, u64 info1, u64 info2)
 {
 	struct svm *s = c->svm;
-	s->exit_code = code;
-	s->exit_info1 = info1;
-	s->exit_info2 = info2;
-	s->next_rip = 0;
-	s->insn_len = 0;
+	note(c, code, info1, info2);
 	if (c->cur && !c->nested.vectoring && cpu_has(c, FEAT_DECODEASSISTS))
 		s->insn_len = fetch(c, c->ebase[S_CS] + insn_start(c), s->insn_bytes);
 	nested_unwind(c);
@@ -335,7 +334,7 @@ static void save_control(struct cpu *c, u8 *v)
 	st64(v + VMCB_EXITINTINFO, exit_int_info(c->nested.vectoring));
 	st32(v + VMCB_EVENTINJ, ld32(v + VMCB_EVENTINJ) & ~(u32)VEC_VALID);
 	st32(v + VMCB_VINTR, (ld32(v + VMCB_VINTR) & ~changes) | (s->vintr & changes));
-	st64(v + VMCB_SHADOW, c->shadow ? 1 : 0);
+	st64(v + VMCB_SHADOW, c->shadow | s->shadow ? 1 : 0);
 	st64(v + VMCB_NRIP, s->next_rip);
 	v[VMCB_INSN_LEN] = s->insn_len;
 	memcpy(v + VMCB_INSN_LEN + 1, s->insn_bytes, s->insn_len);

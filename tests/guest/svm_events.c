@@ -146,6 +146,7 @@ static void injection(void)
 /* ---- virtual interrupts --------------------------------------------------------------------------- */
 
 SNIP(sti_nop, "sti; nop; nop; cli");
+SNIP(sti_cpuid, "sti; cpuid; cli");
 SNIP(tpr_down, "sti; nop; mov $4,%eax; mov %rax,%cr8; nop; cli");
 SNIP(tpr_read, "mov %cr8,%rbx; mov $3,%eax; mov %rax,%cr8");
 SNIP(gif_round, "clgi; sti; nop; mov $7,%ebx; stgi; nop; nop; cli");
@@ -161,6 +162,11 @@ static void virtual_interrupts(void)
 	run_at(sti_nop);
 	check("V_IRQ is taken", count[0x42] == 1 && !(vmcb.vintr & V_IRQ));
 	check_eq("after the shadow of STI", last_ip, (uptr)sti_nop + 2);
+	want(X_CPUID);
+	check_eq("CPUID in the shadow of STI", run_at(sti_cpuid), X_CPUID);
+	check_eq("... the shadow is told", vmcb.shadow & 1, 1);
+	unwant(X_CPUID);
+	vmcb.shadow = 0;
 	want(X_VINTR);
 	vmcb.vintr |= V_IRQ;
 	check_eq("VINTR is intercepted", run_at(sti_nop), X_VINTR);
