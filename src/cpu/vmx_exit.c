@@ -213,7 +213,7 @@ void vmx_load_host(struct cpu *c)
 	c->monitor_armed = false;
 	mmu_space_enter(c, 0, 0, false);
 	if (!vpid)
-		mmu_flush_current(c); /* host and guest share VPID 0 */
+		mmu_flush_all(c); /* host and guest share VPID 0; of all PCIDs, SDM 28.3.3.1 */
 	cpu_update_mode(c);
 	bool pae = (c->cr0 & CR0_PG) && (c->cr4 & CR4_PAE) && !cpu_long(c);
 	if (pae && !mmu_load_pdptes(c, c->cr3)) {

@@ -305,7 +305,7 @@ bool mmu_walk(struct cpu *c, u64 lin, enum access acc, enum mmu_index who, struc
 {
 	struct path p;
 	enum walk_result r;
-	p.peek = false;
+	p.peek = p.fresh = false;
 	if (!(c->cr0 & CR0_PG)) {
 		walk_identity(c, lin, w);
 		r = walk_second(c, &p, w, acc);
@@ -325,6 +325,7 @@ bool mmu_peek(struct cpu *c, u64 lin, u64 *gpa)
 	struct walk w;
 	u32 err;
 	p.peek = true;
+	p.fresh = false;
 	if (!(c->cr0 & CR0_PG)) {
 		walk_identity(c, lin, &w);
 	} else {
@@ -423,7 +424,7 @@ bool mmu_load_pdptes(struct cpu *c, u64 cr3)
 	u64 v[4], at = cr3 & 0xffffffe0;
 	struct path p;
 	struct nested_page np;
-	p.peek = false;
+	p.peek = p.fresh = false;
 	if (pdptes_in_memory(c))
 		return true;
 	if (c->nested.paging && !second_level(c, &p, &at, ACC_READ, NP_TABLE, &np))
