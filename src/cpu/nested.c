@@ -1,4 +1,6 @@
 /* Guest mode, as far as AMD-V and VT-x have it in common: who is asked, the way out. See nested_api.h. */
+#include <string.h>
+
 #include "cpu/nested_api.h"
 #include "cpu/svm.h"
 #include "cpu/vmx.h"
@@ -98,4 +100,22 @@ _Noreturn void nested_paging_fault(struct cpu *c, u64 lin, u64 gpa, enum access 
 		npt_fault(c, gpa, acc, what);
 	else
 		ept_fault(c, lin, gpa, acc, what);
+}
+
+unsigned nested_state(const struct cpu *c, u64 to[NESTED_STATE_MAX])
+{
+	const struct svm *s = c->svm;
+	const struct vmx *v = c->vmx;
+	const u64 fixed[] = { c->nested.mode, c->nested.intr_gate, c->nested.paging, c->nested.held, c->icpt, s->vm_cr, s->hsave_pa,
+			      s->tsc_ratio, s->vmcb, s->vintr, s->vector, s->event, s->event_rip, s->tsc_offset, s->ncr3, s->iopm, s->msrpm,
+			      s->host.cr3, s->host.rip, s->host.rsp, v->on, v->feature_control, v->vmxon, v->current,
+			      v->virtual_nmi_blocked, v->inject };
+	_Static_assert(ARRAY_LEN(fixed) + 1 + N_VMCS_FIELDS <= NESTED_STATE_MAX, "NESTED_STATE_MAX");
+	unsigned n = ARRAY_LEN(fixed);
+	memcpy(to, fixed, sizeof(fixed));
+	if (v->current == VMCS_NONE)
+		return n;
+	to[n++] = v->vmcs.launched;
+	memcpy(to + n, v->vmcs.f, sizeof(v->vmcs.f));
+	return n + N_VMCS_FIELDS;
 }

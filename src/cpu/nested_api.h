@@ -112,6 +112,10 @@ void nested_service(struct cpu *c);
 /* A virtual interrupt is there and IF lets it in: its vector is taken, or -1. Or an exit. */
 int nested_vintr(struct cpu *c);
 
+/* For state hashes: what of a hypervisor's is neither in a register nor in memory, in this order; returns how much. */
+#define NESTED_STATE_MAX 256u
+unsigned nested_state(const struct cpu *c, u64 to[NESTED_STATE_MAX]);
+
 /* ---- paging ------------------------------------------------------------------------------------ */
 
 enum nested_what { NP_FINAL, NP_TABLE, NP_PEEK /* as NP_FINAL, and changes nothing */ };

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/vmx_api.h"
 #include "kvm/kvm_impl.h"
 #include "kvm/probe_api.h"
 
@@ -222,6 +223,8 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	const struct kvm_options *o = c->engine_options ? c->engine_options : &defaults;
 	if (c->clock->icount_mode)
 		return error_set(e, "--icount: not with --engine kvm, which cannot count instructions; with bt or interp");
+	if (vmx_in_operation(c) || (c->efer & EFER_SVME)) /* a hop: KVM has its own state of that */
+		return error_set(e, "kvm: processor %u is a hypervisor's (VT-x or AMD-V is on), which cannot move to another engine", c->index);
 	struct kvm_vcpu *v = calloc(1, sizeof(*v));
 	if (!v)
 		return error_set(e, "kvm: out of memory");

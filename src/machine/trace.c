@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cpu/nested_api.h"
 #include "machine/machine_impl.h"
 
 #define MEM_EVERY 1000u
@@ -41,9 +42,10 @@ static u64 hash_cpu(const struct cpu *c)
 	for (unsigned s = 0; s < N_SREGS; s++)
 		h = mix(mix(mix(h, c->seg[s].sel | (u64)c->seg[s].attr << 16), c->seg[s].base), c->seg[s].limit);
 	const u64 rest[] = { c->cr0, c->cr2, c->cr3, c->cr4, c->efer, c->xcr0, c->dr[6], c->dr[7], c->gdtr.base, c->idtr.base,
-			     c->msr.star, c->msr.lstar, c->msr.kernel_gs_base, c->cpl, c->activity, c->pkru,
-			     c->nested.mode, c->nested.held };
+			     c->msr.star, c->msr.lstar, c->msr.kernel_gs_base, c->cpl, c->activity, c->pkru };
+	u64 nested[NESTED_STATE_MAX];
 	h = hash_bytes(rest, sizeof(rest), h);
+	h = hash_bytes(nested, nested_state(c, nested) * sizeof(*nested), h);
 	h = hash_bytes(c->zmm, sizeof(c->zmm), h);
 	h = hash_bytes(c->k, sizeof(c->k), h);
 	/* FCW, FSW, FTW, MXCSR, ST0-7: what fpu_save left; not the host's instruction pointers. */
