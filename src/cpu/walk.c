@@ -378,7 +378,7 @@ static bool second_beside(struct cpu *c, const struct path *p, const struct walk
 {
 	struct nested_page np;
 	if (likely(!c->nested.paging))
-		return true;
+		return *gpa != c->nested.apic_page;
 	if ((*gpa ^ p->final) < p->second_size) {
 		*gpa += (w->gpa & ~PAGE_MASK) - (p->final & ~PAGE_MASK);
 	} else {

@@ -678,6 +678,29 @@ static void shadowing(void)
 	wr(LINK, ~0ull);
 }
 
+/* ---- the APIC-access page without EPT ------------------------------------------------------------------ */
+
+SNIPPET(g_beside, "lea scratch(%rip),%rax; mov $8,%ecx; 2: mov (%rax),%rdx; dec %ecx; jnz 2b; xor $0x1000,%rax\n"
+	"mov 0x80(%rax),%ebx; mov %ebx,8+scratch(%rip)");
+
+/* Beside a page that is used: what is known of that page's translation must not bring this one's. */
+static void apic_page(void)
+{
+	ept_identity(pml4); /* the bits that count mean the same in the guest's own tables */
+	*scratch_entry() = at(scratch) | 0x37;
+	pt[(at(scratch) >> 12 & 511) ^ 1] = at(shadow) | 0x37;
+	shadow[16] = 0xdead;
+	other[16] = 0x70;
+	fresh(g_beside);
+	set_controls(0, TPR_SHADOW, APIC_ACCESS);
+	wr(G_CR3, at(pml4));
+	wr(VAPIC, at(other));
+	wr(APIC_PAGE, at(shadow));
+	check_eq("TPR on the APIC-access page", run(), R_VMCALL);
+	check_eq("... is the virtual one", scratch[1], 0x70);
+	other[16] = 0;
+}
+
 /* ---- anything at all ---------------------------------------------------------------------------------------------------------------- */
 
 static u64 seed = 0x123456789;
@@ -774,6 +797,7 @@ int main(void)
 	ept();
 	unrestricted();
 	shadowing();
+	apic_page();
 	random_states();
 	u64 f, p = at(vmcs), v;
 	check_eq("VMCLEAR at the end", vmclear(&p), SUCCEED);
