@@ -63,6 +63,7 @@ struct machine {
 		struct lapic *lapic;
 		struct cpu_hooks hooks;
 		struct timer wakeup;  /* cpu_hooks.set_wakeup */
+		u64 wakeup_tsc;       /* when: of clock_tsc() */
 		unsigned index;
 	} cpus[MAX_CPUS];
 	unsigned n_cpus;

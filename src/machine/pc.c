@@ -54,17 +54,32 @@ static void on_ferr(void *arg, bool level)
 	mem_unlock(&m->mem);
 }
 
-/* A deadline of VT-x's preemption timer: the processor looks at its TSC itself. */
-static void wakeup_fire(void *arg) { vcpu_post(((struct machine_cpu *)arg)->vcpu, EV_NESTED); }
+/* A deadline of VT-x's preemption timer: the processor looks at its TSC itself. Machine lock held. */
+static void wakeup_arm(struct machine_cpu *mc)
+{
+	struct clock *k = &mc->m->clock;
+	u64 now = clock_tsc(k), at = mc->wakeup_tsc, hz = k->tsc_hz ? k->tsc_hz : 1000000000;
+	unsigned __int128 ns = at > now ? ((unsigned __int128)(at - now) * 1000000000 + hz - 1) / hz : 0;
+	timer_arm(&mc->wakeup, clock_ns(k) + (ns >> 62 ? 1ull << 62 : (u64)ns));
+}
+
+/* The TSC's rate is known but nearly, and the host's clock is steered: it may be too early. */
+static void wakeup_fire(void *arg)
+{
+	struct machine_cpu *mc = arg;
+	if (clock_tsc(&mc->m->clock) < mc->wakeup_tsc)
+		wakeup_arm(mc);
+	else
+		vcpu_post(mc->vcpu, EV_NESTED);
+}
+
 static void on_set_wakeup(void *arg, u64 tsc)
 {
 	struct machine_cpu *mc = arg;
-	struct machine *m = mc->m;
-	u64 now = clock_tsc(&m->clock) + mc->cpu->msr.tsc_adjust, hz = m->clock.tsc_hz ? m->clock.tsc_hz : 1000000000;
-	unsigned __int128 ns = tsc > now ? ((unsigned __int128)(tsc - now) * 1000000000 + hz - 1) / hz : 0;
-	mem_lock(&m->mem);
-	timer_arm(&mc->wakeup, clock_ns(&m->clock) + (ns >> 62 ? 1ull << 62 : (u64)ns));
-	mem_unlock(&m->mem);
+	mem_lock(&mc->m->mem);
+	mc->wakeup_tsc = tsc - mc->cpu->msr.tsc_adjust;
+	wakeup_arm(mc);
+	mem_unlock(&mc->m->mem);
 }
 static void on_eoi(void *arg) { lapic_eoi_processor(((struct machine_cpu *)arg)->lapic); }
 
