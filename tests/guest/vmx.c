@@ -683,6 +683,9 @@ static void shadowing(void)
 SNIPPET(g_beside, "lea scratch(%rip),%rax; mov $8,%ecx; 2: mov (%rax),%rdx; dec %ecx; jnz 2b; xor $0x1000,%rax\n"
 	"mov 0x80(%rax),%ebx; mov %ebx,8+scratch(%rip)");
 
+/* APIC version: the read is the virtual one, the write exits, and then nothing has been done. */
+SNIPPET(g_xadd, "mov $5,%ebx; lea scratch(%rip),%rax; xor $0x1000,%rax; cmp %eax,%eax; 2: xadd %ebx,0x30(%rax)");
+
 /* Beside a page that is used: what is known of that page's translation must not bring this one's. */
 static void apic_page(void)
 {
@@ -698,6 +701,12 @@ static void apic_page(void)
 	wr(APIC_PAGE, at(shadow));
 	check_eq("TPR on the APIC-access page", run(), R_VMCALL);
 	check_eq("... is the virtual one", scratch[1], 0x70);
+	set_guest(g_xadd);
+	wr(G_CR3, at(pml4));
+	wr(PROC2, must(0x48b, APIC_ACCESS | APIC_REGS));
+	check_eq("XADD to a register that cannot be written", run(), R_APIC_ACCESS);
+	check_eq("... qualification", rd(QUAL), 1 << 12 | 0x30);
+	check_eq("... flags are as before", rd(G_RFLAGS) & FL_ZF, FL_ZF);
 	other[16] = 0;
 }
 
