@@ -5,10 +5,10 @@
  *  1. The current VMCS is vmx->vmcs, not its region: VMPTRLD copies the region in, what makes it no
  *     longer current (VMCLEAR, VMPTRLD, VMXOFF) writes it back. So nothing that is checked at VM entry
  *     can be changed by other processors before it is used.
- *  2. In VMX non-root operation vmx->pin, .proc, .proc2 are the controls of the entry, with what a
- *     control that is 0 turns off; outside of it they are 0.
+ *  2. In VMX non-root operation vmx->pin, proc, proc2 are the controls of the entry, proc2 0 where they are not
+ *     activated; outside of it all are 0.
  *  3. A VM exit is asked for by vmx_leave(), which fills vmx->exit and leaves the instruction; the state
- *     moves in vmx_exit_now(), on an instruction boundary. */
+ *     moves in vmx_vmexit(), on an instruction boundary. */
 #ifndef RING3_CPU_VMX_H
 #define RING3_CPU_VMX_H
 
@@ -32,7 +32,6 @@ struct vmx_exit {
 	u32 reason;
 	u64 qualification, linear, physical;
 	u32 intr_info, intr_error;
-	u32 vectoring_info, vectoring_error;
 	u32 insn_len, insn_info;
 	u8 shadow;       /* SHADOW_* that the instruction stood in, which has not been carried out */
 	bool set_rf;     /* the exception's RF belongs into the image that is saved */
@@ -45,14 +44,14 @@ struct vmx {
 	struct vmcs vmcs;
 	u32 pin, proc, proc2;
 	struct vmx_exit exit;
-	bool virtual_nmi_blocked;
+	bool virtual_nmi_blocked; /* with the control "virtual NMIs" */
 	u64 inject;          /* yet to be delivered: VEC_*; 0: nothing */
 	u8 inject_len;       /* of the software event's instruction */
 	u8 soft_len;         /* while a software event is injected: as inject_len */
 	bool step_armed;     /* monitor trap flag: an exit is due at the next boundary */
 	bool trapped;        /* `trap` is due after this instruction */
 	struct vmx_exit trap;
-	const struct insn *iret_unblocked; /* the IRET that has ended blocking by virtual NMI */
+	u64 iret_unblocked;  /* the IRET that has ended blocking by virtual NMI: instructions complete before it, and 1 */
 	struct vmx_exit second; /* why the last translation by EPT failed */
 	u64 timer_end;       /* preemption timer: the TSC at which it is 0 */
 	u64 ple_first, ple_last;

@@ -132,13 +132,16 @@ static _Noreturn void task(struct cpu *c, u64 info)
 static void iret(struct cpu *c)
 {
 	struct vmx *v = c->vmx;
-	v->iret_unblocked = v->virtual_nmi_blocked ? c->cur : NULL;
+	v->iret_unblocked = v->virtual_nmi_blocked ? cpu_icount(c) + 1 : 0;
 	v->virtual_nmi_blocked = false;
 	if (vmx_proc(c, PROC_NMI_WINDOW))
 		cpu_post_event(c, EV_NESTED);
 }
 
-bool vmx_iret_unblocked(const struct cpu *c) { return c->cur && c->vmx->iret_unblocked == c->cur && !c->nested.vectoring; }
+bool vmx_iret_unblocked(const struct cpu *c)
+{
+	return c->cur && c->vmx->iret_unblocked == cpu_icount(c) + 1 && !c->nested.vectoring;
+}
 
 void vmx_intercept(struct cpu *c, enum intercept x, u64 info)
 {
@@ -351,6 +354,8 @@ void vmx_exception(struct cpu *c, const struct exception *x)
 		return;
 	struct vmx_exit e = { .reason = EXIT_EXCEPTION, .intr_error = x->has_error ? x->error : 0 };
 	e.intr_info = INTR_VALID | x->vector | exception_type(x) << 8 | (x->has_error ? INTR_HAS_ERROR : 0);
+	if (vmx_iret_unblocked(c) && x->vector != V_DF)
+		e.intr_info |= INTR_NMI_UNBLOCK;
 	if (x->vector == V_PF)
 		e.qualification = x->cr2;
 	else if (x->vector == V_DB)
