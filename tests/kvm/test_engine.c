@@ -205,6 +205,33 @@ static void engine_hops(void **state)
 	assert_true(fake_kvm_count(fake, KVM_CREATE_VM) >= 5);
 }
 
+/* A hypervisor in the guest would have its state in KVM: no machine of this engine has VT-x or AMD-V, wherever KVM has. */
+static void nested_virtualization_stays_out(void **state)
+{
+	static const char *const asked[][2] = { { "max,+vmx", "vmx" }, { "max,+svm", "svm" } };
+	struct error e;
+	put_kernel(counting, sizeof(counting));
+	for (unsigned k = 0; k < ARRAY_LEN(asked); k++) {
+		struct vm_config c = config("kvm");
+		char end[512];
+		c.cpu = (char *)asked[k][0];
+		assert_int_equal(run(&c, end, sizeof(end), &e), -1);
+		assert_non_null(strstr(e.msg, asked[k][1]));
+	}
+	for (unsigned k = 0; k < 2; k++) {
+		struct clock clock;
+		struct cpu_model m;
+		assert_true(clock_init(&clock, false, &e));
+		assert_true(cpu_model_parse(&m, k ? "max,vendor=amd" : "max,vendor=intel", &clock, &e));
+		assert_true(m.has[FEAT_VMX] || m.has[FEAT_SVM]);
+		fake_kvm_offer(fake, &m);
+		assert_true(kvm_engine.fit_model(&m, &e));
+		assert_false(m.has[FEAT_VMX] || m.has[FEAT_SVM] || m.has[FEAT_NPT]);
+		assert_true(m.has[FEAT_PAE]);
+		clock_destroy(&clock);
+	}
+}
+
 /* ---- what is measured --------------------------------------------------------------------------------------- */
 
 static void a_software_kvm_is_found_out(void **state)
@@ -297,7 +324,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops),
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(nested_virtualization_stays_out),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
