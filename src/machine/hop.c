@@ -77,7 +77,7 @@ static bool may_hop(const struct machine *m, struct error *e)
 bool machine_set_engine(struct machine *m, const char *text, struct error *e)
 {
 	struct engine_choice from = m->engine, to;
-	if (!may_hop(m, e) || !engine_choose(text, &to, e))
+	if (!may_hop(m, e) || !engine_choose(text, m->cfg->icount, &to, e))
 		return false;
 	bool ok = hop(m, &to, e);
 	const struct engine_choice *over = ok ? &from : &to;
@@ -120,7 +120,7 @@ static void hop_is_due(void *arg)
 bool hop_choose(struct machine *m, struct error *e)
 {
 	const char *to = m->cfg->hop.to;
-	return !to || (may_hop(m, e) && engine_choose(to, &m->hop_to, e) && may_leave(&m->hop_to, e)) || error_prefix(e, "--hop");
+	return !to || (may_hop(m, e) && engine_choose(to, m->cfg->icount, &m->hop_to, e) && may_leave(&m->hop_to, e)) || error_prefix(e, "--hop");
 }
 
 void hop_start(struct machine *m)

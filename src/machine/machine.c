@@ -93,7 +93,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", cfg->icount, &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;

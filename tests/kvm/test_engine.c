@@ -277,16 +277,29 @@ static void auto_passes_over_it(void **state)
 {
 	struct engine_choice c;
 	struct error e;
-	assert_true(engine_choose("auto", &c, &e));
+	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
 	assert_non_null(strstr(c.why, "a software KVM"));
 	engine_options_free(c.ops, c.options);
 	fake_kvm_fail(fake, FAKE_OPEN, 0, EACCES);
-	assert_true(engine_choose("auto", &c, &e));
+	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
 	engine_options_free(c.ops, c.options);
-	assert_true(engine_choose("kvm", &c, &e)); /* who asks for it by name gets it */
+	assert_true(engine_choose("kvm", false, &c, &e)); /* who asks for it by name gets it */
 	assert_string_equal(c.ops->name, "kvm");
+	engine_options_free(c.ops, c.options);
+}
+
+/* However good a KVM is: it is not even asked. */
+static void auto_with_deterministic_time_counts(void **state)
+{
+	struct engine_choice c;
+	struct error e;
+	assert_true(engine_choose("auto", true, &c, &e));
+	assert_string_not_equal(c.ops->name, "kvm");
+	assert_false(c.ops->uncounted);
+	assert_non_null(strstr(c.why, "--icount"));
+	assert_int_equal(fake_kvm_count(fake, FAKE_OPEN), 0);
 	engine_options_free(c.ops, c.options);
 }
 
@@ -325,7 +338,7 @@ int main(int argc, char **argv)
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
 		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(nested_virtualization_stays_out),
-		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it),
+		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	unlink(kernel_file);
