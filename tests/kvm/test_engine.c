@@ -205,6 +205,27 @@ static void engine_hops(void **state)
 	assert_true(fake_kvm_count(fake, KVM_CREATE_VM) >= 5);
 }
 
+/* Neither there nor back: the machine ends, and its statistics do not look at an engine that is gone. */
+static void a_hop_fails_both_ways(void **state)
+{
+	static const u8 forever[] = { 0xeb, 0xfe };
+	struct vm_config c = config("kvm");
+	struct error e;
+	int status;
+	put_kernel(forever, sizeof(forever));
+	c.hop = (struct hop_config){ (char *)"kvm", 3000 };
+	c.stats = true;
+	struct machine *m = machine_new(&c, &e);
+	assert_non_null(m);
+	fake_kvm_lack(fake, KVM_CAP_XSAVE);
+	machine_run(m, &status);
+	fake_kvm_lack(fake, 0);
+	machine_print_stats(m);
+	assert_int_equal(status, 70);
+	assert_non_null(strstr(machine_end_text(m), "no engine"));
+	machine_free(m);
+}
+
 /* A hypervisor in the guest would have its state in KVM: no machine of this engine has VT-x or AMD-V, wherever KVM has. */
 static void nested_virtualization_stays_out(void **state)
 {
@@ -337,7 +358,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(nested_virtualization_stays_out),
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(nested_virtualization_stays_out),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
