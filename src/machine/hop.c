@@ -50,15 +50,6 @@ static bool move(struct machine *m, const struct engine_choice *to, struct error
 	return false;
 }
 
-/* After machine_pause. */
-static void go_on(struct machine *m, bool was_paused)
-{
-	if (!was_paused && atomic_load(&m->want) == WANT_NONE)
-		machine_resume(m);
-	else if (!was_paused)
-		machine_resume_time(m); /* nothing of the guest's runs after its last word */
-}
-
 static bool may_leave(const struct engine_choice *from, struct error *e)
 {
 	return !from->ops->may_leave || from->ops->may_leave(from->options, e);
@@ -81,7 +72,8 @@ bool machine_set_engine(struct machine *m, const char *text, struct error *e)
 	const struct engine_choice *over = ok ? &from : &to;
 	if (chosen)
 		engine_options_free(over->ops, over->options);
-	go_on(m, was_paused);
+	if (!was_paused)
+		machine_resume(m);
 	return ok;
 }
 
@@ -144,7 +136,8 @@ void hop_carry_out(struct machine *m)
 		m->hop_to = from;
 	else
 		machine_want_end(m, END_ERROR, e.msg);
-	go_on(m, was_paused);
+	if (!was_paused)
+		machine_resume(m);
 	m->hop_cpu_ns = process_ns();
 	m->hop_waits = 0;
 }
