@@ -161,6 +161,13 @@ static void emit_sti(struct translation *t, unsigned k)
 	e32(e, class_if_events(&t->page->klass));
 }
 
+/* An exit to the hypervisor tells of the shadow that its instruction stands in, which only the interpreter's STI leaves: in
+ * guest mode the next one must be one that does not exit. */
+static bool shadow_unseen(const struct translation *t, unsigned next)
+{
+	return !(t->page->klass.made_for & FOR_GUEST) || t->ins[next].kind == K_NOP || t->ins[next].kind == K_LEA;
+}
+
 /* wrgsbase r11 */
 static void emit_wrgsbase(struct emit *e)
 {
@@ -273,7 +280,7 @@ bool system_emit(struct translation *t, unsigned k)
 		emit_rdtsc(e, i->zi.mnemonic == ZYDIS_MNEMONIC_RDTSCP);
 		return true;
 	case ZYDIS_MNEMONIC_STI:
-		if (k + 1 == t->n)
+		if (k + 1 == t->n || !shadow_unseen(t, k + 1))
 			return false;
 		break;
 	default:

@@ -807,6 +807,15 @@ static void hex(char *to, size_t room_for, const u8 *bytes, unsigned n)
 	to[at] = 0;
 }
 
+static _Noreturn void not_right(const struct block *k, const u8 *guest, const char *when, const struct error *e)
+{
+	char g[2048], h[8192], c[8192];
+	hex(g, sizeof(g), guest, k->guest_bytes);
+	hex(h, sizeof(h), k->checked, k->bytes);
+	hex(c, sizeof(c), k->cold, k->cold_bytes);
+	bug("the block of guest code at %#lx is not what it should be%s, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, when, e->msg, g, h, c);
+}
+
 bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 {
 	struct error e;
@@ -815,16 +824,15 @@ bool verify_new(struct bt *b, const struct block *k, const u8 *guest)
 	b->stats.verified++;
 	if (likely(verify_block(b, k, guest, &e)))
 		return true;
-	char g[2048], h[8192], c[8192];
-	hex(g, sizeof(g), guest, k->guest_bytes);
-	hex(h, sizeof(h), k->checked, k->bytes);
-	hex(c, sizeof(c), k->cold, k->cold_bytes);
 	if (b->verify_every > 1) { /* in use, not under test: it is not run */
+		char g[2048], h[8192];
+		hex(g, sizeof(g), guest, k->guest_bytes);
+		hex(h, sizeof(h), k->checked, k->bytes);
 		if (b->stats.refused++ < 4)
 			log_error("a block of guest code at %#lx is made anew: it is not what it should be, %s\nguest: %s\nhost: %s", (unsigned long)k->lin, e.msg, g, h);
 		return false;
 	}
-	bug("the block of guest code at %#lx is not what it should be, %s\nguest: %s\nhost: %s\nout of line: %s", (unsigned long)k->lin, e.msg, g, h, c);
+	not_right(k, guest, "", &e);
 }
 
 void verify_again(struct bt *b, const struct block *k)
@@ -844,7 +852,7 @@ void verify_again(struct bt *b, const struct block *k)
 			return; /* no longer what it was made from */
 	}
 	if (!verify_block(b, k, guest, &e))
-		bug("the block of guest code at %#lx is not what it should be after a change, %s", (unsigned long)k->lin, e.msg);
+		not_right(k, guest, " after a change", &e);
 }
 
 void verify_init(struct bt *b)

@@ -43,7 +43,7 @@ static unsigned look_at_engines(struct findings *f)
 		n += usable;
 		finding_add(f, "engines", engines[k]->name, usable ? GOOD : LACKS, "%s", usable ? engines[k]->help : e.msg);
 	}
-	const struct engine_ops *taken = engine_auto(why, sizeof(why));
+	const struct engine_ops *taken = engine_auto(false, why, sizeof(why));
 	finding_add(f, "engines", "auto", FACT, "takes %s (%s)", taken->name, why);
 	return n;
 }

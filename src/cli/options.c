@@ -75,7 +75,7 @@ static const struct option_row rows[] = {
 	{ "memory", 'm', A_SIZE, CFG(mem_bytes), "SIZE", "RAM, e.g. 512M (the default), 4G; a bare number is MiB" },
 	{ "cpus", 'c', A_UINT, CFG(cpus), "N", "processors; default 1" },
 	{ "cpu", 0, A_STR, CFG(cpu), "MODEL[,+F,-F,F=on|off]", "processor model and features; default max; help lists them" },
-	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), interp, bt; --help engine says more" },
+	{ "engine", 'e', A_STR, CFG(engine), "NAME[,KEY=VALUE...]", "auto (the default), kvm, bt, interp; --help engine says more" },
 	{ "serial", 0, A_SERIAL, CFG(serial), "KIND[,path=P]", "stdio (the default), file, pty, socket, none; may be given 4 times", KEYS(serial_keys) },
 	{ "console", 0, A_CONSOLE, CFG(console), "KIND[,path=P,name=N]", "a virtio console, kinds as of --serial; may be given 7 times", KEYS(console_keys) },
 	{ "disk", 0, A_DISK, ALL, "FILE[,bus=virtio|ide|ahci|nvme,format=F,read-only,snapshot,...]", "a disk: an image, raw or qcow2; may be given 16 times", KEYS(disk_keys) },

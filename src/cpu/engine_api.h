@@ -20,6 +20,7 @@ struct engine_ops {
 	/* Whether --engine auto takes it where it is usable: what measuring it has shown, in words, either way. It may
 	 * take some ms. NULL: it does, where nothing better is. */
 	bool (*worth)(struct error *found);
+	bool uncounted;         /* it cannot count instructions, which --icount needs */
 	/* Takes from a model what the engine cannot do on this host; false: one that was asked for by name. NULL:
 	 * it can do all that a model may have. Before there are processors. */
 	bool (*fit_model)(struct cpu_model *m, struct error *e);

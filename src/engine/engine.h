@@ -10,15 +10,15 @@ extern const struct engine_ops *const engines[]; /* NULL at the end; best first 
 const struct engine_ops *engine_find(const char *name);
 /* What --engine says, "NAME[,KEY=VALUE...]" ("auto": the first that this host can run, and that is worth it where that
  * can be measured): the engine and its options, for vcpu_set_engine and cpu->engine_options, to be freed by
- * engine_options_free. False: error is set, nothing to free. */
+ * engine_options_free. icount: auto takes one that counts instructions. False: error is set, nothing to free. */
 struct engine_choice {
 	const struct engine_ops *ops;
 	void *options;
 	char why[200]; /* of auto: what it went by; else "" */
 };
-bool engine_choose(const char *text, struct engine_choice *choice, struct error *e);
+bool engine_choose(const char *text, bool icount, struct engine_choice *choice, struct error *e);
 /* The engine that auto takes here. why: what it went by. */
-const struct engine_ops *engine_auto(char *why, size_t cap);
+const struct engine_ops *engine_auto(bool icount, char *why, size_t cap);
 void engine_options_free(const struct engine_ops *ops, void *options);
 void engine_help(void);
 

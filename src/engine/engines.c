@@ -55,13 +55,13 @@ static void name_of(const char *text, char *name, size_t cap)
 }
 
 /* Of what is passed over, the best one's reason is told: it is what the user may have expected. */
-const struct engine_ops *engine_auto(char *why, size_t cap)
+const struct engine_ops *engine_auto(bool icount, char *why, size_t cap)
 {
 	struct error found;
 	snprintf(why, cap, "the first that this host can run");
 	for (unsigned k = 0;; k++) {
 		const struct engine_ops *o = engines[k];
-		bool taken = o->usable(&found);
+		bool taken = icount && o->uncounted ? error_set(&found, "%s cannot count instructions (--icount)", o->name) : o->usable(&found);
 		if (taken && o->worth)
 			taken = o->worth(&found);
 		if ((!taken && !k) || (taken && o->worth))
@@ -84,7 +84,7 @@ static bool no_such_engine(const char *name, struct error *e)
 			 near ? near : "--help engine", near ? "?" : "");
 }
 
-bool engine_choose(const char *text, struct engine_choice *choice, struct error *e)
+bool engine_choose(const char *text, bool icount, struct engine_choice *choice, struct error *e)
 {
 	char name[64], what[96];
 	struct error why;
@@ -93,7 +93,7 @@ bool engine_choose(const char *text, struct engine_choice *choice, struct error 
 	name_of(text, name, sizeof(name));
 	if (strchr(name, '='))
 		return error_set(e, "--engine %s: the name comes first, as in %s,%s", name, engines[0]->name, name);
-	const struct engine_ops *ops = !strcmp(name, "auto") ? engine_auto(choice->why, sizeof(choice->why)) : engine_find(name);
+	const struct engine_ops *ops = !strcmp(name, "auto") ? engine_auto(icount, choice->why, sizeof(choice->why)) : engine_find(name);
 	if (!ops)
 		return no_such_engine(name, e);
 	const struct kv_key *keys = keys_of(ops, &n, &bytes);

@@ -281,6 +281,7 @@ const struct engine_ops kvm_engine = {
 	.help = "the processor's own virtualization, by /dev/kvm",
 	.usable = usable,
 	.worth = kvm_worth,
+	.uncounted = true,
 	.fit_model = model_fit,
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,

@@ -9,13 +9,14 @@
 
 #include "kvm/kvm_impl.h"
 
-/* How many. Machine lock held. */
+/* How many. No more than the ring holds: what other processors write meanwhile is the next one's, or they could keep us here
+ * for ever. Machine lock held. */
 static u64 carry_out(struct vm *vm)
 {
 	struct kvm_coalesced_mmio_ring *g = vm->ring;
 	u64 n = 0;
 	u32 at;
-	while (g && (at = g->first) != __atomic_load_n(&g->last, __ATOMIC_ACQUIRE) && at < KVM_COALESCED_MMIO_MAX) {
+	while (g && n < KVM_COALESCED_MMIO_MAX && (at = g->first) != __atomic_load_n(&g->last, __ATOMIC_ACQUIRE) && at < KVM_COALESCED_MMIO_MAX) {
 		const struct kvm_coalesced_mmio *w = &g->coalesced_mmio[at];
 		u64 val = 0;
 		u32 len = MIN(w->len, 8u);

@@ -31,7 +31,7 @@ static void leave_all(struct machine *m)
 		vcpu_set_engine(m->cpus[k].vcpu, NULL, NULL, &none);
 }
 
-/* Processors are paused. */
+/* Processors are paused. On true, what the engine was is the caller's. */
 static bool move(struct machine *m, const struct engine_choice *to, struct error *e)
 {
 	struct error back;
@@ -50,19 +50,6 @@ static bool move(struct machine *m, const struct engine_choice *to, struct error
 	return false;
 }
 
-/* On true, what the engine was is the caller's. */
-static bool hop(struct machine *m, const struct engine_choice *to, struct error *e)
-{
-	bool was_paused = m->paused;
-	machine_pause(m);
-	bool ok = move(m, to, e);
-	if (!was_paused && atomic_load(&m->want) == WANT_NONE)
-		machine_resume(m);
-	else if (!was_paused)
-		machine_resume_time(m); /* nothing of the guest's runs after its last word */
-	return ok;
-}
-
 static bool may_leave(const struct engine_choice *from, struct error *e)
 {
 	return !from->ops->may_leave || from->ops->may_leave(from->options, e);
@@ -77,11 +64,16 @@ static bool may_hop(const struct machine *m, struct error *e)
 bool machine_set_engine(struct machine *m, const char *text, struct error *e)
 {
 	struct engine_choice from = m->engine, to;
-	if (!may_hop(m, e) || !engine_choose(text, &to, e))
+	bool was_paused = m->paused;
+	if (!may_hop(m, e))
 		return false;
-	bool ok = hop(m, &to, e);
+	machine_pause(m); /* auto measures, by the time of the whole process and with a signal that engines use */
+	bool chosen = engine_choose(text, m->cfg->icount, &to, e), ok = chosen && move(m, &to, e);
 	const struct engine_choice *over = ok ? &from : &to;
-	engine_options_free(over->ops, over->options);
+	if (chosen)
+		engine_options_free(over->ops, over->options);
+	if (!was_paused)
+		machine_resume(m);
 	return ok;
 }
 
@@ -120,7 +112,7 @@ static void hop_is_due(void *arg)
 bool hop_choose(struct machine *m, struct error *e)
 {
 	const char *to = m->cfg->hop.to;
-	return !to || (may_hop(m, e) && engine_choose(to, &m->hop_to, e) && may_leave(&m->hop_to, e)) || error_prefix(e, "--hop");
+	return !to || (may_hop(m, e) && engine_choose(to, m->cfg->icount, &m->hop_to, e) && may_leave(&m->hop_to, e)) || error_prefix(e, "--hop");
 }
 
 void hop_start(struct machine *m)
@@ -136,12 +128,16 @@ void hop_carry_out(struct machine *m)
 {
 	struct engine_choice from = m->engine;
 	struct error e;
+	bool was_paused = m->paused;
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_pause(m->cpus[k].vcpu);
-	if (hop(m, &m->hop_to, &e))
+	machine_pause(m);
+	if (move(m, &m->hop_to, &e))
 		m->hop_to = from;
 	else
 		machine_want_end(m, END_ERROR, e.msg);
+	if (!was_paused)
+		machine_resume(m);
 	m->hop_cpu_ns = process_ns();
 	m->hop_waits = 0;
 }

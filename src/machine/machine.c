@@ -93,7 +93,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 		error_set(e, "--icount: deterministic time works with -c 1 only");
 		goto fail;
 	}
-	if (!engine_choose(cfg->engine ? cfg->engine : "auto", &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
+	if (!engine_choose(cfg->engine ? cfg->engine : "auto", cfg->icount, &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
 	m->clock.wake = clock_moved;
 	m->clock.wake_arg = m;
@@ -188,20 +188,16 @@ void machine_pause(struct machine *m)
 	mem_unlock(&m->mem);
 }
 
-void machine_resume_time(struct machine *m)
-{
-	m->paused = false;
-	mem_lock(&m->mem);
-	clock_resume(&m->clock);
-	mem_unlock(&m->mem);
-}
-
+/* Nothing of the guest's runs after its last word: where that was a reset, do_reset resumes the processors. */
 void machine_resume(struct machine *m)
 {
 	if (!m->paused)
 		return;
-	machine_resume_time(m);
-	for (unsigned k = 0; k < m->n_cpus; k++)
+	m->paused = false;
+	mem_lock(&m->mem);
+	clock_resume(&m->clock);
+	mem_unlock(&m->mem);
+	for (unsigned k = 0; k < m->n_cpus && atomic_load(&m->want) == WANT_NONE; k++)
 		vcpu_resume(m->cpus[k].vcpu);
 }
 

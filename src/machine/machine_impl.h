@@ -91,7 +91,6 @@ void machine_want_reset(struct machine *m, const char *why);
 void machine_want_end(struct machine *m, enum machine_end end, const char *why);
 void machine_stop_cpus_soon(struct machine *m);
 void machine_triple_fault(struct machine *m, struct cpu *c);
-void machine_resume_time(struct machine *m); /* as machine_resume, but processors stand still on */
 /* hop.c: --hop. */
 bool hop_choose(struct machine *m, struct error *e);
 void hop_start(struct machine *m);

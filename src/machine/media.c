@@ -46,7 +46,7 @@ bool machine_eject(struct machine *m, u64 drive, bool force, struct error *e)
 
 bool machine_insert(struct machine *m, u64 drive, const char *name, int fd, struct error *e)
 {
-	const struct block_options o = { .file = (char *)name, .read_only = true, .aio = BLOCK_AIO_THREADS, .handed = fd + 1 };
+	const struct block_options o = { .file = (char *)name, .read_only = true, .aio = BLOCK_AIO_THREADS, .in_order = m->cfg->icount, .handed = fd + 1 };
 	int k = disk_of(m, drive, e);
 
 	if (k < 0)

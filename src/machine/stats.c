@@ -16,7 +16,10 @@ void machine_print_stats(const struct machine *m)
 		m->engine.ops->name, (double)clock_ns(&m->clock) / 1e9, seconds(r.ru_utime), seconds(r.ru_stime), r.ru_maxrss >> 10);
 	if (m->hops)
 		fprintf(stderr, "engine hops %llu; what an engine counts is since the last\n", (unsigned long long)m->hops);
-	struct counters *t = m->engine.ops->count ? counters_new("cpu") : NULL;
+	bool inside = m->engine.ops->count; /* not after a hop that has failed both ways */
+	for (unsigned k = 0; k < m->n_cpus; k++)
+		inside &= m->cpus[k].cpu->engine != NULL;
+	struct counters *t = inside ? counters_new("cpu") : NULL;
 	if (!t)
 		return;
 	for (unsigned k = 0; k < m->n_cpus; k++) {

@@ -28,7 +28,7 @@ static void by_themselves(const char *text)
 	if (!kv_parse("--x", text, keys, ARRAY_LEN(keys), &f, &e) && !e.msg[0])
 		bug("refused without a reason");
 	free(f.text);
-	if (!strstr(text, "auto") && engine_choose(text, &choice, &e)) /* auto measures the host, which takes long */
+	if (!strstr(text, "auto") && engine_choose(text, false, &choice, &e)) /* auto measures the host, which takes long */
 		engine_options_free(choice.ops, choice.options);
 	parse_size(text, &n);
 	parse_number(text, &n);

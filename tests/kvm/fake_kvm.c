@@ -332,6 +332,8 @@ void fake_kvm_exit(struct fake_kvm *f, u32 reason, u64 subcode, unsigned n)
 }
 
 void fake_kvm_storm(struct fake_kvm *f, unsigned instructions) { f->storm = instructions; }
+void fake_kvm_offer(struct fake_kvm *f, const struct cpu_model *m) { f->model = *m; }
+
 void fake_kvm_lack(struct fake_kvm *f, int cap) { f->lack = cap; }
 
 unsigned fake_kvm_count(const struct fake_kvm *f, unsigned long request)

@@ -26,6 +26,8 @@ void fake_kvm_fail(struct fake_kvm *f, unsigned long request, unsigned n, int er
 void fake_kvm_exit(struct fake_kvm *f, u32 reason, u64 subcode, unsigned n);
 /* KVM_RUN returns -EINTR after so many instructions, again and again; 0: not. */
 void fake_kvm_storm(struct fake_kvm *f, unsigned instructions);
+/* Its CPUID is that of this model from now on. */
+void fake_kvm_offer(struct fake_kvm *f, const struct cpu_model *m);
 /* An extension that is said to be missing; 0: none. */
 void fake_kvm_lack(struct fake_kvm *f, int cap);
 

@@ -205,6 +205,56 @@ static void engine_hops(void **state)
 	assert_true(fake_kvm_count(fake, KVM_CREATE_VM) >= 5);
 }
 
+/* Neither there nor back: the machine ends, and its statistics do not look at an engine that is gone. */
+static void a_hop_fails_both_ways(void **state)
+{
+	static const u8 forever[] = { 0xeb, 0xfe };
+	struct vm_config c = config("kvm");
+	struct error e;
+	int status;
+	put_kernel(forever, sizeof(forever));
+	c.hop = (struct hop_config){ (char *)"kvm", 3000 };
+	c.stats = true;
+	struct machine *m = machine_new(&c, &e);
+	assert_non_null(m);
+	fake_kvm_lack(fake, KVM_CAP_XSAVE);
+	machine_run(m, &status);
+	fake_kvm_lack(fake, 0);
+	machine_pause(m);
+	machine_resume(m); /* of somebody's who does not know yet: nothing runs */
+	machine_print_stats(m);
+	assert_int_equal(status, 70);
+	assert_non_null(strstr(machine_end_text(m), "no engine"));
+	machine_free(m);
+}
+
+/* A hypervisor in the guest would have its state in KVM: no machine of this engine has VT-x or AMD-V, wherever KVM has. */
+static void nested_virtualization_stays_out(void **state)
+{
+	static const char *const asked[][2] = { { "max,+vmx", "vmx" }, { "max,+svm", "svm" } };
+	struct error e;
+	put_kernel(counting, sizeof(counting));
+	for (unsigned k = 0; k < ARRAY_LEN(asked); k++) {
+		struct vm_config c = config("kvm");
+		char end[512];
+		c.cpu = (char *)asked[k][0];
+		assert_int_equal(run(&c, end, sizeof(end), &e), -1);
+		assert_non_null(strstr(e.msg, asked[k][1]));
+	}
+	for (unsigned k = 0; k < 2; k++) {
+		struct clock clock;
+		struct cpu_model m;
+		assert_true(clock_init(&clock, false, &e));
+		assert_true(cpu_model_parse(&m, k ? "max,vendor=amd" : "max,vendor=intel", &clock, &e));
+		assert_true(m.has[FEAT_VMX] || m.has[FEAT_SVM]);
+		fake_kvm_offer(fake, &m);
+		assert_true(kvm_engine.fit_model(&m, &e));
+		assert_false(m.has[FEAT_VMX] || m.has[FEAT_SVM] || m.has[FEAT_NPT]);
+		assert_true(m.has[FEAT_PAE]);
+		clock_destroy(&clock);
+	}
+}
+
 /* ---- what is measured --------------------------------------------------------------------------------------- */
 
 static void a_software_kvm_is_found_out(void **state)
@@ -250,16 +300,29 @@ static void auto_passes_over_it(void **state)
 {
 	struct engine_choice c;
 	struct error e;
-	assert_true(engine_choose("auto", &c, &e));
+	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
 	assert_non_null(strstr(c.why, "a software KVM"));
 	engine_options_free(c.ops, c.options);
 	fake_kvm_fail(fake, FAKE_OPEN, 0, EACCES);
-	assert_true(engine_choose("auto", &c, &e));
+	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
 	engine_options_free(c.ops, c.options);
-	assert_true(engine_choose("kvm", &c, &e)); /* who asks for it by name gets it */
+	assert_true(engine_choose("kvm", false, &c, &e)); /* who asks for it by name gets it */
 	assert_string_equal(c.ops->name, "kvm");
+	engine_options_free(c.ops, c.options);
+}
+
+/* However good a KVM is: it is not even asked. */
+static void auto_with_deterministic_time_counts(void **state)
+{
+	struct engine_choice c;
+	struct error e;
+	assert_true(engine_choose("auto", true, &c, &e));
+	assert_string_not_equal(c.ops->name, "kvm");
+	assert_false(c.ops->uncounted);
+	assert_non_null(strstr(c.why, "--icount"));
+	assert_int_equal(fake_kvm_count(fake, FAKE_OPEN), 0);
 	engine_options_free(c.ops, c.options);
 }
 
@@ -297,8 +360,8 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops),
-		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it),
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(nested_virtualization_stays_out),
+		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	unlink(kernel_file);

@@ -17,7 +17,10 @@ struct rig {
 	u8 wrote[4096];
 	u64 at[4096];
 	unsigned n;
+	bool busy;                 /* another processor writes as fast as writes are carried out */
 };
+
+static void keep(struct rig *g, u64 gpa, u32 val, u32 len);
 
 static int zone_ioctl(void *arg, int fd, unsigned long request, void *p)
 {
@@ -37,6 +40,8 @@ static void note(void *dev, u64 off, u64 val, unsigned size)
 	assert_true(g->n < ARRAY_LEN(g->wrote));
 	g->at[g->n] = off;
 	g->wrote[g->n++] = (u8)val;
+	if (g->busy)
+		keep(g, WINDOW, 0, 1);
 }
 static const struct mmio_ops window = { no_read, note, 1, 4, .posted = true };
 static const struct mmio_ops other = { no_read, note, 1, 4 };
@@ -133,12 +138,25 @@ static void around(void **state)
 	assert_null(g->m.posted);
 }
 
+static void a_busy_writer_keeps_nobody(void **state)
+{
+	struct rig *g = *state;
+	g->busy = true;
+	keep(g, WINDOW, 0, 1);
+	posted_carry_out(&g->v);
+	assert_int_equal(g->n, KVM_COALESCED_MMIO_MAX);
+	g->busy = false;
+	posted_carry_out(&g->v);
+	assert_int_equal(g->n, KVM_COALESCED_MMIO_MAX + 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(zones, setup, teardown),
 		cmocka_unit_test_setup_teardown(order, setup, teardown),
 		cmocka_unit_test_setup_teardown(around, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_busy_writer_keeps_nobody, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
