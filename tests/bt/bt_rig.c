@@ -81,7 +81,7 @@ void rig_fresh(unsigned cpl)
 	c->activity = ACT_RUN;
 	c->stopped = false;
 	r.next_table = TABLES;
-	memset(r.mem.ram, 0, 0x10000);
+	rig_clear(0, 0x10000);
 	c->gdtr = (struct dtable){ GDT, 0xff };
 	for (unsigned k = S_ES; k <= S_GS; k++)
 		c->seg[k] = flat(0x10 | cpl, 0xc093 | cpl << 5);
@@ -116,6 +116,11 @@ void rig_code32(void)
 /* ---- code -------------------------------------------------------------------------------------------- */
 
 void rig_code(u64 at, const void *bytes, size_t n) { mem_write(&r.mem, at, bytes, n); }
+void rig_clear(u64 at, size_t n)
+{
+	memset(r.mem.ram + at, 0, n);
+	mem_dma_written(&r.mem, r.mem.ram + at, n); /* what was code there is none now */
+}
 
 struct block *rig_block(u64 lin)
 {

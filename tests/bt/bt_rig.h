@@ -32,6 +32,7 @@ void rig_code32(void);
 void rig_map(u64 lin, u64 phys, unsigned pg);
 /* Code, as a device would write it. */
 void rig_code(u64 at, const void *bytes, size_t n);
+void rig_clear(u64 at, size_t n);
 /* The block at lin, translated if need be; NULL: it cannot be. */
 struct block *rig_block(u64 lin);
 

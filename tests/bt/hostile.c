@@ -117,7 +117,7 @@ void hostile_fresh(unsigned cpl)
 {
 	struct cpu *c = r.c;
 	static const u8 halt[] = { 0xf4, 0xeb, 0xfd };
-	memset(r.mem.ram + CODE, 0, 0x40000);
+	rig_clear(CODE, 0x40000);
 	rig_fresh(cpl);
 	rig_code(HANDLER, halt, sizeof(halt));
 	for (unsigned n = 0; n < 256; n++)
