@@ -352,6 +352,8 @@ const struct code_tlb_entry *mmu_fetch_page(struct cpu *c, u64 lin)
 	if (unlikely(p.gpa == c->nested.apic_page))
 		nested_apic_fetch(c, lin);
 	mmu_note_size(c, lin, &w);
+	if (!p.code && p.host && (u64)(p.host - c->mem->ram) < c->mem->ram_size)
+		p.code = mmu_code_of(c, p.host); /* read-only here, but somebody may write it elsewhere, or later: shadow RAM */
 	*e = (struct code_tlb_entry){.tag = tag, .gpa_page = w.gpa & ~PAGE_MASK, .host = p.host, .code = p.code};
 	return e;
 }

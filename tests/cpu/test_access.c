@@ -260,6 +260,29 @@ static void rom_page(void **state)
 	for (unsigned k = 0; k < 4096; k++)
 		assert_int_equal(rom[k], 0xee);
 	assert_ptr_equal(mmu_fetch_page(c, LIN)->host, rom);
+	assert_null(mmu_fetch_page(c, LIN)->code);
+}
+
+/* RAM that is read-only for a while, as the chipset's registers have it: what is decoded there is that RAM's code, which
+ * ends when it is written after. */
+static void shadow_ram(void **state)
+{
+	struct cpu *c = r.c;
+	struct error e;
+	enum { AT = 0x3c0000 };
+	u8 *host = c->mem->ram + AT;
+	assert_true(mem_add_rom(c->mem, "shadow", AT, 4096, host, 1, &e));
+	*pte(0) = AT | P | W | U | 0x40;
+	mmu_flush_all(c);
+	assert_int_equal(RIG_TRY(c, mem_st32(c, LIN, 0x12345678)), -1);
+	assert_int_equal(ld32(host), 0);
+	assert_int_equal(tlb_slot(c, LIN)->wtag, 0);
+	assert_ptr_equal(mmu_fetch_page(c, LIN)->host, host);
+	assert_ptr_equal(mmu_fetch_page(c, LIN)->code, &c->mem->code[AT >> 12]);
+	mem_remove(c->mem, "shadow", AT);
+	mmu_flush_all(c);
+	assert_int_equal(RIG_TRY(c, mem_st32(c, LIN, 0x12345678)), -1);
+	assert_int_equal(ld32(host), 0x12345678);
 }
 
 static void device(void **state)
@@ -513,7 +536,7 @@ static void code_written(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(crossing), T(crossing_is_whole), T(bytes), T(wrap), T(canonical), T(rom_page), T(device),
+		T(crossing), T(crossing_is_whole), T(bytes), T(wrap), T(canonical), T(rom_page), T(shadow_ram), T(device),
 		T(tables_elsewhere), T(locked_crossing), T(alignment), T(breakpoint), T(code_written),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
