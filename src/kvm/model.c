@@ -28,22 +28,24 @@ static const struct kvm_cpuid_entry2 *entry_of(const struct kvm_cpuid2 *s, u32 l
 /* The interrupt controllers are ours, with whatever KVM has. */
 static bool ours(u32 leaf, unsigned reg, unsigned bit)
 {
-	const u32 ecx = 1u << 21 | 1u << 24 | 1u << 31; /* x2APIC, TSC deadline, hypervisor */
+	const u32 ecx = 1u << 21 | 1u << 31; /* x2APIC, hypervisor */
 	return (leaf == 1 && reg == 2 && ecx >> bit & 1) || (leaf == 1 && reg == 3 && bit == 9) || (leaf == 6 && reg == 0 && bit == 2);
 }
 
-/* VMX, SVM: a hypervisor in the guest would run within KVM, by MSRs that we answer and with state that is KVM's alone
- * (KVM_GET_NESTED_STATE), which struct cpu does not get: kvm_impl.h, invariant 2. */
-static bool nested(u32 leaf, unsigned reg, unsigned bit)
+/* What KVM would do behind our back. VMX, SVM: a hypervisor in the guest would run within KVM, by MSRs that we answer
+ * and with state that is KVM's alone (KVM_GET_NESTED_STATE), which struct cpu does not get: kvm_impl.h, invariant 2.
+ * The TSC deadline: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
+ * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). */
+static bool behind_us(u32 leaf, unsigned reg, unsigned bit)
 {
-	return reg == 2 && ((leaf == 1 && bit == 5) || (leaf == 0x80000001 && bit == 2));
+	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2));
 }
 
 static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
 {
 	const struct kvm_cpuid_entry2 *x = entry_of(arg, leaf, sub);
 	const u32 r[4] = { x ? x->eax : 0, x ? x->ebx : 0, x ? x->ecx : 0, x ? x->edx : 0 };
-	return ours(leaf, reg, bit) || (!nested(leaf, reg, bit) && r[reg] >> bit & 1);
+	return ours(leaf, reg, bit) || (!behind_us(leaf, reg, bit) && r[reg] >> bit & 1);
 }
 
 bool model_fit(struct cpu_model *m, struct error *e)
