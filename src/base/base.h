@@ -104,9 +104,9 @@ bool ratelimit_ok(struct ratelimit *r);
  *  real    ns = CLOCK_MONOTONIC since start (minus time spent paused); TSC = host TSC + offset
  *  icount  both follow the number of instructions that the boot vCPU has run, so that two
  *          runs are identical; the vCPU thread calls clock_advance() and timers fire there.
- * Timers are kept in a heap; clock_run_due() runs what is due with the machine lock held.
- * In real mode the event loop's thread calls it; clock->wake is told when the earliest
- * deadline moved forward. */
+ * Timers are kept in queues; timer_queue_run() runs what is due with the machine lock held. The clock's own queue
+ * is the event loop's thread's in real mode; what a processor alone is concerned with (its LAPIC's timer) is in one
+ * that its thread looks after (timer_move). wake is told when a queue's earliest deadline moved forward. */
 
 struct clock;
 struct timer {
@@ -115,7 +115,18 @@ struct timer {
 	u64 deadline;  /* ns of the machine's clock */
 	int heap_pos;  /* -1: not armed */
 	u64 seq;       /* counts armings: the order of timers with the same deadline */
+	struct timer_queue *queue;
+};
+
+struct timer_queue {
 	struct clock *clock;
+	struct timer **heap;
+	int len, cap;
+	_Atomic u64 next_deadline; /* UINT64_MAX when none */
+	void (*wake)(void *arg);   /* machine lock held */
+	void *wake_arg;
+	u64 next_seq;
+	bool running;              /* inside timer_queue_run */
 };
 
 struct clock {
@@ -125,15 +136,9 @@ struct clock {
 	u64 tsc_offset;        /* real: guest TSC = host TSC + tsc_offset */
 	_Atomic u64 icount;    /* icount mode: instructions run so far */
 	u64 icount_ns_mul;     /* icount mode: ns = icount * mul >> 16; default 1 ns an instruction */
-	struct timer **heap;
-	int heap_len, heap_cap;
-	_Atomic u64 next_deadline; /* UINT64_MAX when none */
-	void (*wake)(void *arg);
-	void *wake_arg;
+	struct timer_queue timers;
 	u64 paused_at;         /* 0: running; else CLOCK_MONOTONIC when the pause began */
 	u64 paused_tsc;        /* host TSC then */
-	u64 next_seq;
-	bool running;          /* inside clock_run_due */
 };
 
 bool clock_init(struct clock *c, bool icount_mode, struct error *e);
@@ -147,7 +152,7 @@ void clock_resume(struct clock *c);
 /* A saved machine is loaded: both go on from these values. As for clock_pause. */
 void clock_set(struct clock *c, u64 ns, u64 tsc);
 /* icount mode, boot vCPU's thread: so many instructions were run; when ns (then) has reached
- * next_deadline, it takes the machine lock and calls clock_run_due(). */
+ * timers.next_deadline, it takes the machine lock and calls timer_queue_run(). */
 static inline void clock_advance(struct clock *c, u64 instructions)
 {
 	u64 n = atomic_load_explicit(&c->icount, memory_order_relaxed);
@@ -157,14 +162,20 @@ static inline void clock_advance(struct clock *c, u64 instructions)
 void clock_advance_to(struct clock *c, u64 ns);
 /* icount mode: the count of instructions at which clock_ns first reads ns or more. */
 u64 clock_icount_at(const struct clock *c, u64 ns);
-void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg);
+/* Real mode: CLOCK_MONOTONIC at so many ns of the machine's clock. Any thread. */
+u64 clock_host_ns(const struct clock *c, u64 ns);
+void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg); /* in the clock's own queue */
+/* To another queue, while it is not armed. In icount mode it stays: all timers are in one order there. */
+void timer_move(struct timer *t, struct timer_queue *q);
 void timer_arm(struct timer *t, u64 deadline_ns);  /* machine lock held; re-arms */
 void timer_cancel(struct timer *t);
 static inline bool timer_armed(const struct timer *t) { return t->heap_pos >= 0; }
+void timer_queue_init(struct timer_queue *q, struct clock *c);
+void timer_queue_destroy(struct timer_queue *q); /* what is armed no longer is */
 /* Runs all timers whose deadline has passed, in order of (deadline, arming); callbacks may arm
  * and cancel timers, also their own. Returns ns until the next, UINT64_MAX if none, 0 if it
  * stopped early so as not to hold the lock for too long. Machine lock held. */
-u64 clock_run_due(struct clock *c);
+u64 timer_queue_run(struct timer_queue *q);
 
 /* ---- event loop (loop.c): one thread, epoll; the console, timers, sockets ------------- */
 

@@ -1,4 +1,4 @@
-/* The machine's clock: guest nanoseconds, the guest's TSC, and the timers that devices arm.
+/* The machine's clock: guest nanoseconds, the guest's TSC, and the timers that devices arm, in queues.
  *
  * real mode: ns is CLOCK_MONOTONIC from an origin, the TSC is the host's plus an offset. Both
  * start at 0 together. ns is not derived from the TSC: CLOCK_MONOTONIC follows the wall
@@ -6,14 +6,15 @@
  * few parts in a million, which guests correct as they do on real machines.
  * icount mode: ns and TSC both are a function of instructions run, so two runs are alike.
  *
- * Invariants
+ * Invariants, of each queue
  *  1. The heap is ordered by (deadline, seq); seq counts armings, so that timers of the same
  *     deadline fire in the order in which they were armed.
  *  2. heap[t->heap_pos] == t for every armed timer; heap_pos is -1 for the others.
  *  3. next_deadline is heap[0]->deadline, UINT64_MAX when the heap is empty.
- * Threading: clock_ns, clock_tsc and next_deadline from any thread. Timers, clock_run_due,
+ * Threading: clock_ns, clock_tsc and next_deadline from any thread. Timers, timer_queue_run,
  * pause, resume and set with the machine lock held; the last three also with all vCPUs
- * stopped. clock_advance only from the boot vCPU's thread. */
+ * stopped, whose queues' wake they do not call: a vCPU looks anew when it goes on.
+ * clock_advance only from the boot vCPU's thread. */
 #define LOG_TOPIC "clock"
 #include "base/base.h"
 
@@ -137,7 +138,7 @@ bool clock_init(struct clock *c, bool icount_mode, struct error *e)
 {
 	memset(c, 0, sizeof(*c));
 	c->icount_mode = icount_mode;
-	atomic_init(&c->next_deadline, UINT64_MAX);
+	timer_queue_init(&c->timers, c);
 	if (icount_mode) {
 		c->icount_ns_mul = 1 << 16;
 		c->tsc_hz = 1000000000;
@@ -157,9 +158,7 @@ bool clock_init(struct clock *c, bool icount_mode, struct error *e)
 
 void clock_destroy(struct clock *c)
 {
-	for (int i = 0; i < c->heap_len; i++)
-		c->heap[i]->heap_pos = -1;
-	free(c->heap);
+	timer_queue_destroy(&c->timers);
 	memset(c, 0, sizeof(*c));
 }
 
@@ -184,6 +183,18 @@ u64 clock_tsc(const struct clock *c)
 	return (c->paused_at ? c->paused_tsc : __rdtsc()) + c->tsc_offset;
 }
 
+/* All deadlines have come to be at other times of the host's. */
+static void wake_anew(struct timer_queue *q)
+{
+	if (q->wake && q->len)
+		q->wake(q->wake_arg);
+}
+
+u64 clock_host_ns(const struct clock *c, u64 ns)
+{
+	return ns > UINT64_MAX - c->ns_base ? UINT64_MAX : c->ns_base + ns;
+}
+
 void clock_pause(struct clock *c)
 {
 	if (c->icount_mode || c->paused_at)
@@ -201,8 +212,7 @@ void clock_resume(struct clock *c)
 	c->ns_base += now.ns - c->paused_at;
 	c->tsc_offset -= now.tsc - c->paused_tsc;
 	c->paused_at = 0;
-	if (c->wake && c->heap_len)
-		c->wake(c->wake_arg);
+	wake_anew(&c->timers);
 }
 
 /* The least count of instructions at which icount mode's ns is not below the given one. */
@@ -224,8 +234,7 @@ void clock_set(struct clock *c, u64 ns, u64 tsc)
 		now = sample_pair(CLOCK_MONOTONIC);
 	c->ns_base = now.ns - ns;
 	c->tsc_offset = tsc - now.tsc;
-	if (c->wake && c->heap_len)
-		c->wake(c->wake_arg);
+	wake_anew(&c->timers);
 }
 
 void clock_advance_to(struct clock *c, u64 ns)
@@ -243,111 +252,135 @@ static bool earlier(const struct timer *a, const struct timer *b)
 	return a->deadline != b->deadline ? a->deadline < b->deadline : a->seq < b->seq;
 }
 
-static void heap_put(struct clock *c, int pos, struct timer *t)
+static void heap_put(struct timer_queue *q, int pos, struct timer *t)
 {
-	c->heap[pos] = t;
+	q->heap[pos] = t;
 	t->heap_pos = pos;
 }
 
-static void heap_up(struct clock *c, int pos, struct timer *t)
+static void heap_up(struct timer_queue *q, int pos, struct timer *t)
 {
-	while (pos > 0 && earlier(t, c->heap[(pos - 1) / 2])) {
-		heap_put(c, pos, c->heap[(pos - 1) / 2]);
+	while (pos > 0 && earlier(t, q->heap[(pos - 1) / 2])) {
+		heap_put(q, pos, q->heap[(pos - 1) / 2]);
 		pos = (pos - 1) / 2;
 	}
-	heap_put(c, pos, t);
+	heap_put(q, pos, t);
 }
 
-static void heap_down(struct clock *c, int pos, struct timer *t)
+static void heap_down(struct timer_queue *q, int pos, struct timer *t)
 {
 	for (;;) {
 		int child = 2 * pos + 1;
-		if (child >= c->heap_len)
+		if (child >= q->len)
 			break;
-		if (child + 1 < c->heap_len && earlier(c->heap[child + 1], c->heap[child]))
+		if (child + 1 < q->len && earlier(q->heap[child + 1], q->heap[child]))
 			child++;
-		if (!earlier(c->heap[child], t))
+		if (!earlier(q->heap[child], t))
 			break;
-		heap_put(c, pos, c->heap[child]);
+		heap_put(q, pos, q->heap[child]);
 		pos = child;
 	}
-	heap_put(c, pos, t);
+	heap_put(q, pos, t);
 }
 
-static void heap_remove(struct clock *c, struct timer *t)
+static void heap_remove(struct timer_queue *q, struct timer *t)
 {
 	int pos = t->heap_pos;
-	struct timer *last = c->heap[--c->heap_len];
+	struct timer *last = q->heap[--q->len];
 
 	t->heap_pos = -1;
 	if (last == t)
 		return;
-	if (pos > 0 && earlier(last, c->heap[(pos - 1) / 2]))
-		heap_up(c, pos, last);
+	if (pos > 0 && earlier(last, q->heap[(pos - 1) / 2]))
+		heap_up(q, pos, last);
 	else
-		heap_down(c, pos, last);
+		heap_down(q, pos, last);
 }
 
-static void publish(struct clock *c)
+static void publish(struct timer_queue *q)
 {
-	atomic_store(&c->next_deadline, c->heap_len ? c->heap[0]->deadline : UINT64_MAX);
+	atomic_store(&q->next_deadline, q->len ? q->heap[0]->deadline : UINT64_MAX);
 }
 
 void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg)
 {
-	*t = (struct timer){ .fn = fn, .arg = arg, .heap_pos = -1, .clock = c };
+	*t = (struct timer){ .fn = fn, .arg = arg, .heap_pos = -1, .queue = &c->timers };
+}
+
+void timer_move(struct timer *t, struct timer_queue *q)
+{
+	if (timer_armed(t))
+		bug("a timer changes its queue while it is armed");
+	if (!q->clock->icount_mode)
+		t->queue = q;
+}
+
+void timer_queue_init(struct timer_queue *q, struct clock *c)
+{
+	*q = (struct timer_queue){ .clock = c };
+	atomic_init(&q->next_deadline, UINT64_MAX);
+}
+
+void timer_queue_destroy(struct timer_queue *q)
+{
+	for (int i = 0; i < q->len; i++)
+		q->heap[i]->heap_pos = -1;
+	free(q->heap);
+	timer_queue_init(q, q->clock);
 }
 
 void timer_arm(struct timer *t, u64 deadline_ns)
 {
-	struct clock *c = t->clock;
-	u64 before = c->heap_len ? c->heap[0]->deadline : UINT64_MAX;
+	struct timer_queue *q = t->queue;
+	u64 before = q->len ? q->heap[0]->deadline : UINT64_MAX;
 
 	if (timer_armed(t))
-		heap_remove(c, t);
-	if (c->heap_len == c->heap_cap) {
-		int cap = c->heap_cap ? c->heap_cap * 2 : 32;
-		struct timer **heap = realloc(c->heap, (size_t)cap * sizeof(struct timer *));
+		heap_remove(q, t);
+	if (q->len == q->cap) {
+		int cap = q->cap ? q->cap * 2 : 32;
+		struct timer **heap = realloc(q->heap, (size_t)cap * sizeof(struct timer *));
 		if (!heap)
 			bug("out of memory for %d timers", cap);
-		c->heap = heap;
-		c->heap_cap = cap;
+		q->heap = heap;
+		q->cap = cap;
 	}
 	t->deadline = deadline_ns;
-	t->seq = c->next_seq++;
-	heap_up(c, c->heap_len++, t);
-	publish(c);
-	/* clock_run_due tells its caller the next deadline itself. */
-	if (c->wake && !c->running && c->heap[0]->deadline < before)
-		c->wake(c->wake_arg);
+	t->seq = q->next_seq++;
+	heap_up(q, q->len++, t);
+	publish(q);
+	/* timer_queue_run tells its caller the next deadline itself. */
+	if (q->wake && !q->running && q->heap[0]->deadline < before)
+		q->wake(q->wake_arg);
 }
 
 void timer_cancel(struct timer *t)
 {
 	if (!timer_armed(t))
 		return;
-	heap_remove(t->clock, t);
-	publish(t->clock);
+	heap_remove(t->queue, t);
+	publish(t->queue);
 }
 
-u64 clock_run_due(struct clock *c)
+u64 timer_queue_run(struct timer_queue *q)
 {
+	const struct clock *c = q->clock;
+
 	if (c->paused_at)
 		return UINT64_MAX;
 
 	u64 now = clock_ns(c);
-	c->running = true;
+	q->running = true;
 	for (int calls = 0; calls < MAX_CALLS_A_RUN; calls++) {
-		if (!c->heap_len || c->heap[0]->deadline > now)
+		if (!q->len || q->heap[0]->deadline > now)
 			break;
-		struct timer *t = c->heap[0];
-		heap_remove(c, t);
-		publish(c);
+		struct timer *t = q->heap[0];
+		heap_remove(q, t);
+		publish(q);
 		t->fn(t->arg);
 	}
-	c->running = false;
-	if (!c->heap_len)
+	q->running = false;
+	if (!q->len)
 		return UINT64_MAX;
 	now = clock_ns(c);
-	return c->heap[0]->deadline > now ? c->heap[0]->deadline - now : 0;
+	return q->heap[0]->deadline > now ? q->heap[0]->deadline - now : 0;
 }

@@ -13,6 +13,10 @@
  *  4. With legacy replacement timers 0 and 1 are irq 0 and 8 and the i8254 and mc146818 are
  *     cut off from them (irq_set_hpet_legacy); without, a timer uses its route, of 16..23.
  *
+ *  5. `due` is when the next match is. The host's timer is armed for it only while somebody could
+ *     see it happen: an interrupt, or the status bit of a level-triggered timer. Else a periodic
+ *     comparator, which Linux leaves running, is brought up to date when it is looked at (settle).
+ *
  * A comparator that the counter has passed matches when the counter comes round again, as on
  * the chip: never at once. A period below PERIOD_FLOOR interrupts no more often than that.
  * Left out: FSB (MSI) delivery, which the capability bits say. Machine lock held. */
@@ -24,6 +28,7 @@
 #define TICK_NS 10u
 #define PERIOD_FLOOR 20000u            /* ns */
 #define FAR_FUTURE (1ull << 62)        /* ns; not armed beyond */
+#define NEVER UINT64_MAX
 #define ROUTES 0x00ff0000u             /* IOAPIC pins that a timer may use */
 
 /* Period in femtoseconds, vendor, legacy route, 64 bits, number of timers, revision. */
@@ -54,6 +59,7 @@ struct hpet_timer {
 	u8 pulsed;        /* edge-triggered: the line was left high by the last match */
 	u8 set_high;      /* the write with VAL_SET was of the low half: the high half may follow */
 	u64 comparator, period;
+	u64 due;          /* ns of the clock; NEVER */
 };
 
 struct hpet {
@@ -72,12 +78,12 @@ static u64 counter(const struct hpet *h)
 	return h->base + (clock_ns(h->d.clock) - h->start_ns) / TICK_NS;
 }
 
-/* First ns at which the counter is `ticks` beyond what it is at start_ns + elapsed ticks. */
+/* NEVER, or the first ns at which the counter is `ticks` beyond what it is at start_ns + elapsed ticks. */
 static u64 counter_ns(const struct hpet *h, u64 now_count, u64 ticks)
 {
 	u128 ns = (u128)(now_count - h->base + (u128)ticks) * TICK_NS + h->start_ns;
 
-	return ns > FAR_FUTURE ? UINT64_MAX : (u64)ns;
+	return ns > FAR_FUTURE ? NEVER : (u64)ns;
 }
 
 static u64 width(const struct hpet_timer *t)
@@ -96,32 +102,31 @@ static void disarm(struct hpet_timer *t)
 		timer_cancel(&t->timer);
 }
 
-/* Arms for the next match. matched: the comparator's present value has had its interrupt. */
+/* The host's timer for the next match, where that shows. */
+static void watch(struct hpet_timer *t)
+{
+	u64 at = t->due;
+
+	if (at == NEVER || !(t->config & (T_ENABLE | T_LEVEL))) {
+		disarm(t);
+		return;
+	}
+	if (periodic(t) && (t->period & width(t)) * TICK_NS < PERIOD_FLOOR)
+		at = MAX(at, clock_ns(t->hpet->d.clock) + PERIOD_FLOOR);
+	timer_arm(&t->timer, at);
+}
+
+/* When the next match is. matched: the comparator's present value has had its interrupt. */
 static void arm(struct hpet_timer *t, bool matched)
 {
 	struct hpet *h = t->hpet;
 	u64 now = counter(h), ticks = (t->comparator - now) & width(t);
 
-	if (!(h->config & CFG_ENABLE)) {
-		disarm(t);
-		return;
-	}
-	if (!ticks && matched) {
-		if (!(t->config & T_32BIT)) {
-			disarm(t);
-			return;
-		}
-		ticks = 1ull << 32;
-	}
-	u64 at = counter_ns(h, now, ticks);
-
-	if (at == UINT64_MAX) {
-		disarm(t);
-		return;
-	}
-	if (periodic(t) && (t->period & width(t)) * TICK_NS < PERIOD_FLOOR)
-		at = MAX(at, clock_ns(h->d.clock) + PERIOD_FLOOR);
-	timer_arm(&t->timer, at);
+	if (!(h->config & CFG_ENABLE) || (!ticks && matched && !(t->config & T_32BIT)))
+		t->due = NEVER;
+	else
+		t->due = counter_ns(h, now, !ticks && matched ? 1ull << 32 : ticks);
+	watch(t);
 }
 
 /* ---- interrupts --------------------------------------------------------------------- */
@@ -168,13 +173,13 @@ static void match(struct hpet_timer *t)
 static void timer_fire(void *arg)
 {
 	struct hpet_timer *t = arg;
-	struct hpet *h = t->hpet;
+	u64 now = clock_ns(t->hpet->d.clock);
 
-	if (!(h->config & CFG_ENABLE))
+	if (now < t->due)
 		return;
 	if (periodic(t)) {
 		u64 period = t->period & width(t);
-		u64 late = (counter(h) - t->comparator) & width(t);
+		u64 late = (now - t->due) / TICK_NS;
 
 		/* Matches missed while the host was busy are one interrupt. */
 		t->comparator = (t->comparator + (late / period + 1) * period) & width(t);
@@ -183,10 +188,18 @@ static void timer_fire(void *arg)
 	match(t);
 }
 
+/* Matches that nobody saw (invariant 5); before what they depend on is looked at or changed. */
+static void settle(struct hpet_timer *t)
+{
+	if (!timer_armed(&t->timer))
+		timer_fire(t);
+}
+
 /* ---- registers ---------------------------------------------------------------------- */
 
-static u64 t_read(const struct hpet_timer *t, unsigned reg)
+static u64 t_read(struct hpet_timer *t, unsigned reg)
 {
+	settle(t);
 	switch (reg) {
 	case T_REG_CONFIG: return (u64)ROUTES << 32 | t->config | T_PERIODIC_CAP | T_SIZE_CAP;
 	case T_REG_COMPARATOR: return t->comparator & width(t);
@@ -218,6 +231,7 @@ static void t_config_write(struct hpet_timer *t, u32 val)
 	u32 old = t->config;
 	int old_line = line(t);
 
+	settle(t);
 	val &= T_WRITABLE;
 	/* A route that this timer does not have is not taken. */
 	if (!(ROUTES >> T_ROUTE(val) & 1))
@@ -235,6 +249,8 @@ static void t_config_write(struct hpet_timer *t, u32 val)
 	update_line(t->hpet, line(t));
 	if ((old ^ val) & (T_PERIODIC | T_32BIT))
 		arm(t, true);
+	else
+		watch(t);
 }
 
 /* Periodic: any write is the period; with VAL_SET the next match as well. Written as two
@@ -244,6 +260,7 @@ static void t_comparator_write(struct hpet_timer *t, u64 val, u64 mask)
 	bool high_only = mask == (u64)UINT32_MAX << 32;
 	bool set = !(t->config & T_PERIODIC) || (t->config & T_VAL_SET) || (high_only && t->set_high);
 
+	settle(t);
 	if (set)
 		t->comparator = merge(t->comparator, val, mask) & width(t);
 	if (t->config & T_PERIODIC)
@@ -259,8 +276,10 @@ static void config_write(struct hpet *h, u32 val)
 	u64 now = counter(h);
 	int old_line[TIMERS];
 
-	for (unsigned i = 0; i < TIMERS; i++)
+	for (unsigned i = 0; i < TIMERS; i++) {
+		settle(&h->t[i]);
 		old_line[i] = line(&h->t[i]);
+	}
 	h->config = val & (CFG_ENABLE | CFG_LEGACY);
 	if ((old ^ h->config) & CFG_ENABLE) {
 		h->base = now;
@@ -281,6 +300,8 @@ static void config_write(struct hpet *h, u32 val)
 
 static void counter_write(struct hpet *h, u64 val)
 {
+	for (unsigned i = 0; i < TIMERS; i++)
+		settle(&h->t[i]);
 	h->base = val;
 	h->start_ns = clock_ns(h->d.clock);
 	for (unsigned i = 0; i < TIMERS; i++)
@@ -361,6 +382,7 @@ static void hpet_reset(struct device *d)
 		t->pulsed = t->set_high = 0;
 		t->comparator = UINT64_MAX;
 		t->period = 0;
+		t->due = NEVER;
 	}
 	for (int gsi = 0; gsi < 24; gsi++)
 		irq_set_source(d->irqs, (unsigned)gsi, IRQ_SOURCE_HPET, false);
@@ -383,7 +405,7 @@ static void hpet_loaded(struct device *d)
 #define TIMER_STATE(i) \
 	STATE(struct hpet, t[i].config), \
 	STATE(struct hpet, t[i].pulsed), STATE(struct hpet, t[i].set_high), \
-	STATE(struct hpet, t[i].comparator), STATE(struct hpet, t[i].period), \
+	STATE(struct hpet, t[i].comparator), STATE(struct hpet, t[i].period), STATE(struct hpet, t[i].due), \
 	STATE_TIMER(struct hpet, t[i].timer)
 
 static const struct state_field hpet_state[] = {

@@ -37,6 +37,9 @@ void vcpu_destroy(struct vcpu *v);
 /* Posts events and wakes or kicks the thread; any thread, any lock. */
 void vcpu_post(struct vcpu *v, u32 events);
 void vcpu_set_thread_init(struct vcpu *v, void (*fn)(void *arg), void *arg); /* runs once on the thread */
+/* Timers that the thread runs, sleeping or not, as it goes on between two instructions; with the machine lock, which their
+ * arming takes, too. Before the first resume. In icount mode they are the clock's (timer_move). */
+void vcpu_set_timers(struct vcpu *v, struct timer_queue *q);
 
 /* icount mode: fn is called on the vCPU's thread, with its state saved, when the instruction count
  * reaches `first`; it returns the next count (UINT64_MAX: no more). Before the first resume. */

@@ -13,6 +13,9 @@
  *  5. What the engine keeps of a processor comes and goes on the thread, while it is paused
  *     (vcpu_set_engine); all that lasts is in struct cpu. An engine is kicked under the lock,
  *     and only while `ops` names it, which is not so while it comes or goes.
+ *  6. While the engine runs, the host's `alarm` is armed for the first deadline of `timers`, or earlier. Its
+ *     signal is the thread's own, and makes the engine return (EV_EXIT) to a loop that runs what is due. So the
+ *     tick of a guest, which its processor's LAPIC makes, is no other thread's business, nor does it wait for one.
  *
  * icount mode (deterministic time): the thread itself moves the clock and runs the timers. It
  * runs in slices that end at the next deadline; a halted processor's time goes on to the next
@@ -25,7 +28,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/signals_api.h"
 #include "engine/engine.h"
@@ -58,8 +63,14 @@ struct vcpu {
 	void (*old_wake)(void *arg); /* icount mode: the clock's, which ours calls */
 	void *old_wake_arg;
 	u64 mwait_ns;                /* how long to sleep before the next look at the line */
+	struct timer_queue *timers;  /* which the thread runs; NULL: none, and always so in icount mode */
+	timer_t alarm;               /* the host's, for the first of them while the engine runs: invariant 6 */
+	bool alarm_set;              /* it is there */
+	_Atomic u64 alarm_at;        /* CLOCK_MONOTONIC; 0: not armed */
 	struct error error;          /* of the last vcpu_init */
 };
+
+#define SIG_ALARM SIGVTALRM
 
 /* MWAIT looks at its line this often: at first, and at most after a long wait. */
 #define MWAIT_FIRST_NS 50000u
@@ -88,28 +99,34 @@ static bool line_written(const struct cpu *c)
 	return !c->monitor_armed || !line || memcmp(line, c->monitor_line, sizeof(c->monitor_line));
 }
 
-static struct timespec ns_from_now(u64 ns)
+static u64 host_now(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	ns += (u64)t.tv_nsec;
-	t.tv_sec += (time_t)(ns / 1000000000);
-	t.tv_nsec = (long)(ns % 1000000000);
-	return t;
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
 }
 
-/* One wait: until an event, a request or, in MWAIT, the time for another look. */
+/* CLOCK_MONOTONIC; UINT64_MAX: none. */
+static u64 first_deadline(const struct vcpu *v)
+{
+	u64 ns = v->timers ? atomic_load(&v->timers->next_deadline) : UINT64_MAX;
+	return ns == UINT64_MAX ? ns : clock_host_ns(v->cpu->clock, ns);
+}
+
+/* One wait: until an event, a request, a timer's deadline or, in MWAIT, the time for another look. */
 static void sleep_once(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
-	bool mwait = c->activity == ACT_MWAIT && !c->stopped;
-	struct timespec until = ns_from_now(v->mwait_ns);
+	u64 at = first_deadline(v);
+	if (c->activity == ACT_MWAIT && !c->stopped)
+		at = MIN(at, host_now() + v->mwait_ns);
+	struct timespec until = { (time_t)(at / 1000000000), (long)(at % 1000000000) };
 	pthread_mutex_lock(&v->lock);
 	atomic_store(&v->sleeping, true);
 	int timeout = 0;
 	while (!timeout && !v->want_pause && !v->want_end && !(atomic_load(&c->events) & wake_mask(c)))
-		timeout = mwait ? pthread_cond_timedwait(&v->changed, &v->lock, &until)
-				: pthread_cond_wait(&v->changed, &v->lock);
+		timeout = at != UINT64_MAX ? pthread_cond_timedwait(&v->changed, &v->lock, &until)
+					   : pthread_cond_wait(&v->changed, &v->lock);
 	atomic_store(&v->sleeping, false);
 	pthread_mutex_unlock(&v->lock);
 }
@@ -142,6 +159,70 @@ void vcpu_post(struct vcpu *v, u32 events)
 	pthread_mutex_unlock(&v->lock);
 }
 
+/* ---- timers ----------------------------------------------------------------------------------- */
+
+/* On the thread itself; between any two of its instructions, translated ones among them. */
+static void on_alarm(int sig, siginfo_t *si, void *context)
+{
+	(void)sig, (void)context;
+	if (si->si_code != SI_TIMER)
+		return; /* somebody sent it */
+	struct vcpu *v = si->si_value.sival_ptr;
+	atomic_store(&v->alarm_at, 0);
+	cpu_post_event(v->cpu, EV_EXIT);
+	if (v->ops && v->ops->kick)
+		v->ops->kick(v->cpu);
+}
+
+static bool alarm_make(struct vcpu *v, struct error *e)
+{
+	struct sigaction a = { .sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIG_ALARM, .sigev_value.sival_ptr = v };
+	sigset_t set;
+
+	sigemptyset(&a.sa_mask);
+	ev._sigev_un._tid = gettid();
+	v->alarm_set = !sigaction(SIG_ALARM, &a, NULL) && !timer_create(CLOCK_MONOTONIC, &ev, &v->alarm);
+	if (!v->alarm_set)
+		return error_set(e, "no timer for processor %u: %m", v->cpu->index);
+	sigemptyset(&set);
+	sigaddset(&set, SIG_ALARM);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0); /* sleeping, too, ends when it should */
+	return true;
+}
+
+/* Before the engine runs, and while it does. An alarm too early is harmless, one for nothing is not called back. */
+static void alarm_arm(struct vcpu *v)
+{
+	u64 at = first_deadline(v);
+	if (at == UINT64_MAX || at == atomic_load(&v->alarm_at))
+		return;
+	struct itimerspec t = { .it_value = { (time_t)(at / 1000000000), (long)(at % 1000000000) } };
+	atomic_store(&v->alarm_at, at); /* not after: it may be due at once */
+	timer_settime(v->alarm, TIMER_ABSTIME, &t, NULL);
+}
+
+/* A timer came to be the earliest: its own thread, in the engine, or another's, who reset a LAPIC. Machine lock held. */
+static void timers_moved(void *arg)
+{
+	struct vcpu *v = arg;
+	if (pthread_equal(pthread_self(), v->thread))
+		alarm_arm(v);
+	else
+		vcpu_post(v, EV_EXIT);
+}
+
+static void run_timers(struct cpu *c, struct timer_queue *q)
+{
+	u64 next = atomic_load(&q->next_deadline);
+	if (next == UINT64_MAX || next > clock_ns(c->clock))
+		return;
+	mem_lock(c->mem);
+	timer_queue_run(q);
+	mem_unlock(c->mem);
+}
+
 /* ---- running ---------------------------------------------------------------------------------- */
 
 /* Runs the engine once; a stop is told once, but each one: INIT may have started the processor
@@ -170,11 +251,14 @@ static bool has_event(const struct cpu *c)
 static void turn(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
+	if (v->timers)
+		run_timers(c, v->timers);
 	if (resting(c) && !has_event(c) && (c->stopped || !c->engine_rests)) {
 		rest(v);
 		return;
 	}
 	v->mwait_ns = MWAIT_FIRST_NS;
+	alarm_arm(v);
 	run_engine(v);
 }
 
@@ -191,30 +275,20 @@ static void icount_wake(void *arg)
 
 static void icount_take_clock(struct vcpu *v)
 {
-	struct clock *k = v->cpu->clock;
-	if (k->wake == icount_wake)
+	struct timer_queue *q = &v->cpu->clock->timers;
+	if (q->wake == icount_wake)
 		return;
-	v->old_wake = k->wake;
-	v->old_wake_arg = k->wake_arg;
-	k->wake_arg = v;
-	k->wake = icount_wake;
-}
-
-static void icount_run_timers(struct cpu *c)
-{
-	struct clock *k = c->clock;
-	if (atomic_load(&k->next_deadline) > clock_ns(k))
-		return;
-	mem_lock(c->mem);
-	clock_run_due(k);
-	mem_unlock(c->mem);
+	v->old_wake = q->wake;
+	v->old_wake_arg = q->wake_arg;
+	q->wake_arg = v;
+	q->wake = icount_wake;
 }
 
 static void icount_slice(struct vcpu *v)
 {
 	struct cpu *c = v->cpu;
 	struct clock *k = c->clock;
-	u64 limit = c->icount + SLICE, deadline = clock_icount_at(k, atomic_load(&k->next_deadline));
+	u64 limit = c->icount + SLICE, deadline = clock_icount_at(k, atomic_load(&k->timers.next_deadline));
 	if (deadline > c->icount_skipped)
 		limit = MIN(limit, MAX(deadline - c->icount_skipped, c->icount + 1));
 	c->icount_limit = MIN(limit, MAX(v->checkpoint_at, c->icount + 1));
@@ -256,7 +330,7 @@ static void icount_turn(struct vcpu *v)
 		v->checkpoint_at = v->checkpoint(v->checkpoint_arg, c);
 		return; /* it may have asked for a stop */
 	}
-	icount_run_timers(c);
+	run_timers(c, &k->timers);
 	if (!icount_settle(v))
 		return;
 	if (!resting(c) || has_event(c)) {
@@ -268,7 +342,7 @@ static void icount_turn(struct vcpu *v)
 		c->activity = ACT_RUN;
 		return;
 	}
-	u64 next = atomic_load(&k->next_deadline);
+	u64 next = atomic_load(&k->timers.next_deadline);
 	if (next == UINT64_MAX || c->stopped) {
 		v->mwait_ns = MWAIT_LAST_NS;
 		sleep_once(v);
@@ -329,7 +403,7 @@ static void *thread_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", c->index);
 	pthread_setname_np(pthread_self(), name);
 	signals_for_others(NULL);
-	bool ok = v->ops->vcpu_init(c, &v->error);
+	bool ok = (c->clock->icount_mode || alarm_make(v, &v->error)) && v->ops->vcpu_init(c, &v->error);
 	announce(v, ok);
 	if (!ok)
 		return NULL;
@@ -400,6 +474,8 @@ struct vcpu *vcpu_start(struct cpu *c, const struct engine_ops *ops, void (*stop
 		return v;
 	pthread_join(v->thread, NULL);
 	*e = v->error;
+	if (v->alarm_set)
+		timer_delete(v->alarm);
 	vcpu_free(v);
 	return NULL;
 }
@@ -408,6 +484,15 @@ void vcpu_set_thread_init(struct vcpu *v, void (*fn)(void *arg), void *arg)
 {
 	v->thread_init = fn;
 	v->thread_init_arg = arg;
+}
+
+void vcpu_set_timers(struct vcpu *v, struct timer_queue *q)
+{
+	if (v->cpu->clock->icount_mode)
+		return;
+	v->timers = q;
+	q->wake_arg = v;
+	q->wake = timers_moved;
 }
 
 void vcpu_set_checkpoint(struct vcpu *v, u64 first, u64 (*fn)(void *arg, struct cpu *c), void *arg)
@@ -486,9 +571,14 @@ void vcpu_destroy(struct vcpu *v)
 		return;
 	want(v, &v->want_end);
 	pthread_join(v->thread, NULL);
-	if (v->cpu->clock->wake == icount_wake && v->cpu->clock->wake_arg == v) {
-		v->cpu->clock->wake = v->old_wake;
-		v->cpu->clock->wake_arg = v->old_wake_arg;
+	struct timer_queue *q = &v->cpu->clock->timers;
+	if (q->wake == icount_wake && q->wake_arg == v) {
+		q->wake = v->old_wake;
+		q->wake_arg = v->old_wake_arg;
 	}
+	if (v->timers)
+		v->timers->wake = NULL;
+	if (v->alarm_set)
+		timer_delete(v->alarm);
 	vcpu_free(v);
 }

@@ -144,7 +144,7 @@ void hop_carry_out(struct machine *m)
 
 void hop_stop(struct machine *m)
 {
-	if (m->hop_timer.clock && timer_armed(&m->hop_timer))
+	if (m->hop_timer.queue && timer_armed(&m->hop_timer))
 		timer_cancel(&m->hop_timer);
 	if (m->hop_to.ops)
 		engine_options_free(m->hop_to.ops, m->hop_to.options);

@@ -95,8 +95,8 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	}
 	if (!engine_choose(cfg->engine ? cfg->engine : "auto", cfg->icount, &m->engine, e) || !hop_choose(m, e) || !clock_init(&m->clock, cfg->icount, e))
 		goto fail;
-	m->clock.wake = clock_moved;
-	m->clock.wake_arg = m;
+	m->clock.timers.wake = clock_moved;
+	m->clock.timers.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) ||
 	    !fit_model(m, &m->engine, e) || !fit_model(m, &m->hop_to, e) || !(m->loop = loop_new(e)))
 		goto fail;
@@ -258,7 +258,7 @@ enum machine_end machine_run(struct machine *m, int *status)
 		u64 next = UINT64_MAX;
 		if (!m->clock.icount_mode && !m->paused) {
 			mem_lock(&m->mem);
-			next = clock_run_due(&m->clock);
+			next = timer_queue_run(&m->clock.timers);
 			mem_unlock(&m->mem);
 		}
 		loop_turn(m->loop, next);

@@ -62,6 +62,7 @@ struct machine {
 		struct vcpu *vcpu;
 		struct lapic *lapic;
 		struct cpu_hooks hooks;
+		struct timer_queue timers; /* its thread runs them: the LAPIC's, and ... */
 		struct timer wakeup;  /* cpu_hooks.set_wakeup */
 		u64 wakeup_tsc;       /* when: of clock_tsc() */
 		unsigned index;

@@ -185,7 +185,9 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.set_wakeup = on_set_wakeup,
 		.eoi = on_eoi,
 	};
+	timer_queue_init(&mc->timers, &m->clock);
 	timer_init(&mc->wakeup, &m->clock, wakeup_fire, mc);
+	timer_move(&mc->wakeup, &mc->timers);
 	mc->cpu = cpu_new(index, &m->mem, &m->clock, &m->model, &mc->hooks);
 	if (!mc->cpu)
 		return error_set(e, "-c %u: no memory for processor %u", (unsigned)m->cfg->cpus, index);
@@ -203,11 +205,13 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.maxphyaddr = m->model.phys_bits,
 		.x2apic = m->model.has[FEAT_X2APIC],
 		.tsc_deadline = m->model.has[FEAT_TSC_DEADLINE] });
+	lapic_set_timers(mc->lapic, &mc->timers);
 	mc->vcpu = vcpu_start(mc->cpu, m->engine.ops, vcpu_stopped, mc, e);
 	if (!mc->vcpu) {
 		cpu_free(mc->cpu);
 		return false;
 	}
+	vcpu_set_timers(mc->vcpu, &mc->timers);
 	vcpu_set_thread_init(mc->vcpu, vcpu_thread_init, mc);
 	m->n_cpus = index + 1;
 	return true;
@@ -354,7 +358,9 @@ void pc_destroy(struct machine *m)
 	pc_close_shares(m);
 	for (int k = m->n_devices; k-- > 0;)
 		device_free(m->devices[k]);
-	for (unsigned k = 0; k < m->n_cpus; k++)
+	for (unsigned k = 0; k < m->n_cpus; k++) {
+		timer_queue_destroy(&m->cpus[k].timers);
 		cpu_free(m->cpus[k].cpu);
+	}
 	mem_destroy(&m->mem);
 }

@@ -48,7 +48,7 @@ static const int machine[] = {
 	/* a CD that is put in, whose file ring3 ctl has opened: its thread's bell */
 	SCMP_SYS(eventfd2),
 	/* the loop */
-	SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_ctl), SCMP_SYS(timerfd_settime),
+	SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_ctl), SCMP_SYS(timerfd_settime), SCMP_SYS(timer_settime), SCMP_SYS(timer_delete),
 	/* threads: the pool of a disk without io_uring; kicks; code that changes under other processors; CPU masks: malloc */
 	SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(sigaltstack), SCMP_SYS(sched_getaffinity),
 	SCMP_SYS(mincore),

@@ -67,14 +67,14 @@ static void heap_order(void **state)
 		timer_arm(&t[i % N].t, 1 + (seed >> 8) % 500);
 		if (seed % 3 == 0)
 			timer_cancel(&t[(seed >> 12) % N].t);
-		assert_int_equal(c.next_deadline, c.heap_len ? c.heap[0]->deadline : UINT64_MAX);
+		assert_int_equal(c.timers.next_deadline, c.timers.len ? c.timers.heap[0]->deadline : UINT64_MAX);
 	}
 	int armed = 0;
 	for (int i = 0; i < N; i++)
 		armed += timer_armed(&t[i].t);
 	assert_true(armed > N / 3);
 	clock_advance(&c, 1000);
-	assert_int_equal(clock_run_due(&c), UINT64_MAX);
+	assert_int_equal(timer_queue_run(&c.timers), UINT64_MAX);
 	assert_int_equal(n_fired, armed);
 	u64 last_seq = 0;
 	for (int i = 0; i < n_fired; i++) {
@@ -95,10 +95,10 @@ static void same_deadline(void **state)
 		timer_arm(&t[i].t, 100);
 	timer_arm(&t[30].t, 100); /* armed again: now the last */
 	clock_advance(&c, 99);
-	assert_int_equal(clock_run_due(&c), 1);
+	assert_int_equal(timer_queue_run(&c.timers), 1);
 	assert_int_equal(n_fired, 0);
 	clock_advance(&c, 1);
-	clock_run_due(&c);
+	timer_queue_run(&c.timers);
 	assert_int_equal(n_fired, 50);
 	int want = 49;
 	for (int i = 0; i < 49; i++, want--) {
@@ -121,20 +121,20 @@ static void arm_from_callback(void **state)
 	b.then_at = 500;
 	timer_arm(&a.t, 10);
 	clock_advance(&c, 20);
-	assert_int_equal(clock_run_due(&c), 480);
+	assert_int_equal(timer_queue_run(&c.timers), 480);
 	assert_int_equal(n_fired, 2);
 	assert_int_equal(fired[1], 2);
 	assert_true(timer_armed(&a.t));
 	timer_cancel(&a.t);
 	timer_cancel(&a.t);
-	assert_int_equal(c.next_deadline, UINT64_MAX);
+	assert_int_equal(c.timers.next_deadline, UINT64_MAX);
 
 	/* One that arms itself for now, always, does not hold the lock for ever. */
 	n_fired = 0;
 	p.then = &p.t;
 	timer_arm(&p.t, 20);
 	p.then_at = 20;
-	assert_int_equal(clock_run_due(&c), 0);
+	assert_int_equal(timer_queue_run(&c.timers), 0);
 	assert_true(n_fired > 1);
 	assert_true(timer_armed(&p.t));
 }
@@ -152,7 +152,7 @@ static void wake_when_earlier(void **state)
 
 	number(&a, 1);
 	number(&b, 2);
-	c.wake = count_wake;
+	c.timers.wake = count_wake;
 	wakes = 0;
 	timer_arm(&a.t, 100);
 	assert_int_equal(wakes, 1);
@@ -160,10 +160,10 @@ static void wake_when_earlier(void **state)
 	assert_int_equal(wakes, 1);
 	timer_arm(&b.t, 50);
 	assert_int_equal(wakes, 2);
-	a.then = &b.t; /* not from inside: the caller of clock_run_due learns it */
+	a.then = &b.t; /* not from inside: the caller of timer_queue_run learns it */
 	a.then_at = 120;
 	clock_advance(&c, 110);
-	assert_int_equal(clock_run_due(&c), 10);
+	assert_int_equal(timer_queue_run(&c.timers), 10);
 	assert_int_equal(wakes, 2);
 }
 
@@ -235,14 +235,14 @@ static void real_pause(void **state)
 	sleep_ms(250);
 	assert_int_equal(clock_ns(&c), ns);
 	assert_int_equal(clock_tsc(&c), tsc);
-	assert_int_equal(clock_run_due(&c), UINT64_MAX);
+	assert_int_equal(timer_queue_run(&c.timers), UINT64_MAX);
 	clock_pause(&c); /* a second one changes nothing */
 	assert_int_equal(clock_ns(&c), ns);
 	clock_resume(&c);
 	assert_true(clock_ns(&c) >= ns && clock_ns(&c) - ns < 200000000);
 	assert_true(clock_tsc(&c) >= tsc && clock_tsc(&c) - tsc < c.tsc_hz / 5);
 	assert_true(llabs(apart()) < 30000);
-	clock_run_due(&c);
+	timer_queue_run(&c.timers);
 	assert_int_equal(n_fired, 1);
 	clock_set(&c, 5000000000ull, 9000000000ull);
 	assert_true(clock_ns(&c) >= 5000000000ull && clock_ns(&c) < 6000000000ull);

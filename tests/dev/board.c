@@ -137,14 +137,14 @@ void board_pic_init(struct board *b, u8 icw4)
 static void run_due(struct board *b)
 {
 	mem_lock(&b->mem);
-	clock_run_due(&b->clock);
+	timer_queue_run(&b->clock.timers);
 	mem_unlock(&b->mem);
 }
 
 /* Time goes to the next deadline, or to end if that comes first. False at the end. */
 static bool step(struct board *b, u64 end)
 {
-	u64 next = b->clock.next_deadline;
+	u64 next = b->clock.timers.next_deadline;
 
 	if (next > end) {
 		b->clock.icount = end;

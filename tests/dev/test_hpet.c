@@ -217,6 +217,37 @@ static void periodic(void **state)
 	assert_int_equal(rd(h, T_CMP(1)), 2ull << 32);
 }
 
+/* Nothing can be seen of the matches of a timer without interrupt and status: the host is not woken for them,
+ * and the comparator is where it would be all the same. */
+static void unseen(void **state)
+{
+	struct hpet_rig *h = *state;
+
+	wr(h, CFG, 3);
+	wr32(h, T_CFG(0), ENABLE | PERIODIC | VAL_SET | BITS32);
+	wr32(h, T_CMP(0), 5000);
+	wr32(h, T_CMP(0), 10000);
+	board_at(h->b, 50000);
+	assert_int_equal(take(h), 0x42);
+	wr32(h, T_CFG(0), PERIODIC | BITS32);
+	assert_int_equal(h->b->clock.timers.next_deadline, UINT64_MAX);
+	board_at(h->b, 50000 + 100000ull * 7 + 1);
+	assert_int_equal(rd(h, T_CMP(0)), 5000 + 10000 * 8);
+	/* The counter has come round some times: still in step, and on time once it is enabled again. */
+	const u64 rounds = 10ull * (1ull << 32) * 7 / 100000 + 1;
+	board_at(h->b, 50000 + 100000ull * rounds + 1);
+	wr32(h, T_CFG(0), ENABLE | PERIODIC | BITS32);
+	assert_int_equal(rd(h, T_CMP(0)), (u32)(5000 + 10000 * (rounds + 1)));
+	board_at(h->b, 50000 + 100000ull * (rounds + 1) - 1);
+	assert_int_equal(take(h), 0);
+	board_at(h->b, 50000 + 100000ull * (rounds + 1));
+	assert_int_equal(take(h), 0x42);
+	/* A status bit is seen. */
+	wr32(h, T_CFG(0), LEVEL | PERIODIC | BITS32);
+	board_at(h->b, 50000 + 100000ull * (rounds + 2));
+	assert_int_equal(rd(h, STATUS), 1);
+}
+
 static void shortest_period(void **state)
 {
 	struct hpet_rig *h = *state;
@@ -369,7 +400,7 @@ static void fuzz(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(capabilities), T(counter), T(one_shot), T(wrap_32), T(periodic), T(shortest_period),
+		T(capabilities), T(counter), T(one_shot), T(wrap_32), T(periodic), T(unseen), T(shortest_period),
 		T(level), T(legacy), T(save_and_load), T(fuzz),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -161,7 +161,7 @@ static void timers(void **state)
 	apic_set(a, 0, A_TIMER, 0x44);
 	apic_set(a, 0, A_TICR, 1000);
 	lend(a, &to_runner);
-	assert_int_equal(atomic_load(&a->b->clock.next_deadline), UINT64_MAX);
+	assert_int_equal(atomic_load(&a->b->clock.timers.next_deadline), UINT64_MAX);
 	board_run(a->b, 5000);
 	assert_false(apic_bit(a, 0, A_IRR, 0x44));
 	lend(a, NULL);

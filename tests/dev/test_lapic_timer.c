@@ -121,7 +121,7 @@ static void periodic(void **state)
 	/* Late by some periods: one interrupt, then in step again. */
 	board_at(b, 2550000);
 	assert_int_equal(fired(a), 1);
-	assert_int_equal(b->clock.next_deadline, 2600000);
+	assert_int_equal(b->clock.timers.next_deadline, 2600000);
 	assert_int_equal(apic_get(a, 0, A_TCCR), 50000);
 	board_at(b, 2599999);
 	assert_int_equal(fired(a), 0);
@@ -141,7 +141,7 @@ static void periodic(void **state)
 	/* Very late: not one call of the handler for each period. */
 	board_at(b, 3600000050000);
 	assert_int_equal(fired(a), 1);
-	assert_int_equal(b->clock.next_deadline, 3600000100000);
+	assert_int_equal(b->clock.timers.next_deadline, 3600000100000);
 }
 
 /* A period of a nanosecond must not keep the host from all else. */
@@ -217,7 +217,7 @@ static void tsc_deadline(void **state)
 	u64 at = clock_tsc(&b->clock) + 1000;
 	set_deadline(a, at);
 	assert_int_equal(deadline(a), at);
-	assert_int_equal(b->clock.next_deadline, at); /* the host sleeps until then */
+	assert_int_equal(b->clock.timers.next_deadline, at); /* the host sleeps until then */
 	board_at(b, at - 1);
 	assert_int_equal(fired(a), 0);
 	assert_int_equal(deadline(a), at);

@@ -381,6 +381,127 @@ static void pause_under_fire(void **state)
 		pthread_join(t[k], NULL);
 }
 
+/* ---- timers of its own ----------------------------------------------------------------------------------- */
+
+static struct timer_queue own;
+static struct timer ticking;
+static _Atomic int ticks, tick_thread;
+static _Atomic u64 tick_early_ns; /* how much too early, in sum */
+static _Atomic u64 again_ns;     /* it arms itself anew */
+
+static void arm_tick(u64 in_ns)
+{
+	mem_lock(&mem);
+	timer_arm(&ticking, clock_ns(&clk) + in_ns);
+	mem_unlock(&mem);
+}
+static void on_tick(void *arg)
+{
+	if (clock_ns(&clk) < ticking.deadline)
+		tick_early_ns += ticking.deadline - clock_ns(&clk);
+	ticks++;
+	tick_thread = gettid();
+	if (again_ns)
+		timer_arm(&ticking, clock_ns(&clk) + again_ns);
+	vcpu_post(v, EV_INTR);
+}
+static int up_timers(void **state)
+{
+	int r = up_clock(false);
+	ticks = tick_thread = 0;
+	tick_early_ns = again_ns = 0;
+	timer_queue_init(&own, &clk);
+	timer_init(&ticking, &clk, on_tick, NULL);
+	timer_move(&ticking, &own);
+	if (!r)
+		vcpu_set_timers(v, &own);
+	return r;
+}
+static int down_timers(void **state)
+{
+	vcpu_destroy(v);
+	v = NULL;
+	timer_queue_destroy(&own);
+	cpu_free(c);
+	clock_destroy(&clk);
+	mem_destroy(&mem);
+	return 0;
+}
+
+/* In the engine, armed before, from outside, and by the processor itself; never on another thread, never too early. */
+static void timers_on_its_thread(void **state)
+{
+	arm_tick(1000);
+	vcpu_resume(v);
+	SOON(ticks == 1);
+	assert_int_equal(tick_thread, thread_id);
+	for (int n = 2; n < 20; n++) {
+		arm_tick((u64)n * 100000);
+		SOON(ticks == n);
+	}
+	again_ns = 200000;
+	arm_tick(0);
+	SOON(ticks > 500);
+	assert_int_equal(tick_thread, thread_id);
+	assert_int_equal(tick_early_ns, 0);
+}
+
+static void step_arms(void)
+{
+	if (rounds == 10)
+		arm_tick(300000);
+}
+static void timers_armed_by_the_guest(void **state)
+{
+	each_step = step_arms;
+	vcpu_resume(v);
+	SOON(ticks == 1);
+	assert_int_equal(tick_thread, thread_id);
+	u64 at = runs;
+	sleep_ms(20);
+	assert_true(runs <= at + 1); /* nothing is left that calls it out */
+}
+
+static void timers_end_a_halt(void **state)
+{
+	vcpu_resume(v);
+	for (int n = 1; n < 10; n++) {
+		on_round = DO_HLT;
+		SOON(c->activity == ACT_HLT);
+		u64 at = rounds;
+		arm_tick(2000000);
+		SOON(rounds > at);
+		assert_int_equal(ticks, n);
+	}
+	/* With a long wait ahead, one that was armed to be earlier. */
+	on_round = DO_HLT;
+	SOON(c->activity == ACT_HLT);
+	arm_tick(3600000000000);
+	assert_sleeps();
+	arm_tick(1000000);
+	SOON(ticks == 10);
+	assert_int_equal(tick_thread, thread_id);
+}
+
+static void timers_wait_for_a_pause(void **state)
+{
+	vcpu_resume(v);
+	arm_tick(20000000);
+	vcpu_pause(v);
+	mem_lock(&mem);
+	clock_pause(&clk);
+	mem_unlock(&mem);
+	int before = ticks;
+	sleep_ms(40);
+	assert_int_equal(ticks, before);
+	mem_lock(&mem);
+	clock_resume(&clk);
+	mem_unlock(&mem);
+	vcpu_resume(v);
+	SOON(ticks == 1);
+	assert_int_equal(tick_early_ns, 0);
+}
+
 /* ---- deterministic time ------------------------------------------------------------------------------------- */
 
 static struct timer timer;
@@ -653,11 +774,13 @@ static void engines_by_name(void **state)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
+#define TT(f) cmocka_unit_test_setup_teardown(f, up_timers, down_timers)
 #define TI(f) cmocka_unit_test_setup_teardown(f, up_icount, down)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TT(timers_on_its_thread), TT(timers_armed_by_the_guest), TT(timers_end_a_halt), TT(timers_wait_for_a_pause),
 		T(starts_paused), T(pause_stands_still), T(pause_of_a_sleeper), T(init_failure), T(ends_from_any_state),
 		T(halt_costs_nothing), T(masked_interrupt_does_not_wake), T(waiting_for_sipi_sleeps),
 		T(mwait_wakes_by_a_store), T(mwait_costs_little), T(stop_is_told_once), T(every_post_wakes),

@@ -492,7 +492,7 @@ static void let_time_pass(struct board *b, u64 ns)
 {
 	clock_advance_to(&b->clock, clock_ns(&b->clock) + ns);
 	mem_lock(&b->mem);
-	for (int k = 0; k < 8 && !clock_run_due(&b->clock); k++)
+	for (int k = 0; k < 8 && !timer_queue_run(&b->clock.timers); k++)
 		;
 	mem_unlock(&b->mem);
 }
