@@ -255,6 +255,26 @@ static void stays_out_of_the_model(void **state)
 	}
 }
 
+/* KVM's own LAPICs take deadlines, where they are there. */
+static void deadlines_with_its_lapics(void **state)
+{
+	for (unsigned lacks = 0; lacks < 2; lacks++) {
+		struct engine_choice to;
+		struct clock clock;
+		struct cpu_model m;
+		struct error e;
+		fake_kvm_lack(fake, lacks ? KVM_CAP_TSC_DEADLINE_TIMER : 0);
+		assert_true(clock_init(&clock, false, &e));
+		assert_true(cpu_model_parse(&m, "max", &clock, &e));
+		assert_true(m.has[FEAT_TSC_DEADLINE]);
+		assert_true(engine_choose("kvm,irqchip=split", false, &to, &e));
+		assert_true(to.ops->fit_model(&m, to.options, &e));
+		assert_int_equal(m.has[FEAT_TSC_DEADLINE], !lacks);
+		engine_options_free(to.ops, to.options);
+		clock_destroy(&clock);
+	}
+}
+
 /* A write that only rings does not come out, where KVM has eventfds for such; where it has none, each does. */
 static void doorbells(void **state)
 {
@@ -439,7 +459,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(doorbells),
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(doorbells),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(what_hangs_is_called_back), T(auto_gives_way_to_cpu), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
