@@ -4,9 +4,10 @@
  * bring, or brings wrong, is missed by the guest.
  *
  * It holds its user to the rules: what it does against them (state read in the middle of an exit, an interrupt
- * that the processor does not take now) is kept as a sentence, and the test fails.
+ * that the processor does not take now, a slot that goes while a processor is in the guest) is kept as a sentence, and the test fails.
  *
- * Not there: interrupt controllers, irqfd, several strings' elements in one exit, nested state.
+ * Not there: interrupt controllers, irqfd (test_irqfd.c has a table for it), several strings' elements in one exit,
+ * nested state.
  * Threading: as of the door. Each processor has a thread of its own that stands still but in KVM_RUN, since an exit may
  * come in the middle of an instruction. */
 #ifndef TESTS_FAKE_KVM_H
