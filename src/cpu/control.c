@@ -8,6 +8,7 @@
  *  3. Whatever cached translations depend on (tlb.c lists it) is flushed here when it changes.
  *  4. Reserved bits: CR0's low ones are dropped, CR0 63:32 and all of CR4's raise #GP(0).
  * Privilege (CPL 0) and #UD of unknown register numbers are the callers', but for debug registers. */
+#include "cpu/features.h"
 #include "cpu/vmx.h"
 
 #define HIGH_HALF 0xffffffff00000000ull
@@ -19,11 +20,12 @@ static bool pae_paging(u64 cr0, u64 cr4, u64 efer)
 
 /* ---- CR0 ------------------------------------------------------------------------------- */
 
-/* PG goes from 0 to 1 with EFER.LME set. */
+/* PG goes from 0 to 1 with EFER.LME set. Only Intel's look at the TSS (SDM vol. 3, 10.8.5): KVM's reset
+ * on AMD-V leaves a 16-bit one in TR, with which every processor that SIPI starts goes to long mode. */
 static bool may_activate_long(const struct cpu *c)
 {
 	unsigned tss = c->seg[S_TR].attr & (SEG_TYPE | SEG_S);
-	return (c->cr4 & CR4_PAE) && !(c->seg[S_CS].attr & SEG_L) && tss != 1 && tss != 3;
+	return (c->cr4 & CR4_PAE) && !(c->seg[S_CS].attr & SEG_L) && (model_is_amd(c->model) || (tss != 1 && tss != 3));
 }
 
 static bool cr0_allowed(const struct cpu *c, u64 v)

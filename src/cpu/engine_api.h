@@ -21,9 +21,9 @@ struct engine_ops {
 	 * take some ms. NULL: it does, where nothing better is. */
 	bool (*worth)(struct error *found);
 	bool uncounted;         /* it cannot count instructions, which --icount needs */
-	/* Takes from a model what the engine cannot do on this host; false: one that was asked for by name. NULL:
-	 * it can do all that a model may have. Before there are processors. */
-	bool (*fit_model)(struct cpu_model *m, struct error *e);
+	/* Takes from a model what the engine cannot do on this host with these options (cpu->engine_options); false: one
+	 * that was asked for by name. NULL: it can do all that a model may have. Before there are processors. */
+	bool (*fit_model)(struct cpu_model *m, const void *options, struct error *e);
 	/* On the vCPU's thread, before the first run() or between two: a machine may move from engine to engine as it
 	 * runs. What a processor is at such a boundary is in struct cpu, whole, where vcpu_destroy leaves it and
 	 * vcpu_init finds it: its TLB too, which an engine flushes whose guest may have changed tables unseen. */

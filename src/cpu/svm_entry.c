@@ -172,6 +172,8 @@ static void load_control(struct cpu *c, const u8 *v)
 	s->pause_threshold = cpu_has(c, FEAT_PFTHRESHOLD) ? ld16(v + VMCB_PAUSE_THRESHOLD) : 0;
 	s->pause_last = 0;
 	u64 e = ld64(v + VMCB_EVENTINJ);
+	if ((e >> 8 & 7) == VEC_NMI) /* the vector is ignored: APM vol. 2, 15.20 */
+		e = (e & ~0xffull) | V_NMI;
 	s->event = e & VEC_VALID ? e : 0;
 	s->event_rip = ld64(v + VMCB_RIP);
 	bool soft = (e >> 8 & 7) == VEC_SOFT_INT || ((e >> 8 & 7) == VEC_EXCEPTION && ((u8)e == V_BP || (u8)e == V_OF));

@@ -144,7 +144,7 @@ void lapic_eoi_processor(struct lapic *l); /* by the processor itself (posted in
 /* INTA: the vector to deliver; the spurious vector where the request is gone; -1: nothing of its
  * own, the PIC is to answer (i8259_ack) if lapic_accepts_pic. */
 int lapic_ack(struct lapic *l);
-bool lapic_accepts_pic(const struct lapic *l); /* LINT0 in ExtINT mode and unmasked, or APIC globally disabled */
+bool lapic_accepts_pic(const struct lapic *l); /* LINT0 in ExtINT mode and unmasked, or APIC globally disabled. Lent: as of lapic_set_state */
 void lapic_set_lint0(struct lapic *l, bool level); /* the PIC's output */
 void lapic_nmi_lint1(struct lapic *l);             /* an edge on LINT1, to which the board wires NMI */
 /* init_signal: INIT, which keeps base, mode and ID. An INIT that comes over the bus has been

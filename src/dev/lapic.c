@@ -59,8 +59,6 @@ static int deliverable(const struct lapic *l)
 
 bool lapic_accepts_pic(const struct lapic *l)
 {
-	if (lapic_lent(l))
-		return true; /* whoever runs it has looked */
 	u32 lint0 = l->lvt[LVT_LINT0];
 
 	return !lapic_enabled(l) || l->extint || (!(lint0 & LVT_MASKED) && LVT_MODE(lint0) == APIC_EXTINT);
@@ -137,7 +135,7 @@ int lapic_ack(struct lapic *l)
 	if (v >= 0) {
 		bit_clear(l->irr, (u8)v);
 		bit_set(l->isr, (u8)v);
-	} else if (!lapic_accepts_pic(l)) {
+	} else if (!lapic_lent(l) && !lapic_accepts_pic(l)) {
 		v = (int)(l->svr & 0xff); /* INTR went away in between: no ISR bit, no EOI */
 	}
 	if (v < 0)

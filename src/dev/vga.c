@@ -181,6 +181,7 @@ static void vga_loaded(struct device *d)
 	v->cr_index &= 31;
 	v->dac_at %= 3;
 	v->gr[GR_READ_MAP] &= 3;
+	mem_device_wrote(d->mem);
 	v->gr[GR_ROTATE] &= 0x1f;
 	v->seq[SEQ_MAP_MASK] &= 15;
 	vga_dispi_sane(v);

@@ -116,6 +116,7 @@ void vga_mem_write(struct vga *v, u32 addr, u8 val)
 
 	if (!in_window(v, &addr))
 		return;
+	mem_device_wrote(v->d.mem);
 	if (v->seq[SEQ_MEMORY] & MEMORY_CHAIN4) {
 		if (planes >> (addr & 3) & 1)
 			v->vram[addr & 0xffff] = val;

@@ -67,8 +67,10 @@ static void enable(struct vga *v, u16 val)
 		r[DISPI_VIRT_WIDTH] = r[DISPI_XRES];
 		r[DISPI_X_OFFSET] = r[DISPI_Y_OFFSET] = r[DISPI_BANK] = 0;
 		fit(v);
-		if (vga_dispi_on(v) && !(val & DISPI_NOCLEAR))
+		if (vga_dispi_on(v) && !(val & DISPI_NOCLEAR)) {
 			memset(v->vram, 0, MIN((u64)vga_dispi_pitch(v) * r[DISPI_YRES], (u64)VRAM_SIZE));
+			mem_device_wrote(v->d.mem);
+		}
 	}
 }
 

@@ -6,7 +6,9 @@
  *  1. copy is what was in vram at the last look, wherever that look went; the picture is drawn from
  *     copy and regs alone, so that it is what a card with that memory shows, whatever the guest writes
  *     meanwhile.
- *  2. Where a register that the picture follows from has changed, every line counts as changed.
+ *  2. A line is compared unless none of its pages was written since the last look, where the engine knows that
+ *     (mem_written, asked before vram is read: what is written later is told next time).
+ *  3. Where a register that the picture follows from has changed, every line counts as changed.
  * Threading: one thread a view. The machine lock is taken to copy the registers; vram stays in place
  * and is read while the guest writes it, as a display's beam would. */
 #include "dev/vga_impl.h"
@@ -22,6 +24,8 @@ struct vga_view {
 	u8 *copy;
 	struct screen_image image;
 	u8 *changed;               /* a byte for each line */
+	bool known;                /* what was written since the last look, page by page */
+	u64 written[VRAM_SIZE / PAGE_SIZE / 64];
 };
 
 /* Not those that only say how the next access works: a drawing guest changes them all the time. */
@@ -45,13 +49,21 @@ static bool set_size(struct vga_view *v, u32 width, u32 height)
 
 static bool is_linear(const struct vga *v) { return vga_dispi_on(v) && v->dispi[DISPI_BPP] != 4; }
 
+static bool may_have_changed(const struct vga_view *v, u32 at, u32 n)
+{
+	for (u32 page = at / PAGE_SIZE; v->known && page <= (at + n - 1) / PAGE_SIZE; page++)
+		if (v->written[page / 64] >> (page & 63) & 1)
+			return true;
+	return !v->known;
+}
+
 static void look_at_lines(struct vga_view *v, bool all)
 {
 	u32 bytes = (v->regs.dispi[DISPI_BPP] + 7u) / 8, first = v->regs.dispi[DISPI_X_OFFSET] * bytes, n = v->image.width * bytes;
 
 	for (u32 y = 0; y < v->image.height; y++) {
 		u32 at = vga_linear_at(&v->regs, y) + first;
-		v->changed[y] = all || memcmp(v->copy + at, v->card->vram + at, n);
+		v->changed[y] = all || (may_have_changed(v, at, n) && memcmp(v->copy + at, v->card->vram + at, n));
 		if (!v->changed[y])
 			continue;
 		memcpy(v->copy + at, v->card->vram + at, n);
@@ -78,6 +90,8 @@ const struct screen_image *vga_view_look(struct vga_view *v, const u8 **changed)
 	mem_lock(v->card->d.mem);
 	mem_posted(v->card->d.mem);
 	v->regs = *v->card;
+	memset(v->written, 0, sizeof(v->written));
+	v->known = mem_written(v->card->d.mem, v->card->vram, VRAM_SIZE, v->written);
 	mem_unlock(v->card->d.mem);
 	v->regs.vram = v->copy;
 	vga_image_size(&v->regs, &width, &height);

@@ -163,6 +163,7 @@ void virtio_destroy(struct virtio *v)
 {
 	loop_cancel(v->d.loop, &v->task);
 	pci_unplug(&v->pci);
+	virtio_bells_free(v);
 }
 
 void virtio_reset(struct virtio *v)

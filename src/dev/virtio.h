@@ -4,6 +4,7 @@
  *   virtio.c             status, features, reset, when a queue is looked at, life
  *   virtq.c              the queues: the one walker of descriptors
  *   virtio_pci.c, virtio_pci_legacy.c   the registers as a PCI function shows them
+ *   virtio_bell.c        notifications that the host's kernel takes
  *
  * A device embeds struct virtio as its first member and has one const struct virtio_type. A driver's
  * notification makes the loop's thread call the type's run; that takes chains from a queue, does
@@ -86,6 +87,7 @@ struct virtio {
 	u32 epoch;                /* counts resets */
 	unsigned in_flight;
 	struct ratelimit complaints;
+	struct virtio_bells *bells; /* NULL: nobody has asked for one */
 	/* State. */
 	struct virtq vq[VIRTIO_MAX_QUEUES];
 	u64 features;             /* as negotiated */
@@ -155,6 +157,12 @@ bool virtq_is_empty(struct virtio *v, unsigned q);
 /* Bytes at `off` of a chain's readable or writable part; how many there were. */
 size_t chain_read(const struct virtq_chain *c, u64 off, void *buf, size_t len);
 size_t chain_write(struct virtq_chain *c, u64 off, const void *buf, size_t len);
+
+/* ---- notifications by the host's kernel (virtio_bell.c) ----------------------------- */
+
+/* The eventfd that kicks queue q; made when it is first asked for. -1: there is no such queue, or no descriptor. */
+int virtio_bell(struct virtio *v, unsigned q);
+void virtio_bells_free(struct virtio *v);
 
 /* ---- PCI (virtio_pci*.c) ------------------------------------------------------------ */
 

@@ -195,7 +195,13 @@ static void modern_write(void *dev, u64 off, u64 val, unsigned size)
 	}
 }
 
-static const struct mmio_ops modern_ops = { modern_read, modern_write, 1, 4 };
+static int notify_bell(void *dev, unsigned n, u64 *off)
+{
+	*off = AREA_NOTIFY * AREA + 4 * n;
+	return virtio_bell(dev, n);
+}
+
+static const struct mmio_ops modern_ops = { modern_read, modern_write, 1, 4, .doorbell = notify_bell };
 
 /* ---- access through configuration space (4.1.4.9) -------------------------------------------- */
 

@@ -17,6 +17,8 @@ struct engine_choice {
 	char why[200]; /* of auto: what it went by; else "" */
 };
 bool engine_choose(const char *text, bool icount, struct engine_choice *choice, struct error *e);
+/* What auto has taken (choice) will not do, for this reason: the next best one in its place. False: as above, choice is empty. */
+bool engine_choose_next(const char *text, bool icount, const char *why_not, struct engine_choice *choice, struct error *e);
 /* The engine that auto takes here. why: what it went by. */
 const struct engine_ops *engine_auto(bool icount, char *why, size_t cap);
 void engine_options_free(const struct engine_ops *ops, void *options);

@@ -55,11 +55,10 @@ static void name_of(const char *text, char *name, size_t cap)
 }
 
 /* Of what is passed over, the best one's reason is told: it is what the user may have expected. */
-const struct engine_ops *engine_auto(bool icount, char *why, size_t cap)
+static const struct engine_ops *auto_from(unsigned first, bool icount, char *why, size_t cap)
 {
 	struct error found;
-	snprintf(why, cap, "the first that this host can run");
-	for (unsigned k = 0;; k++) {
+	for (unsigned k = first;; k++) {
 		const struct engine_ops *o = engines[k];
 		bool taken = icount && o->uncounted ? error_set(&found, "%s cannot count instructions (--icount)", o->name) : o->usable(&found);
 		if (taken && o->worth)
@@ -73,6 +72,12 @@ const struct engine_ops *engine_auto(bool icount, char *why, size_t cap)
 	}
 }
 
+const struct engine_ops *engine_auto(bool icount, char *why, size_t cap)
+{
+	snprintf(why, cap, "the first that this host can run");
+	return auto_from(0, icount, why, cap);
+}
+
 static bool no_such_engine(const char *name, struct error *e)
 {
 	const char *names[16] = { "auto" };
@@ -84,18 +89,12 @@ static bool no_such_engine(const char *name, struct error *e)
 			 near ? near : "--help engine", near ? "?" : "");
 }
 
-bool engine_choose(const char *text, bool icount, struct engine_choice *choice, struct error *e)
+/* The options of text, whose engine is called `name` there, for ops. */
+static bool take_options(const char *text, const char *name, const struct engine_ops *ops, struct engine_choice *choice, struct error *e)
 {
-	char name[64], what[96];
+	char what[96];
 	struct error why;
 	size_t n, bytes;
-	*choice = (struct engine_choice){ NULL };
-	name_of(text, name, sizeof(name));
-	if (strchr(name, '='))
-		return error_set(e, "--engine %s: the name comes first, as in %s,%s", name, engines[0]->name, name);
-	const struct engine_ops *ops = !strcmp(name, "auto") ? engine_auto(icount, choice->why, sizeof(choice->why)) : engine_find(name);
-	if (!ops)
-		return no_such_engine(name, e);
 	const struct kv_key *keys = keys_of(ops, &n, &bytes);
 	void *options = calloc(1, bytes);
 	if (!options)
@@ -114,6 +113,32 @@ bool engine_choose(const char *text, bool icount, struct engine_choice *choice, 
 	choice->ops = ops;
 	choice->options = options;
 	return true;
+}
+
+bool engine_choose(const char *text, bool icount, struct engine_choice *choice, struct error *e)
+{
+	char name[64];
+	*choice = (struct engine_choice){ NULL };
+	name_of(text, name, sizeof(name));
+	if (strchr(name, '='))
+		return error_set(e, "--engine %s: the name comes first, as in %s,%s", name, engines[0]->name, name);
+	const struct engine_ops *ops = !strcmp(name, "auto") ? engine_auto(icount, choice->why, sizeof(choice->why)) : engine_find(name);
+	return ops ? take_options(text, name, ops, choice, e) : no_such_engine(name, e);
+}
+
+bool engine_choose_next(const char *text, bool icount, const char *why_not, struct engine_choice *choice, struct error *e)
+{
+	char name[64];
+	unsigned k = 0;
+	while (engines[k] != choice->ops)
+		k++;
+	engine_options_free(choice->ops, choice->options);
+	*choice = (struct engine_choice){ NULL };
+	if (!engines[k + 1])
+		return error_set(e, "%s", why_not);
+	name_of(text, name, sizeof(name));
+	snprintf(choice->why, sizeof(choice->why), "%s", why_not);
+	return take_options(text, name, auto_from(k + 1, icount, choice->why, sizeof(choice->why)), choice, e);
 }
 
 void engine_help(void)

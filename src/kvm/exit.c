@@ -34,6 +34,8 @@ static void mmio(struct kvm_vcpu *v)
 	if (r->mmio.is_write) {
 		memcpy(&val, r->mmio.data, len);
 		mem_phys_write(v->cpu->mem, r->mmio.phys_addr, val, len);
+		if (mem_ram(v->cpu->mem, r->mmio.phys_addr))
+			mem_device_wrote(v->cpu->mem); /* part of a page, which is no slot */
 	} else {
 		val = mem_phys_read(v->cpu->mem, r->mmio.phys_addr, len);
 		memcpy(r->mmio.data, &val, len);
@@ -91,6 +93,7 @@ static bool interpret(struct kvm_vcpu *v)
 		return false;
 	v->stats.interpreted++;
 	interp_step(v->cpu);
+	mem_device_wrote(v->cpu->mem); /* perhaps */
 	return true;
 }
 

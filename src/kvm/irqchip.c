@@ -1,6 +1,6 @@
 /* irqchip=split: the LAPICs are KVM's, the IOAPIC, the 8259s and the 8254 stay ours.
  *
- * What comes for a LAPIC, from the IOAPIC or as a device's MSI, goes to KVM as an MSI; the EOI of a level-triggered
+ * What comes for a LAPIC, from the IOAPIC or as a device's MSI, goes to KVM as an MSI (irqfd.c); the EOI of a level-triggered
  * interrupt of the IOAPIC comes back as an exit, for which KVM knows the IOAPIC's table by its routes. HLT, IPIs,
  * timers, EOI and TPR stay within KVM. The 8259s' interrupt is taken here, when KVM says that it would be.
  *
@@ -13,35 +13,10 @@
 
 #include "kvm/kvm_impl.h"
 
-#define PINS 24u
 enum { R_TMR = 0x18, R_IRR = 0x20, R_TIMER_CURRENT = 0x39 };
 #define MSR_TSC_DEADLINE 0x6e0u
 
-/* ---- messages to LAPICs ----------------------------------------------------------------------------- */
-
-static bool send(void *arg, struct msi m)
-{
-	struct vm *vm = arg;
-	struct kvm_msi k = { .address_lo = (u32)m.addr, .address_hi = (u32)(m.addr >> 32), .data = m.data };
-	return kvm_call(vm, vm->fd, KVM_SIGNAL_MSI, &k) > 0;
-}
-
-static void pins(void *arg, const struct msi *m, unsigned n)
-{
-	struct vm *vm = arg;
-	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry e[PINS]; } r = { 0 };
-	for (u32 k = 0; k < MIN(n, PINS); k++) {
-		if (!m[k].addr)
-			continue;
-		struct kvm_irq_routing_entry *e = &r.e[r.head.nr++];
-		e->gsi = k;
-		e->type = KVM_IRQ_ROUTING_MSI;
-		e->u.msi = (struct kvm_irq_routing_msi){ .address_lo = (u32)m[k].addr, .data = m[k].data };
-	}
-	int err = kvm_call(vm, vm->fd, KVM_SET_GSI_ROUTING, &r);
-	if (err < 0)
-		log_warn("KVM_SET_GSI_ROUTING: %s: level-triggered interrupts may stop", strerror(-err));
-}
+static void pins(void *arg, const struct msi *m, unsigned n) { irqfd_pins(arg, m, n); }
 
 /* ---- state ---------------------------------------------------------------------------------------------- */
 
@@ -106,9 +81,8 @@ void irqchip_joined(struct kvm_vcpu *v)
 	if (!vm->split)
 		return;
 	mem_lock(vm->mem);
-	vm->vcpu[v->cpu->index] = v;
 	if (++vm->n_vcpus == v->cpu->n_cpus) {
-		vm->runner = (struct apic_runner){ vm, send, pins };
+		vm->runner = (struct apic_runner){ vm, irqfd_send, pins };
 		lend(vm, &vm->runner);
 	}
 	mem_unlock(vm->mem);
@@ -120,6 +94,8 @@ void irqchip_leaves(struct kvm_vcpu *v)
 	if (!vm->split)
 		return;
 	mem_lock(vm->mem);
+	if (vm->lent)
+		irqfd_end(vm); /* what is under way is in the LAPICs then */
 	for (unsigned k = 0; vm->lent && k < vm->n_vcpus; k++) {
 		struct kvm_vcpu *o = vm->vcpu[k];
 		struct apic_state s = { .base = o->last->sregs.apic_base };
@@ -130,13 +106,12 @@ void irqchip_leaves(struct kvm_vcpu *v)
 		lend(vm, NULL);
 	if (vm->vcpu[v->cpu->index] == v)
 		vm->n_vcpus--;
-	vm->vcpu[v->cpu->index] = NULL;
 	mem_unlock(vm->mem);
 }
 
 bool irqchip_set_up(struct vm *vm, struct error *e)
 {
-	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { PINS } };
+	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { IOAPIC_PINS } };
 	int r = kvm_call(vm, vm->fd, KVM_ENABLE_CAP, &split);
 	return r >= 0 || error_set(e, "--engine kvm: irqchip=split: %s: KVM_CAP_SPLIT_IRQCHIP: %s; irqchip=own does without",
 				   vm->host->name, strerror(-r));

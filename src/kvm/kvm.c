@@ -27,7 +27,7 @@ static int enter(struct kvm_vcpu *v)
 	u8 tpr = v->vm->split ? 0 : get_tpr(c);
 	v->run->cr8 = tpr >> 4;
 	v->stats.enters++;
-	int r = vcpu_call(v, KVM_RUN, NULL);
+	int r = gate_kvm_run(v);
 	posted_carry_out(v);
 	v->completing = v->fresh = false;
 	v->ready = v->run->ready_for_interrupt_injection && v->run->if_flag;
@@ -67,17 +67,25 @@ static bool inject_interrupt(struct kvm_vcpu *v)
 	return true;
 }
 
+/* Deliveries by our own means: where their frames go is the guest's choice. */
+static bool service(struct cpu *c)
+{
+	bool runs = cpu_service_events(c);
+	mem_device_wrote(c->mem);
+	return runs;
+}
+
 /* split: the 8259s'. KVM cannot give back a vector that it has not delivered, so that we deliver it. */
 static bool take_pic(struct kvm_vcpu *v)
 {
 	if (v->fresh) /* only KVM_RUN says whether it is ready: it is to come back at once */
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	return !v->ready || (state_get(v) && cpu_service_events(v->cpu) && state_put(v));
+	return !v->ready || (state_get(v) && service(v->cpu) && state_put(v));
 }
 
 static bool own_events(struct kvm_vcpu *v)
 {
-	return state_get(v) && (cpu_service_events(v->cpu) || (v->vm->split && !v->cpu->stopped));
+	return state_get(v) && (service(v->cpu) || (v->vm->split && !v->cpu->stopped));
 }
 
 /* It does not rest, or what is there ends its rest. */
@@ -145,7 +153,12 @@ static enum run_exit run(struct cpu *c)
 }
 
 /* By the interpreter: KVM's own single-stepping runs into handlers. */
-static enum run_exit step(struct cpu *c) { return interp_step(c); }
+static enum run_exit step(struct cpu *c)
+{
+	enum run_exit why = interp_step(c);
+	mem_device_wrote(c->mem); /* perhaps */
+	return why;
+}
 
 static void kick(struct cpu *c)
 {
@@ -188,6 +201,7 @@ static void vcpu_destroy(struct cpu *c)
 	const struct kvm_host *h = v->vm->host;
 	irqchip_leaves(v);
 	posted_leaves(v);
+	gate_leaves(v);
 	c->engine_rests = false;
 	if (v->run)
 		h->unmap(h->arg, v->run, v->vm->run_bytes);
@@ -212,6 +226,7 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e))
 		return false;
 	v->cpu->engine_rests = v->vm->split;
+	gate_joined(v);
 	posted_joined(v);
 	irqchip_joined(v);
 	return true;

@@ -2,11 +2,15 @@
  *
  *   host.c    the door to the kernel
  *   vm.c      what KVM must offer; the VM, made by the first processor and gone with the last
- *   slots.c   guest memory: the map's RAM and ROM as memory slots; which pages were written
+ *   slots.c   guest memory: the map's RAM and ROM as memory slots
+ *   gate.c    all processors out of the guest while slots change
+ *   dirty.c   which pages of a device's memory were written
  *   posted.c  writes to device memory that KVM keeps for a while
+ *   doorbells.c  writes for which KVM rings an eventfd
  *   model.c   CPUID and MSRs: what the guest sees is our model, cut to what KVM offers
  *   state.c   between struct cpu and KVM, both ways
  *   irqchip.c irqchip=split: KVM's LAPICs
+ *   irqfd.c   messages to them
  *   exit.c    what KVM leaves to us
  *   kvm.c     the run loop, interrupts, life
  *   fail.c    what is said when KVM cannot go on
@@ -18,7 +22,7 @@
  *     an MSR), and carries out by our own means what KVM has taken and not yet delivered: an interrupt or
  *     exception half-way. So there is no state in KVM that struct cpu cannot hold.
  *  3. The slots follow the map before each entry: map_seq, which a change moves. Who changes it posts EV_TLB
- *     to all processors, which brings them out.
+ *     to all processors, which brings them out. A slot goes while nobody is in the guest (gate.c).
  *  4. A kick sets immediate_exit and sends SIG_KICK; the thread clears immediate_exit, then looks at
  *     events, then enters. So none is lost, wherever it comes.
  *  5. What KVM refuses ends the machine with status 70 and a report; nothing is tried for ever.
@@ -49,6 +53,10 @@ struct slot { u64 gpa, size; u8 *host; u32 flags; bool used; };
 
 struct zone { u64 gpa; u32 size; bool used; };
 #define POSTED_ZONES 4
+#define IOAPIC_PINS 24u
+#define MSI_ROUTES 48u
+struct msi_route { struct msi m; int fd; bool on; u32 hits; u64 used; }; /* on: fd raises it */
+struct bell { u64 gpa; int fd; bool used; };
 struct kvm_vcpu;
 struct vm {
 	const struct kvm_host *host;
@@ -61,12 +69,22 @@ struct vm {
 	bool sregs2, tsc_offset;  /* KVM_GET_SREGS2; the TSC's offset is an attribute */
 	bool pvclock, split;      /* split: the LAPICs are KVM's (irqchip.c) */
 	bool lent;                /* now; machine lock, as for what follows */
-	struct kvm_vcpu *vcpu[KVM_VCPUS];
-	unsigned n_vcpus;
+	struct kvm_vcpu *vcpu[KVM_VCPUS]; /* by index */
+	unsigned n_vcpus;         /* split: how many have joined */
+	pthread_mutex_t gate_lock;
+	pthread_cond_t gate_moved;
+	_Atomic bool changing;    /* the gate is closed */
 	struct apic_runner runner;
+	bool irqfd;               /* KVM has them; for what follows, split: machine lock */
+	struct msi pin[IOAPIC_PINS];
+	struct msi_route route[MSI_ROUTES];
+	u64 messages;
 	unsigned ring_page;       /* where the ring of posted writes is behind kvm_run; 0: there is none */
 	struct kvm_coalesced_mmio_ring *ring;
 	struct zone zone[POSTED_ZONES];
+	bool ioeventfd, any_length; /* KVM rings eventfds; for writes of any size */
+	struct bell *bells;
+	unsigned n_bells;
 	struct slot *slots;       /* by their number */
 	unsigned n_slots, max_slots;
 	u32 slots_seq;            /* the map's when they followed it */
@@ -101,6 +119,7 @@ struct kvm_vcpu {
 	struct kvm_run *run;
 	pthread_t self;
 	_Atomic bool inside;      /* may be in KVM_RUN */
+	_Atomic bool in_run;      /* is, or is about to look at the gate */
 	bool in_kvm;              /* invariant 1 */
 	bool completing;          /* KVM has yet to take what the last exit asked for */
 	bool ready;               /* KVM takes an interrupt now */
@@ -125,9 +144,22 @@ static inline int vcpu_call(const struct kvm_vcpu *v, unsigned long request, voi
 struct vm *vm_join(struct mem *m, const struct kvm_options *o, struct error *e); /* the machine's, made if it is not there */
 void vm_leave(struct vm *vm);
 struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, struct error *e); /* malloced */
+bool vm_has_deadline(const struct kvm_host *h, int kvm_fd); /* KVM's LAPICs take TSC deadlines */
 
 /* slots.c. Takes the machine lock. False: KVM refused one; *e says which. */
 bool slots_follow(struct vm *vm, struct error *e);
+bool slots_log(struct vm *vm, unsigned k); /* KVM keeps a log of writes to slot k from now on; machine lock held */
+
+/* gate.c. gate_kvm_run: KVM_RUN. Close and open with the machine lock, out of KVM_RUN. */
+int gate_kvm_run(struct kvm_vcpu *v);
+void gate_close(struct vm *vm);
+void gate_open(struct vm *vm);
+void gate_joined(struct kvm_vcpu *v);
+void gate_leaves(struct kvm_vcpu *v);
+
+/* dirty.c */
+void dirty_begin(struct vm *vm);
+void dirty_end(struct vm *vm);
 
 /* posted.c */
 void posted_carry_out(struct kvm_vcpu *v);
@@ -135,8 +167,11 @@ void posted_follow(struct vm *vm);
 void posted_joined(struct kvm_vcpu *v);
 void posted_leaves(struct kvm_vcpu *v);
 
+/* doorbells.c */
+void doorbells_follow(struct vm *vm);
+
 /* model.c */
-bool model_fit(struct cpu_model *m, struct error *e); /* engine_ops.fit_model */
+bool model_fit(struct cpu_model *m, const void *options, struct error *e); /* engine_ops.fit_model */
 /* The processor gets its CPUID; false: the model has what KVM does not offer, or KVM refuses it. */
 bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
 bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
@@ -157,6 +192,11 @@ int apic_fetch(struct kvm_vcpu *v, struct apic_state *s); /* but for base */
 int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last);
 int apic_rearm(struct kvm_vcpu *v, u64 deadline);    /* the TSC has moved */
 bool apic_same(const struct apic_state *a, const struct apic_state *b);
+
+/* irqfd.c */
+bool irqfd_send(void *vm, struct msi m);             /* apic_runner.send */
+void irqfd_pins(struct vm *vm, const struct msi *m, unsigned n);
+void irqfd_end(struct vm *vm);
 
 /* exit.c: the exit that run->exit_reason names. False: the machine cannot go on (already reported). */
 bool exit_handle(struct kvm_vcpu *v);

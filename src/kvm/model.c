@@ -32,34 +32,46 @@ static bool ours(u32 leaf, unsigned reg, unsigned bit)
 	return (leaf == 1 && reg == 2 && ecx >> bit & 1) || (leaf == 1 && reg == 3 && bit == 9) || (leaf == 6 && reg == 0 && bit == 2);
 }
 
+/* What a KVM has: its CPUID, and whether LAPICs of its own would take TSC deadlines. */
+struct offer { const struct kvm_cpuid2 *cpuid; bool deadline; };
+
 /* What KVM would do behind our back. VMX, SVM: a hypervisor in the guest would run within KVM, by MSRs that we answer
  * and with state that is KVM's alone (KVM_GET_NESTED_STATE), which struct cpu does not get: kvm_impl.h, invariant 2.
- * The TSC deadline: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
+ * The TSC deadline with LAPICs that are ours: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
  * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). */
 static bool behind_us(u32 leaf, unsigned reg, unsigned bit)
 {
 	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2));
 }
 
-static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
+/* Its CPUID says nothing of TSC deadlines: whose LAPICs there will be it does not know yet (api.rst, 4.46). */
+static bool of_its_lapics(const struct offer *o, u32 leaf, unsigned reg, unsigned bit)
 {
-	const struct kvm_cpuid_entry2 *x = entry_of(arg, leaf, sub);
-	const u32 r[4] = { x ? x->eax : 0, x ? x->ebx : 0, x ? x->ecx : 0, x ? x->edx : 0 };
-	return ours(leaf, reg, bit) || (!behind_us(leaf, reg, bit) && r[reg] >> bit & 1);
+	return o->deadline && leaf == 1 && reg == 2 && bit == 24;
 }
 
-bool model_fit(struct cpu_model *m, struct error *e)
+static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
 {
+	const struct offer *o = arg;
+	const struct kvm_cpuid_entry2 *x = entry_of(o->cpuid, leaf, sub);
+	const u32 r[4] = { x ? x->eax : 0, x ? x->ebx : 0, x ? x->ecx : 0, x ? x->edx : 0 };
+	return ours(leaf, reg, bit) || of_its_lapics(o, leaf, reg, bit) || (!behind_us(leaf, reg, bit) && r[reg] >> bit & 1);
+}
+
+bool model_fit(struct cpu_model *m, const void *options, struct error *e)
+{
+	const struct kvm_options *o = options;
 	char names[1024];
 	const char *asked;
 	const struct kvm_host *h = kvm_host();
 	int fd = kvm_open(e);
 	struct kvm_cpuid2 *s = fd < 0 ? NULL : vm_supported_cpuid(h, fd, e);
+	struct offer offer = { s, s && o && o->irqchip == IRQCHIP_SPLIT && vm_has_deadline(h, fd) };
 	if (fd >= 0)
 		h->close(h->arg, fd);
 	if (!s)
 		return false;
-	unsigned n = cpu_model_limit(m, kvm_can, s, names, sizeof(names), &asked);
+	unsigned n = cpu_model_limit(m, kvm_can, &offer, names, sizeof(names), &asked);
 	const struct kvm_cpuid_entry2 *widths = entry_of(s, 0x80000008, 0);
 	if (widths && (widths->eax & 0xff) >= 32)
 		m->phys_bits = (u8)MIN(m->phys_bits, widths->eax & 0xff);
@@ -127,9 +139,10 @@ static void add_pvclock(struct leaves *l, const struct kvm_cpuid2 *supported)
 static bool check_model(const struct kvm_vcpu *v, struct error *e)
 {
 	struct cpu_model m = *v->cpu->model;
+	struct offer offer = { v->vm->supported, v->vm->split && vm_has_deadline(v->vm->host, v->vm->kvm_fd) };
 	char names[384];
 	const char *asked;
-	return !cpu_model_limit(&m, kvm_can, v->vm->supported, names, sizeof(names), &asked) ||
+	return !cpu_model_limit(&m, kvm_can, &offer, names, sizeof(names), &asked) ||
 	       error_set(e, "kvm: the machine's processors have %s, which --engine kvm does not have on this host; leave it out by --cpu", names);
 }
 

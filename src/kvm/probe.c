@@ -2,7 +2,8 @@
  * by an OUT, as often as it takes.
  *
  * What is measured is the process's processor time, of which the guest's is a part: so a host that is busy with
- * other things does not make KVM look slow. (Where a machine is made, no other thread is busy.) A KVM that does not come back is called back after LIMIT_NS.
+ * other things does not make KVM look slow. (Where a machine is made, no other thread is busy.) A KVM that does not come back,
+ * from whatever, is called back after LIMIT_NS.
  * Linux Documentation/virt/kvm/api.rst. */
 #define LOG_TOPIC "kvm"
 #include <errno.h>
@@ -62,6 +63,43 @@ static bool fails(struct probe *p, enum kvm_verdict v, int err, const char *fmt,
 
 static int ask(const struct probe *p, int fd, unsigned long request, void *arg) { return p->h->ioctl(p->h->arg, fd, request, arg); }
 
+/* ---- calling it back ---------------------------------------------------------------------------------- */
+
+/* A signal ends what waits within KVM with EINTR, where KVM can be interrupted, and takes the guest out by immediate_exit.
+ * Again and again from the limit on: the first one may come between two requests. */
+#define AGAIN_NS 10000000ull
+
+static _Thread_local struct kvm_run *_Atomic watched;
+static _Thread_local volatile sig_atomic_t late;
+
+static void on_limit(int sig)
+{
+	struct kvm_run *r = atomic_load(&watched);
+	(void)sig;
+	late = 1;
+	if (r)
+		*(volatile u8 *)&r->immediate_exit = 1;
+}
+
+struct watch { struct sigaction before; timer_t timer; bool set; };
+
+static void watch_begin(struct watch *w)
+{
+	late = 0;
+	sigaction(SIGURG, &(struct sigaction){ .sa_handler = on_limit }, &w->before);
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGURG };
+	ev._sigev_un._tid = gettid();
+	const struct itimerspec t = { { 0, AGAIN_NS }, { LIMIT_NS / 1000000000, LIMIT_NS % 1000000000 } };
+	w->set = !timer_create(CLOCK_MONOTONIC, &ev, &w->timer) && !timer_settime(w->timer, 0, &t, NULL);
+}
+
+static void watch_end(struct watch *w)
+{
+	if (w->set)
+		timer_delete(w->timer);
+	sigaction(SIGURG, &w->before, NULL);
+}
+
 /* ---- what it says ------------------------------------------------------------------------------- */
 
 static bool open_it(struct probe *p)
@@ -70,6 +108,8 @@ static bool open_it(struct probe *p)
 	if (p->kvm >= 0)
 		return true;
 	int err = -p->kvm;
+	if (err == EINTR && late)
+		return fails(p, KVM_UNOPENED, err, "does not open within 1 s");
 	switch (err) {
 	case ENOENT: case ENXIO: case ENODEV:
 		return fails(p, KVM_ABSENT, err, err == ENOENT ? "is not there" : "has no driver behind it");
@@ -103,6 +143,8 @@ static bool request(struct probe *p, int fd, unsigned long number, void *arg, co
 	int n = ask(p, fd, number, arg);
 	if (result)
 		*result = n;
+	if (n == -EINTR && late)
+		return fails(p, KVM_NO_MACHINE, -n, "makes no machine: no answer to %s within 1 s", name);
 	return n >= 0 || fails(p, KVM_NO_MACHINE, -n, "makes no machine: %s: %s", name, strerror(-n));
 }
 #define REQUEST(fd, number, arg, result) request(p, fd, number, arg, #number, result)
@@ -159,11 +201,13 @@ static bool make_machine(struct probe *p)
 	p->run = p->h->map(p->h->arg, p->vcpu, p->run_bytes, &err);
 	if (!p->run)
 		return fails(p, KVM_NO_MACHINE, err, "makes no machine: its processor's page: %s", strerror(err));
+	atomic_store(&watched, p->run);
 	return tell_cpuid(p) && enter_long_mode(p);
 }
 
 static void unmake(struct probe *p)
 {
+	atomic_store(&watched, NULL);
 	if (p->run)
 		p->h->unmap(p->h->arg, p->run, p->run_bytes);
 	const int handles[] = { p->vcpu, p->vm, p->kvm };
@@ -172,38 +216,6 @@ static void unmake(struct probe *p)
 			p->h->close(p->h->arg, handles[k]);
 	if (p->ram && p->ram != MAP_FAILED)
 		munmap(p->ram, RAM_BYTES);
-}
-
-/* ---- calling it back ---------------------------------------------------------------------------------- */
-
-static _Thread_local struct kvm_run *_Atomic watched;
-
-static void on_limit(int sig)
-{
-	struct kvm_run *r = atomic_load(&watched);
-	(void)sig;
-	if (r)
-		*(volatile u8 *)&r->immediate_exit = 1;
-}
-
-struct watch { struct sigaction before; timer_t timer; bool set; };
-
-static void watch_begin(struct watch *w, struct kvm_run *r)
-{
-	atomic_store(&watched, r);
-	sigaction(SIGURG, &(struct sigaction){ .sa_handler = on_limit }, &w->before);
-	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGURG };
-	ev._sigev_un._tid = gettid();
-	const struct itimerspec t = { .it_value = { LIMIT_NS / 1000000000, LIMIT_NS % 1000000000 } };
-	w->set = !timer_create(CLOCK_MONOTONIC, &ev, &w->timer) && !timer_settime(w->timer, 0, &t, NULL);
-}
-
-static void watch_end(struct watch *w)
-{
-	if (w->set)
-		timer_delete(w->timer);
-	atomic_store(&watched, NULL);
-	sigaction(SIGURG, &w->before, NULL);
 }
 
 /* ---- measuring ------------------------------------------------------------------------------------------- */
@@ -222,7 +234,7 @@ static bool run_once(struct probe *p, u64 rounds, u64 *ns)
 	u64 before = used_ns();
 	int n;
 	while ((n = ask(p, p->vcpu, KVM_RUN, NULL)) == -EINTR)
-		if (p->run->immediate_exit)
+		if (late)
 			return fails(p, KVM_NO_MACHINE, 0, "did not come back from %llu instructions of kernel code within 1 s", (unsigned long long)rounds * 2);
 	*ns = used_ns() - before;
 	if (n < 0)
@@ -264,13 +276,11 @@ void kvm_probe(struct kvm_finding *f)
 	struct probe p = { .h = kvm_host(), .kvm = -1, .vm = -1, .vcpu = -1, .f = f };
 	struct watch w;
 	*f = (struct kvm_finding){ .verdict = KVM_GOOD };
-	if (open_it(&p) && ask_it(&p) && make_machine(&p)) {
-		watch_begin(&w, p.run);
-		if (measure(&p))
-			judge(&p);
-		watch_end(&w);
-	}
+	watch_begin(&w);
+	if (open_it(&p) && ask_it(&p) && make_machine(&p) && measure(&p))
+		judge(&p);
 	unmake(&p);
+	watch_end(&w);
 }
 
 bool kvm_worth(struct error *found)

@@ -6,8 +6,8 @@
  *
  * Pieces that go on into each other, here and in the guest, are one slot. What of a piece is no whole page
  * (a device lies over part of it) stays outside: it comes out to us, which the bus answers.
- * KVM takes no change of a slot but of its flags, so one that is not as it was goes before the new one comes:
- * a moment in which other processors come out to us for that memory, where the bus answers them. */
+ * KVM takes no change of a slot but of its flags, so one that is not as it was goes before the new one comes,
+ * while no processor is in the guest (gate.c). */
 #define LOG_TOPIC "kvm"
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +39,8 @@ static bool next_piece(const struct mem *m, int *k, struct slot *s)
 
 static bool same(const struct slot *a, const struct slot *b)
 {
-	return a->used && b->used && a->gpa == b->gpa && a->size == b->size && a->host == b->host && a->flags == b->flags;
+	return a->used && b->used && a->gpa == b->gpa && a->size == b->size && a->host == b->host &&
+	       !((a->flags ^ b->flags) & KVM_MEM_READONLY);
 }
 
 static int set(struct vm *vm, unsigned n, const struct slot *s, u64 size)
@@ -49,9 +50,30 @@ static int set(struct vm *vm, unsigned n, const struct slot *s, u64 size)
 	return kvm_call(vm, vm->fd, KVM_SET_USER_MEMORY_REGION, &r);
 }
 
-/* Those that the map no longer has as they are. wanted: n of them; those that are there already lose `used`. */
-static void drop_stale(struct vm *vm, struct slot *wanted, unsigned n)
+bool slots_log(struct vm *vm, unsigned k)
 {
+	struct slot with = vm->slots[k];
+	with.flags |= KVM_MEM_LOG_DIRTY_PAGES;
+	if (set(vm, k, &with, with.size) < 0)
+		return false;
+	vm->slots[k].flags = with.flags;
+	return true;
+}
+
+static void drop(struct vm *vm, unsigned k)
+{
+	struct slot *s = &vm->slots[k];
+	if (s->flags & KVM_MEM_LOG_DIRTY_PAGES)
+		mem_device_wrote(vm->mem); /* what its log had to say is lost */
+	set(vm, k, s, 0);
+	s->used = false;
+}
+
+/* Those that the map no longer has as they are. wanted: n of them; those that are there already lose `used`. True:
+ * some were, and the gate is closed since. */
+static bool drop_stale(struct vm *vm, struct slot *wanted, unsigned n)
+{
+	bool closed = false;
 	for (unsigned k = 0; k < vm->n_slots; k++) {
 		bool keep = false;
 		for (unsigned w = 0; w < n && !keep; w++)
@@ -59,9 +81,12 @@ static void drop_stale(struct vm *vm, struct slot *wanted, unsigned n)
 				wanted[w].used = false;
 		if (keep || !vm->slots[k].used)
 			continue;
-		set(vm, k, &vm->slots[k], 0);
-		vm->slots[k].used = false;
+		if (!closed)
+			gate_close(vm);
+		closed = true;
+		drop(vm, k);
 	}
+	return closed;
 }
 
 static bool add(struct vm *vm, const struct slot *s, struct error *e)
@@ -97,11 +122,14 @@ static bool follow(struct vm *vm, struct error *e)
 		return error_set(e, "kvm: out of memory for memory slots");
 	for (int k = 0; next_piece(m, &k, &wanted[n]);)
 		n++;
-	drop_stale(vm, wanted, n);
+	bool closed = drop_stale(vm, wanted, n);
 	for (unsigned k = 0; ok && k < n; k++)
 		ok = !wanted[k].used || add(vm, &wanted[k], e);
+	if (closed)
+		gate_open(vm);
 	free(wanted);
 	posted_follow(vm);
+	doorbells_follow(vm);
 	return ok;
 }
 

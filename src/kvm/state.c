@@ -440,7 +440,10 @@ static void settle(struct kvm_vcpu *v, const struct kvm_vcpu_events *e)
 		exception_external(c, V_NMI, true);
 	} else if (e->interrupt.injected) {
 		exception_external(c, e->interrupt.nr, false);
+	} else {
+		return;
 	}
+	mem_device_wrote(c->mem); /* where the frame goes is the guest's choice */
 }
 
 bool state_fetch(struct kvm_vcpu *v)
@@ -461,7 +464,7 @@ static bool complete(struct kvm_vcpu *v)
 {
 	while (v->completing) {
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-		int r = vcpu_call(v, KVM_RUN, NULL);
+		int r = gate_kvm_run(v);
 		posted_carry_out(v);
 		v->completing = false;
 		if (r == -EINTR)

@@ -64,6 +64,8 @@ int kvm_open(struct error *e)
 	return -1;
 }
 
+bool vm_has_deadline(const struct kvm_host *h, int kvm_fd) { return extension(h, kvm_fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0; }
+
 struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, struct error *e)
 {
 	for (u32 n = 128; n <= 4096; n *= 2) {
@@ -95,7 +97,10 @@ static void vm_free(struct vm *vm)
 		vm->host->close(vm->host->arg, vm->fd);
 	if (vm->kvm_fd >= 0)
 		vm->host->close(vm->host->arg, vm->kvm_fd);
+	pthread_mutex_destroy(&vm->gate_lock);
+	pthread_cond_destroy(&vm->gate_moved);
 	free(vm->slots);
+	free(vm->bells);
 	free(vm->supported);
 	free(vm);
 }
@@ -138,6 +143,8 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 		error_set(e, "kvm: out of memory");
 		return NULL;
 	}
+	pthread_mutex_init(&vm->gate_lock, NULL);
+	pthread_cond_init(&vm->gate_moved, NULL);
 	vm->host = kvm_host();
 	vm->mem = m;
 	vm->fd = -1;
@@ -152,6 +159,9 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	vm->max_slots = slots > 0 ? (unsigned)slots : 32;
 	int ring = extension(vm->host, vm->kvm_fd, KVM_CAP_COALESCED_MMIO);
 	vm->ring_page = ring > 0 ? (unsigned)ring : 0;
+	vm->ioeventfd = extension(vm->host, vm->kvm_fd, KVM_CAP_IOEVENTFD) > 0;
+	vm->irqfd = extension(vm->host, vm->kvm_fd, KVM_CAP_IRQFD) > 0;
+	vm->any_length = extension(vm->host, vm->kvm_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
 	vm->sregs2 = extension(vm->host, vm->kvm_fd, KVM_CAP_SREGS2) > 0;
 	find_xsave(vm);
 	vm->fd = kvm_call(vm, vm->kvm_fd, KVM_CREATE_VM, NULL);
@@ -167,10 +177,11 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 struct vm *vm_join(struct mem *m, const struct kvm_options *o, struct error *e)
 {
 	pthread_mutex_lock(&vms_lock);
-	struct vm *vm = m->engine ? m->engine : vm_new(m, o, e);
+	struct vm *vm = m->engine;
+	if (!vm && (vm = m->engine = vm_new(m, o, e)))
+		dirty_begin(vm);
 	if (vm)
 		vm->users++;
-	m->engine = vm;
 	pthread_mutex_unlock(&vms_lock);
 	return vm;
 }
@@ -179,6 +190,7 @@ void vm_leave(struct vm *vm)
 {
 	pthread_mutex_lock(&vms_lock);
 	if (!--vm->users) {
+		dirty_end(vm);
 		vm->mem->engine = NULL;
 		vm_free(vm);
 	}

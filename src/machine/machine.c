@@ -72,7 +72,20 @@ static void clock_moved(void *arg) { machine_wake(arg); }
 
 static bool fit_model(struct machine *m, const struct engine_choice *to, struct error *e)
 {
-	return !to->ops || !to->ops->fit_model || to->ops->fit_model(&m->model, e);
+	return !to->ops || !to->ops->fit_model || to->ops->fit_model(&m->model, to->options, e);
+}
+
+/* Where auto has taken an engine that cannot have the processors that were asked for, the next one may. */
+static bool fit_engine(struct machine *m, struct error *e)
+{
+	const struct cpu_model asked = m->model;
+	if (fit_model(m, &m->engine, e))
+		return true;
+	if (!m->engine.why[0])
+		return false;
+	struct error why = *e;
+	m->model = asked;
+	return engine_choose_next(m->cfg->engine ? m->cfg->engine : "auto", m->cfg->icount, why.msg, &m->engine, e) && fit_engine(m, e);
 }
 
 struct machine *machine_new(const struct vm_config *cfg, struct error *e)
@@ -98,7 +111,7 @@ struct machine *machine_new(const struct vm_config *cfg, struct error *e)
 	m->clock.timers.wake = clock_moved;
 	m->clock.timers.wake_arg = m;
 	if (!cpu_model_parse(&m->model, cfg->cpu ? cfg->cpu : "max", &m->clock, e) ||
-	    !fit_model(m, &m->engine, e) || !fit_model(m, &m->hop_to, e) || !(m->loop = loop_new(e)))
+	    !fit_engine(m, e) || !fit_model(m, &m->hop_to, e) || !(m->loop = loop_new(e)))
 		goto fail;
 	/* OVMF maps all of the physical address space in pages of 2 MiB before it does anything else: with
 	 * 46 bits that takes 256 MiB and a minute. 40 are what QEMU's guests have. */

@@ -66,6 +66,8 @@ u8 *mem_dma(struct mem *m, u64 gpa, u64 *len)
 
 void mem_dma_written(struct mem *m, u8 *host, u64 len)
 {
+	if (unlikely((u64)(host - m->ram) >= m->ram_size))
+		mem_device_wrote(m);
 	while (len) {
 		unsigned off = (unsigned)((size_t)(host - m->ram) & PAGE_MASK);
 		unsigned n = (unsigned)MIN(len, PAGE_SIZE - off);
@@ -110,4 +112,11 @@ bool mem_write(struct mem *m, u64 gpa, const void *buf, u64 len)
 		len -= n;
 	}
 	return all;
+}
+
+bool mem_written(struct mem *m, const u8 *host, u64 bytes, u64 *pages)
+{
+	bool all = atomic_exchange(&m->device_wrote, false);
+
+	return m->written && m->written(m, host, bytes, pages) && !all;
 }

@@ -57,6 +57,10 @@ struct mmio_ops {
 	/* Memory, of which a write only stores and which is read by whoever called mem_posted: an engine may carry out
 	 * writes to it later, in their order, before anything else that a processor asks of a device. */
 	bool posted;
+	/* Registers of which a write only says that there is something to do: the n-th one, its offset in *off, and an
+	 * eventfd that says the same, which stays as long as the region; -1: no more of them, or out of descriptors. An
+	 * engine may have the host's kernel ring it in place of the write. NULL: it has none. Machine lock held. */
+	int (*doorbell)(void *dev, unsigned n, u64 *off);
 };
 
 enum region_kind { REGION_RAM, REGION_ROM, REGION_MMIO };
@@ -103,6 +107,9 @@ struct mem {
 	void (*code_hit)(struct mem *m, struct page_code *p, unsigned off, unsigned len);
 	void *engine;             /* that engine's own */
 	void (*posted)(struct mem *m); /* carries out the posted writes that an engine has kept; NULL: it keeps none */
+	/* Of pages that the guest has written: mem_written. NULL: nobody knows. */
+	bool (*written)(struct mem *m, const u8 *host, u64 bytes, u64 *pages);
+	_Atomic bool device_wrote; /* mem_device_wrote */
 	/* Bytes from 1 MiB and from 4 GiB on that are RAM with nothing over it: of all there, or 0. */
 	_Atomic u64 plain_low, plain_high;
 	struct map_table *_Atomic map; /* private to map.c: what regions points into */
@@ -174,6 +181,11 @@ static inline void mem_posted(struct mem *m)
 		m->posted(m);
 }
 void mem_posted_write(struct mem *m, u64 gpa, u64 val, unsigned size);
+/* Pages of a device's memory that were written since the last question, of which there is one asker: bit k of pages,
+ * which are zeros, is the k-th from host on, a page's start. False: nobody knows, it may be all. Machine lock held. */
+bool mem_written(struct mem *m, const u8 *host, u64 bytes, u64 *pages);
+/* Such memory has been written (it is done) otherwise than by a guest's store: the next answer is "all". Any thread. */
+static inline void mem_device_wrote(struct mem *m) { atomic_store_explicit(&m->device_wrote, true, memory_order_release); }
 /* Ports; size 1, 2, 4. Nothing there: all ones. Takes the machine lock (must not be held). */
 u32 mem_port_read(struct mem *m, u16 port, unsigned size);
 void mem_port_write(struct mem *m, u16 port, u32 val, unsigned size);

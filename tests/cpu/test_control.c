@@ -81,17 +81,31 @@ static void cr0_bits(void **state)
 	assert_int_equal(c->cr0, CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_CD);
 	GP(cpu_write_cr0(c, 1ull << 32 | CR0_PE));
 	GP(cpu_write_cr0(c, 1ull << 63));
-	/* A 16-bit TSS cannot go to long mode. */
-	fresh();
-	c->cr0 |= CR0_PE;
-	c->cr4 = CR4_PAE;
-	c->efer = EFER_LME;
-	c->seg[S_TR].attr = SEG_P | 3;
-	cpu_update_mode(c);
-	GP(cpu_write_cr0(c, CR0_PE | CR0_PG));
-	c->seg[S_TR].attr = SEG_P | 11;
-	OK(cpu_write_cr0(c, CR0_PE | CR0_PG));
-	assert_true(cpu_long(c));
+}
+
+/* A 16-bit TSS cannot go to long mode, on Intel's. */
+static void long_mode_and_the_tss(void **state)
+{
+	static const char *const vendors[] = { "GenuineIntel", "AuthenticAMD" };
+	for (unsigned k = 0; k < 2; k++) {
+		fresh();
+		const struct cpu_model *was = c->model;
+		struct cpu_model m = *was;
+		memcpy(m.vendor, vendors[k], 12);
+		c->model = &m;
+		c->cr0 |= CR0_PE;
+		c->cr4 = CR4_PAE;
+		c->efer = EFER_LME;
+		c->seg[S_TR].attr = SEG_P | 3;
+		cpu_update_mode(c);
+		if (k == 0) {
+			GP(cpu_write_cr0(c, CR0_PE | CR0_PG));
+			c->seg[S_TR].attr = SEG_P | 11;
+		}
+		OK(cpu_write_cr0(c, CR0_PE | CR0_PG));
+		assert_true(cpu_long(c));
+		c->model = was;
+	}
 }
 
 /* What depends on CR0 follows it. */
@@ -325,7 +339,7 @@ static void xcr0_product(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(cr0_product), cmocka_unit_test(cr0_bits), cmocka_unit_test(cr0_derived),
+		cmocka_unit_test(cr0_product), cmocka_unit_test(cr0_bits), cmocka_unit_test(long_mode_and_the_tss), cmocka_unit_test(cr0_derived),
 		cmocka_unit_test(pae_table), cmocka_unit_test(cr3), cmocka_unit_test(cr4_reserved),
 		cmocka_unit_test(cr4_long_mode), cmocka_unit_test(cr4_flushes), cmocka_unit_test(cr8_and_reading),
 		cmocka_unit_test(debug_values), cmocka_unit_test(debug_aliases), cmocka_unit_test(debug_general_detect), cmocka_unit_test(debug_priority),

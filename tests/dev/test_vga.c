@@ -351,6 +351,54 @@ static void followed(void **state)
 	vga_view_free(v);
 }
 
+static struct { bool known; u64 pages[4]; } written;
+
+static bool pages_written(struct mem *m, const u8 *host, u64 bytes, u64 *pages)
+{
+	assert_true(bytes / PAGE_SIZE >= 64 * ARRAY_LEN(written.pages));
+	memcpy(pages, written.pages, sizeof(written.pages));
+	memset(written.pages, 0, sizeof(written.pages));
+	return written.known;
+}
+
+/* An engine that knows what was written: no other line is looked at. */
+static void followed_by_pages(void **state)
+{
+	enum { PITCH = 200 * 4 };
+	struct vga_view *v = vga_view_new(b->dev);
+	const u8 *changed;
+
+	dispi(DISPI_XRES, 200);
+	dispi(DISPI_YRES, 150);
+	dispi(DISPI_BPP, 32);
+	dispi(DISPI_ENABLE, DISPI_ON);
+	b->mem.written = pages_written;
+	written.known = true;
+	assert_int_equal(look(v), 150);
+	assert_int_equal(look(v), 0);
+	poke(0xa0000 + PITCH * 7, 0x37, 1);
+	vga_view_look(v, &changed);
+	assert_int_equal(changed[7], 0); /* it believes what it is told */
+	written.pages[0] = 1 << (PITCH * 7 / PAGE_SIZE);
+	assert_int_equal(look(v), 1);
+	poke(0xa0000 + PITCH * 5 + PITCH - 1, 0x38, 1); /* a line that lies in two pages */
+	written.pages[0] = 1 << 1;
+	assert_int_equal(look(v), 1);
+	poke(0xa0000 + PITCH * 9, 0x39, 1);
+	written.known = false;
+	assert_int_equal(look(v), 1);
+	written.known = true;
+	const u8 byte = 0x40;
+	mem_write(&b->mem, 0xa0000 + PITCH * 3, &byte, 1); /* DMA: no engine's */
+	assert_int_equal(look(v), 1);
+	dispi(DISPI_ENABLE, 0);
+	dispi(DISPI_ENABLE, DISPI_ON); /* as before, and clears it */
+	assert_int_equal(look(v), 4);
+	assert_int_equal(look(v), 0);
+	b->mem.written = NULL;
+	vga_view_free(v);
+}
+
 /* ---- state ------------------------------------------------------------------------------------------ */
 
 /* Memory is saved with the registers, where there is something in it, and code in it is forgotten. */
@@ -398,7 +446,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode), T(followed), T(state_has_the_memory),
+		T(registers), T(dac), T(retrace), T(write_modes), T(planar_picture), T(text), T(mode_13), T(linear_mode), T(followed), T(followed_by_pages), T(state_has_the_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

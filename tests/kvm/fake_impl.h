@@ -12,7 +12,8 @@ enum { MAX_VCPUS = 4, MAX_SLOTS = 64, MAX_FILTERS = 16, RUN_BYTES = 12288, DATA_
 enum { H_KVM, H_VM, H_VCPU, N_HANDLES = H_VCPU + MAX_VCPUS };
 #define ARENA_BYTES (1ull << 30)
 
-struct fake_slot { u64 gpa, size, userspace; u32 flags; char name[16]; };
+struct fake_slot { u64 gpa, size, userspace; u32 flags; char name[16]; u8 *logged; /* as it was when the log was last read; NULL: none is kept */ };
+struct fake_bell { u64 gpa; u32 len; int fd; bool used; };
 /* A mapping of the user's that is here once more, in the arena. */
 struct fake_alias { u64 userspace, size, at; };
 
@@ -44,6 +45,7 @@ struct fake_kvm {
 	struct fake_slot slot[MAX_SLOTS];
 	struct fake_alias alias[8];
 	unsigned n_aliases;
+	struct fake_bell bell[64];
 	struct { u32 flags, base, n; u8 *bits; } filter[MAX_FILTERS];
 	bool filtered;
 	struct fake_vcpu vcpu[MAX_VCPUS];
@@ -51,7 +53,8 @@ struct fake_kvm {
 	unsigned opens;          /* of H_KVM */
 	/* what a test has asked for */
 	pthread_mutex_t lock;
-	unsigned long fail_request;
+	unsigned long fail_request, hang_request;
+	bool fast;
 	unsigned fail_after, exit_after, storm;
 	int fail_errno, lack;
 	u32 exit_reason;
@@ -68,6 +71,9 @@ void fake_complain(struct fake_kvm *f, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int fake_state(struct fake_vcpu *v, unsigned long request, void *p);
 /* Leaf by leaf, of the model; malloced. */
 int fake_supported_cpuid(struct fake_kvm *f, struct kvm_cpuid2 *to);
+
+/* fake_kvm.c: a write that an eventfd is rung for; lock of mem held. */
+bool fake_bell_rings(struct fake_kvm *f, u64 gpa, unsigned size);
 
 /* fake_run.c */
 bool fake_vcpu_start(struct fake_vcpu *v);

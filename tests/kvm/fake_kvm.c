@@ -86,25 +86,59 @@ static bool overlaps(const struct fake_kvm *f, const struct kvm_userspace_memory
 	return false;
 }
 
+/* The log is what differs from a copy. */
+static int set_log(struct fake_slot *s, u32 flags)
+{
+	if (!(flags & KVM_MEM_LOG_DIRTY_PAGES)) {
+		free(s->logged);
+		s->logged = NULL;
+	} else if (!s->logged && (s->logged = malloc(s->size))) {
+		memcpy(s->logged, (const u8 *)(uintptr_t)s->userspace, s->size);
+	}
+	return 0;
+}
+
+static int get_log(struct fake_kvm *f, const struct kvm_dirty_log *ask)
+{
+	struct fake_slot *s = ask->slot < MAX_SLOTS ? &f->slot[ask->slot] : NULL;
+	u64 *bits = ask->dirty_bitmap;
+	if (!s || !s->size || !s->logged)
+		return -ENOENT;
+	memset(bits, 0, (s->size / PAGE_SIZE + 63) / 64 * 8);
+	for (u64 at = 0; at < s->size; at += PAGE_SIZE) {
+		const u8 *now = (const u8 *)(uintptr_t)s->userspace + at;
+		if (!memcmp(s->logged + at, now, PAGE_SIZE))
+			continue;
+		memcpy(s->logged + at, now, PAGE_SIZE);
+		bits[at / PAGE_SIZE / 64] |= 1ull << (at / PAGE_SIZE & 63);
+	}
+	return 0;
+}
+
 static int set_slot(struct fake_kvm *f, const struct kvm_userspace_memory_region *r)
 {
 	struct error e;
-	if (r->slot >= MAX_SLOTS || (r->guest_phys_addr | r->memory_size | r->userspace_addr) & PAGE_MASK || r->flags & ~(u32)KVM_MEM_READONLY)
+	if (r->slot >= MAX_SLOTS || (r->guest_phys_addr | r->memory_size | r->userspace_addr) & PAGE_MASK || r->flags & ~(u32)(KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES))
 		return -EINVAL;
 	struct fake_slot *s = &f->slot[r->slot];
 	if (!r->memory_size && !s->size)
 		return -EINVAL;
-	if (r->memory_size && s->size)
-		return -EINVAL; /* flags alone might change, and do not here */
+	if (r->memory_size && s->size) /* flags alone may change, but for the one */
+		return r->memory_size == s->size && r->guest_phys_addr == s->gpa && r->userspace_addr == s->userspace &&
+		       !((r->flags ^ s->flags) & KVM_MEM_READONLY) ? set_log(s, r->flags) : -EINVAL;
+	for (unsigned k = 0; !r->memory_size && k < MAX_VCPUS; k++)
+		if (f->open[H_VCPU + k] && __atomic_load_n(&f->vcpu[k].ours, __ATOMIC_SEQ_CST))
+			fake_complain(f, "slot %u goes while processor %u is in the guest", r->slot, k);
 	if (r->memory_size && overlaps(f, r))
 		return -EEXIST;
 	mem_lock(&f->mem);
 	int result = 0;
 	if (!r->memory_size) {
+		set_log(s, 0);
 		mem_remove(&f->mem, s->name, s->gpa);
 		s->size = 0;
 	} else {
-		*s = (struct fake_slot){ r->guest_phys_addr, r->memory_size, r->userspace_addr, r->flags, "" };
+		*s = (struct fake_slot){ r->guest_phys_addr, r->memory_size, r->userspace_addr, r->flags & KVM_MEM_READONLY, "", NULL };
 		snprintf(s->name, sizeof(s->name), "slot%u", r->slot);
 		bool rom = r->flags & KVM_MEM_READONLY;
 		u8 *host = rom ? (u8 *)(uintptr_t)r->userspace_addr : aliased(f, r->userspace_addr, r->memory_size);
@@ -115,6 +149,8 @@ static int set_slot(struct fake_kvm *f, const struct kvm_userspace_memory_region
 			result = -EFAULT;
 		}
 	}
+	if (s->size)
+		set_log(s, r->flags);
 	mem_unlock(&f->mem);
 	flush_all(f);
 	return result;
@@ -127,9 +163,48 @@ static void forget_slots(struct fake_kvm *f)
 		if (f->slot[k].size) {
 			mem_remove(&f->mem, f->slot[k].name, f->slot[k].gpa);
 			f->slot[k].size = 0;
+			set_log(&f->slot[k], 0);
 		}
+	memset(f->bell, 0, sizeof(f->bell));
 	f->n_aliases = 0;
 	f->arena_used = 0;
+}
+
+/* ---- bells ------------------------------------------------------------------------------------------- */
+
+/* fd -1: of whichever. */
+static struct fake_bell *bell_at(struct fake_kvm *f, u64 gpa, int fd)
+{
+	for (unsigned n = 0; n < ARRAY_LEN(f->bell); n++)
+		if (f->bell[n].used && f->bell[n].gpa == gpa && (fd < 0 || f->bell[n].fd == fd))
+			return &f->bell[n];
+	return NULL;
+}
+
+static int set_bell(struct fake_kvm *f, const struct kvm_ioeventfd *k)
+{
+	bool off = k->flags & KVM_IOEVENTFD_FLAG_DEASSIGN;
+	if (k->flags & ~(u32)KVM_IOEVENTFD_FLAG_DEASSIGN || (k->len & (k->len - 1)) || k->len > 8)
+		return -EINVAL;
+	mem_lock(&f->mem);
+	struct fake_bell *b = bell_at(f, k->addr, off ? k->fd : -1);
+	int result = off == (b != NULL) ? 0 : off ? -ENOENT : -EEXIST;
+	if (off && b)
+		b->used = false;
+	for (unsigned n = 0; !result && !off && n < ARRAY_LEN(f->bell); n++)
+		if (!f->bell[n].used) {
+			f->bell[n] = (struct fake_bell){ k->addr, k->len, k->fd, true };
+			break;
+		}
+	mem_unlock(&f->mem);
+	return result;
+}
+
+bool fake_bell_rings(struct fake_kvm *f, u64 gpa, unsigned size)
+{
+	const u64 once = 1;
+	const struct fake_bell *b = bell_at(f, gpa, -1);
+	return b && (!b->len || b->len == size) && write(b->fd, &once, sizeof(once)) == sizeof(once);
 }
 
 /* ---- requests ----------------------------------------------------------------------------------------- */
@@ -141,7 +216,8 @@ static int check_extension(const struct fake_kvm *f, int cap)
 	for (unsigned k = 0; k < n_kvm_required; k++)
 		if (cap == kvm_required[k].cap)
 			return 1;
-	return cap == KVM_CAP_NR_MEMSLOTS ? MAX_SLOTS : cap == KVM_CAP_SREGS2 ? 1 : 0;
+	return cap == KVM_CAP_NR_MEMSLOTS ? MAX_SLOTS : cap == KVM_CAP_SREGS2 || cap == KVM_CAP_IOEVENTFD || cap == KVM_CAP_IOEVENTFD_ANY_LENGTH ||
+	       cap == KVM_CAP_TSC_DEADLINE_TIMER;
 }
 
 static int set_filter(struct fake_kvm *f, const struct kvm_msr_filter *m)
@@ -195,6 +271,8 @@ static int ask_vm(struct fake_kvm *f, unsigned long request, void *p)
 	switch (request) {
 	case KVM_CHECK_EXTENSION: return check_extension(f, (int)(uintptr_t)p);
 	case KVM_SET_USER_MEMORY_REGION: return set_slot(f, p);
+	case KVM_GET_DIRTY_LOG: return get_log(f, p);
+	case KVM_IOEVENTFD: return set_bell(f, p);
 	case KVM_CREATE_VCPU: return create_vcpu(f, (unsigned)(uintptr_t)p);
 	case KVM_X86_SET_MSR_FILTER: return set_filter(f, p);
 	case KVM_ENABLE_CAP: return ((struct kvm_enable_cap *)p)->cap == KVM_CAP_X86_USER_SPACE_MSR ? 0 : -EINVAL;
@@ -234,7 +312,15 @@ static int note(struct fake_kvm *f, unsigned long request)
 		f->failed = true;
 		err = f->fail_errno;
 	}
+	bool hangs = f->hang_request == request;
+	if (hangs)
+		f->hang_request = 0;
 	pthread_mutex_unlock(&f->lock);
+	if (hangs) {
+		pause();
+		f->fail_errno = EINTR;
+		return EINTR;
+	}
 	return err;
 }
 
@@ -331,6 +417,8 @@ void fake_kvm_exit(struct fake_kvm *f, u32 reason, u64 subcode, unsigned n)
 	pthread_mutex_unlock(&f->lock);
 }
 
+void fake_kvm_hang(struct fake_kvm *f, unsigned long request) { f->hang_request = request; }
+void fake_kvm_fast(struct fake_kvm *f) { f->fast = true; }
 void fake_kvm_storm(struct fake_kvm *f, unsigned instructions) { f->storm = instructions; }
 void fake_kvm_offer(struct fake_kvm *f, const struct cpu_model *m) { f->model = *m; }
 

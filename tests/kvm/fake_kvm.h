@@ -4,9 +4,10 @@
  * bring, or brings wrong, is missed by the guest.
  *
  * It holds its user to the rules: what it does against them (state read in the middle of an exit, an interrupt
- * that the processor does not take now) is kept as a sentence, and the test fails.
+ * that the processor does not take now, a slot that goes while a processor is in the guest) is kept as a sentence, and the test fails.
  *
- * Not there: interrupt controllers, irqfd, ioeventfd, dirty logs, several strings' elements in one exit, nested state.
+ * Not there: interrupt controllers, irqfd (test_irqfd.c has a table for it), several strings' elements in one exit,
+ * nested state.
  * Threading: as of the door. Each processor has a thread of its own that stands still but in KVM_RUN, since an exit may
  * come in the middle of an instruction. */
 #ifndef TESTS_FAKE_KVM_H
@@ -24,6 +25,10 @@ const struct kvm_host *fake_kvm_host(const struct fake_kvm *f);
 void fake_kvm_fail(struct fake_kvm *f, unsigned long request, unsigned n, int err);
 /* The next-but-n KVM_RUN, or a moment after it began, ends with this exit instead; subcode: internal error's, fail entry's. */
 void fake_kvm_exit(struct fake_kvm *f, u32 reason, u64 subcode, unsigned n);
+/* The next request of that number waits until a signal comes, and is -EINTR then. */
+void fake_kvm_hang(struct fake_kvm *f, unsigned long request);
+/* A loop of DEC RCX and JNZ takes no time: KVM looks like one worth its while. */
+void fake_kvm_fast(struct fake_kvm *f);
 /* KVM_RUN returns -EINTR after so many instructions, again and again; 0: not. */
 void fake_kvm_storm(struct fake_kvm *f, unsigned instructions);
 /* Its CPUID is that of this model from now on. */

@@ -87,7 +87,8 @@ static u64 mmio_read(void *dev, u64 off, unsigned size)
 static void mmio_write(void *dev, u64 off, u64 val, unsigned size)
 {
 	(void)dev;
-	mmio_exit(off, &val, size, true);
+	if (!fake_bell_rings(self->f, off, size))
+		mmio_exit(off, &val, size, true);
 }
 static void rom_write(void *slot, u64 off, u64 val, unsigned size) { mmio_exit(((struct fake_slot *)slot)->gpa + off, &val, size, true); }
 
@@ -294,8 +295,12 @@ static bool left(struct fake_vcpu *v)
 static void one_instruction(struct fake_vcpu *v)
 {
 	struct cpu *c = v->c;
+	static const u8 loop[5] = { 0x48, 0xff, 0xc9, 0x75, 0xfb };
+	u8 at[sizeof(loop)];
 	v->steps++;
 	v->lowered = false;
+	if (v->f->fast && code_at(c, at, sizeof(at)) && !memcmp(at, loop, sizeof(at)) && c->regs[R_CX])
+		c->regs[R_CX] = 1;
 	bool event = atomic_load(&c->events) & c->event_mask;
 	if (event || !by_tables(v))
 		interp_step(c);

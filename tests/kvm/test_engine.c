@@ -248,10 +248,70 @@ static void stays_out_of_the_model(void **state)
 		assert_true(cpu_model_parse(&m, k ? "max,vendor=amd" : "max,vendor=intel", &clock, &e));
 		assert_true(m.has[FEAT_VMX] || m.has[FEAT_SVM]);
 		fake_kvm_offer(fake, &m);
-		assert_true(kvm_engine.fit_model(&m, &e));
+		assert_true(kvm_engine.fit_model(&m, NULL, &e));
 		assert_false(m.has[FEAT_VMX] || m.has[FEAT_SVM] || m.has[FEAT_NPT] || m.has[FEAT_TSC_DEADLINE]);
 		assert_true(m.has[FEAT_PAE]);
 		clock_destroy(&clock);
+	}
+}
+
+/* KVM's own LAPICs take deadlines, where they are there. */
+static void deadlines_with_its_lapics(void **state)
+{
+	for (unsigned lacks = 0; lacks < 2; lacks++) {
+		struct engine_choice to;
+		struct clock clock;
+		struct cpu_model m;
+		struct error e;
+		fake_kvm_lack(fake, lacks ? KVM_CAP_TSC_DEADLINE_TIMER : 0);
+		assert_true(clock_init(&clock, false, &e));
+		assert_true(cpu_model_parse(&m, "max", &clock, &e));
+		assert_true(m.has[FEAT_TSC_DEADLINE]);
+		assert_true(engine_choose("kvm,irqchip=split", false, &to, &e));
+		assert_true(to.ops->fit_model(&m, to.options, &e));
+		assert_int_equal(m.has[FEAT_TSC_DEADLINE], !lacks);
+		engine_options_free(to.ops, to.options);
+		clock_destroy(&clock);
+	}
+}
+
+/* A write that only rings does not come out, where KVM has eventfds for such; where it has none, each does. */
+static void doorbells(void **state)
+{
+	/* 32-bit code: finds the virtio-rng (1af4:1005) by 0cf8h, notifies its queue 1000 times by BAR 4, ends. */
+	static const u8 notifying[] = {
+		0xbb, 0x02, 0x00, 0x00, 0x00,                         /* mov ebx, 2 */
+		0x89, 0xd8, 0xc1, 0xe0, 0x0b,                         /* next: mov eax, ebx; shl eax, 11 */
+		0x0d, 0x00, 0x00, 0x00, 0x80,                         /* or eax, 0x80000000 */
+		0xba, 0xf8, 0x0c, 0x00, 0x00, 0xef,                   /* mov edx, 0xcf8; out dx, eax */
+		0xba, 0xfc, 0x0c, 0x00, 0x00, 0xed,                   /* mov edx, 0xcfc; in eax, dx */
+		0x3d, 0xf4, 0x1a, 0x05, 0x10, 0x74, 0x0a,             /* cmp eax, 0x10051af4; je found */
+		0x43, 0x83, 0xfb, 0x20, 0x75, 0xdd,                   /* inc ebx; cmp ebx, 32; jne next */
+		0xb0, 0x11, 0xeb, 0x2b,                               /* mov al, 0x11; jmp end */
+		0x89, 0xd8, 0xc1, 0xe0, 0x0b,                         /* found: mov eax, ebx; shl eax, 11 */
+		0x0d, 0x20, 0x00, 0x00, 0x80,                         /* or eax, 0x80000020 */
+		0xba, 0xf8, 0x0c, 0x00, 0x00, 0xef,                   /* mov edx, 0xcf8; out dx, eax */
+		0xba, 0xfc, 0x0c, 0x00, 0x00, 0xed,                   /* mov edx, 0xcfc; in eax, dx */
+		0x83, 0xe0, 0xf0, 0xb9, 0xe8, 0x03, 0x00, 0x00,       /* and eax, ~15; mov ecx, 1000 */
+		0x66, 0xc7, 0x80, 0x00, 0x30, 0x00, 0x00, 0x00, 0x00, /* again: mov word [eax + 0x3000], 0 */
+		0xe2, 0xf5, 0xb0, 0x10,                               /* loop again; mov al, 0x10 */
+		0xe6, 0xf4, 0xf4, 0xeb, 0xfd,                         /* end: out 0xf4, al; hlt; jmp to it */
+	};
+	char end[512];
+	struct error e;
+	put_kernel(notifying, sizeof(notifying));
+	for (unsigned lacks = 0; lacks < 2; lacks++) {
+		struct vm_config c = config("kvm");
+		unsigned before = fake_kvm_count(fake, KVM_RUN);
+		c.kernel.mode = 32;
+		c.rng = true;
+		fake_kvm_lack(fake, lacks ? KVM_CAP_IOEVENTFD : 0);
+		int status = run(&c, end, sizeof(end), &e);
+		if (status != COUNTED)
+			fail_msg("status %d: %s", status, status < 0 ? e.msg : end);
+		unsigned runs = fake_kvm_count(fake, KVM_RUN) - before;
+		if (lacks ? runs < 1000 : runs > 300)
+			fail_msg("%u entries %s doorbells", runs, lacks ? "without" : "with");
 	}
 }
 
@@ -313,6 +373,45 @@ static void auto_passes_over_it(void **state)
 	engine_options_free(c.ops, c.options);
 }
 
+/* A KVM that does not come back, from whatever, does not keep ring3. */
+static void what_hangs_is_called_back(void **state)
+{
+	static const struct { unsigned long request; enum kvm_verdict verdict; const char *word; } cases[] = {
+		{ FAKE_OPEN, KVM_UNOPENED, "does not open" }, { KVM_CREATE_VM, KVM_NO_MACHINE, "KVM_CREATE_VM" },
+	};
+	struct kvm_finding f;
+	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
+		fake_kvm_hang(fake, cases[k].request);
+		kvm_probe(&f);
+		if (f.verdict != cases[k].verdict || !strstr(f.why, cases[k].word) || !strstr(f.why, "within 1 s"))
+			fail_msg("verdict %d: %s", f.verdict, f.why);
+		assert_int_equal(fake_kvm_open_handles(fake), 0);
+	}
+}
+
+/* auto takes a good KVM; one that cannot have the processors asked for is passed over, and it is said why. */
+static void auto_gives_way_to_cpu(void **state)
+{
+	static const struct { const char *cpu, *engine, *why; } cases[] = { { "max", "kvm", "MIPS" }, { "max,+svm", NULL, "svm" } };
+	struct error e;
+	put_kernel(counting, sizeof(counting));
+	fake_kvm_fast(fake);
+	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
+		struct vm_config c = config("auto");
+		int status = 0;
+		c.cpu = (char *)cases[k].cpu;
+		struct machine *m = machine_new(&c, &e);
+		if (!m)
+			fail_msg("%s: %s", cases[k].cpu, e.msg);
+		machine_run(m, &status);
+		bool as_said = cases[k].engine ? !strcmp(machine_engine(m), cases[k].engine) : strcmp(machine_engine(m), "kvm") != 0;
+		if (!as_said || !strstr(machine_engine_why(m), cases[k].why))
+			fail_msg("%s: engine %s (%s)", cases[k].cpu, machine_engine(m), machine_engine_why(m));
+		assert_int_equal(status, COUNTED);
+		machine_free(m);
+	}
+}
+
 /* However good a KVM is: it is not even asked. */
 static void auto_with_deterministic_time_counts(void **state)
 {
@@ -360,8 +459,8 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model),
-		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(auto_with_deterministic_time_counts),
+		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(doorbells),
+		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(what_hangs_is_called_back), T(auto_gives_way_to_cpu), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	unlink(kernel_file);
