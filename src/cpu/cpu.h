@@ -202,7 +202,7 @@ struct cpu {
 	/* MSRs that are plain storage */
 	struct {
 		u64 star, lstar, cstar, fmask, kernel_gs_base, tsc_aux, tsc_adjust;
-		u64 sysenter_cs, sysenter_esp, sysenter_eip, pat, misc_enable, mtrr_def_type;
+		u64 sysenter_cs, sysenter_esp, sysenter_eip, pat, pkrs, misc_enable, mtrr_def_type;
 		u64 mtrr_fixed[11], mtrr_base[16], mtrr_mask[16];
 		u64 spec_ctrl, debugctl, mcg_status, mcg_ctl, mc[32 * 4], hwcr, syscfg, other[16];
 	} msr;

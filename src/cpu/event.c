@@ -101,8 +101,10 @@ bool cpu_service_events(struct cpu *c)
 	service_control(c, ev);
 	if ((ev & EV_EXIT) || c->stopped)
 		return false;
-	if (c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
+	if (c->activity == ACT_WAIT_SIPI)
 		return false;
+	if (c->activity == ACT_SHUTDOWN)
+		ev &= EV_NMI; /* a guest of VT-x can be there and go on: SDM 26.7.2 */
 	if ((ev & EV_TRAP) && !(c->shadow & SHADOW_SS)) {
 		if (c->dr6_pending) {
 			debug_trap(c, c->dr6_pending);
