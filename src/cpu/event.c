@@ -37,6 +37,8 @@ static void service_control(struct cpu *c, u32 ev)
 			c->exc = (struct exception){ .vector = V_SX, .has_error = true, .error = 1 };
 			cpu_exception(c);
 		} else {
+			if (c->hooks && c->hooks->init)
+				c->hooks->init(c->hooks->arg);
 			cpu_reset(c, true);
 			c->stopped = false;
 		}

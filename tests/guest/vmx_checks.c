@@ -17,7 +17,7 @@ const char guest_name[] = "vmx_checks";
 enum { CTRL = 7, HOST = 8, GUEST = 33 };
 enum mode { LONG, PAE, V86, REAL };
 
-static u64 pdpt32[4] PAGE, pdpt32_bad[4] PAGE;
+static u64 pdpt32_bad[4] PAGE;
 static u64 msr_list[2] __attribute__((aligned(16)));
 
 struct set { u32 field; u64 v; };
@@ -39,15 +39,6 @@ static void put(struct set s)
 }
 
 /* ---- guests -------------------------------------------------------------------------------------------------- */
-
-static void mode32(void)
-{
-	wr(ENTRY, must(0x490, 0));
-	wr(G_AR + 2, 0xc09b);
-	wr(G_CR3, A(pdpt32));
-	for (unsigned k = 0; k < 4; k++)
-		wr(G_PDPTE + 2 * k, pdpt32[k]);
-}
 
 /* At 800:0, where there is an INT3. */
 static void mode16(bool v86)
@@ -75,11 +66,11 @@ static void base(enum mode m)
 	wr(EPTP, EPTP_GOOD);
 	wr(VAPIC, A(zeros));
 	if (m == PAE || m == V86)
-		mode32();
+		pae_guest();
 	if (m == V86)
 		mode16(true);
 	if (m == REAL) {
-		mode32();
+		pae_guest();
 		mode16(false);
 		wr(G_CR0, 0x20);
 		put((struct set){ PROC2, EPT | UNRESTRICTED });
@@ -508,8 +499,6 @@ int main(void)
 	}
 	vmx_on();
 	ept_identity(pml4);
-	for (unsigned k = 0; k < 4; k++)
-		pdpt32[k] = A(pd[k]) | 1; /* EPT's 2-MiB entries mean the same, as far as bits count */
 	pdpt32_bad[0] = A(pd) | 3;
 	shadow[0] = (u32)rdmsr(0x480);
 	other[0] = shadow[0] | 0x80000000;

@@ -16,7 +16,7 @@ enum {
 	H_PAT = 0x2c00, H_EFER = 0x2c02, H_PKRS = 0x2c06,
 	PIN = 0x4000, PROC = 0x4002, EXC_BITMAP = 0x4004, CR3_COUNT = 0x400a, EXIT = 0x400c, EXIT_STORE_N = 0x400e,
 	EXIT_LOAD_N = 0x4010, ENTRY = 0x4012, ENTRY_LOAD_N = 0x4014, INJECT = 0x4016, INJECT_ERR = 0x4018, INJECT_LEN = 0x401a,
-	TPR_THRESHOLD = 0x401c, PROC2 = 0x401e, ERROR = 0x4400, REASON = 0x4402, INTR_INFO = 0x4404, INTR_ERR = 0x4406,
+	TPR_THRESHOLD = 0x401c, PROC2 = 0x401e, PLE_GAP = 0x4020, PLE_WINDOW = 0x4022, ERROR = 0x4400, REASON = 0x4402, INTR_INFO = 0x4404, INTR_ERR = 0x4406,
 	IDT_INFO = 0x4408, INSN_LEN = 0x440c, INSN_INFO = 0x440e,
 	G_LIMIT = 0x4800, G_GDTR_LIMIT = 0x4810, G_IDTR_LIMIT = 0x4812, G_AR = 0x4814, G_BLOCK = 0x4824, G_ACTIVITY = 0x4826,
 	TIMER = 0x482e, CR0_MASK = 0x6000, CR4_MASK = 0x6002, CR0_SHADOW = 0x6004, CR4_SHADOW = 0x6006, CR3_TARGET0 = 0x6008,
@@ -35,7 +35,7 @@ enum {
 };
 #define SECONDARY 0x80000000u
 enum {
-	APIC_ACCESS = 1, EPT = 2, X_DESC = 4, RDTSCP = 8, X2APIC = 0x10, USE_VPID = 0x20, X_WBINVD = 0x40, UNRESTRICTED = 0x80, APIC_REGS = 0x100, VIRTUAL_INTR = 0x200,
+	APIC_ACCESS = 1, EPT = 2, X_DESC = 4, RDTSCP = 8, X2APIC = 0x10, USE_VPID = 0x20, X_WBINVD = 0x40, UNRESTRICTED = 0x80, APIC_REGS = 0x100, VIRTUAL_INTR = 0x200, PAUSE_LOOP = 0x400,
 	X_RDRAND = 0x800, INVPCID = 0x1000, VMFUNC = 0x2000, SHADOW = 0x4000, X_RDSEED = 0x10000, PML = 0x20000, XSAVES = 0x100000,
 };
 enum {
@@ -104,7 +104,7 @@ static inline int invvpid(u64 type, const u64 d[2])
 /* Not every guest uses all of them. */
 #define PAGE __attribute__((aligned(4096), unused))
 static u64 vmxon_region[512] PAGE, vmcs[512] PAGE, other[512] PAGE, shadow[512] PAGE, bitmap[512] PAGE, zeros[512] PAGE;
-static u64 stack[512] PAGE, pml4[512] PAGE, pdpt[512] PAGE, pd[4][512] PAGE, pt[512] PAGE, pml[512] PAGE;
+static u64 stack[512] PAGE, pml4[512] PAGE, pdpt[512] PAGE, pd[4][512] PAGE, pt[512] PAGE, pml[512] PAGE, pdpt32[4] PAGE;
 u64 scratch[512] PAGE;
 static inline u64 at(const void *p) { return (uptr)p; }
 static u32 launched;
@@ -177,6 +177,16 @@ static inline void fresh(const void *code)
 	set_controls(0, 0, 0);
 	set_host();
 	set_guest(code);
+}
+
+/* The guest that is there becomes one of 32 bits with PAE paging. */
+static inline void pae_guest(void)
+{
+	wr(ENTRY, must(0x490, 0));
+	wr(G_AR + 2, 0xc09b);
+	wr(G_CR3, at(pdpt32));
+	for (unsigned k = 0; k < 4; k++)
+		wr(G_PDPTE + 2 * k, pdpt32[k] = at(pd[k]) | 1); /* EPT's 2-MiB entries mean the same, as far as bits count */
 }
 
 /* Runs from where the guest is; the exit's basic reason. */
