@@ -95,7 +95,7 @@ u64 cpu_cr4_valid(const struct cpu *c)
 		{ CR4_OSXMMEXCPT, FEAT_SSE }, { CR4_UMIP, FEAT_UMIP }, { CR4_LA57, FEAT_LA57 },
 		{ CR4_VMXE, FEAT_VMX }, { CR4_SMXE, FEAT_SMX }, { CR4_FSGSBASE, FEAT_FSGSBASE },
 		{ CR4_PCIDE, FEAT_PCID }, { CR4_OSXSAVE, FEAT_XSAVE }, { CR4_SMEP, FEAT_SMEP },
-		{ CR4_SMAP, FEAT_SMAP }, { CR4_PKE, FEAT_PKU },
+		{ CR4_SMAP, FEAT_SMAP }, { CR4_PKE, FEAT_PKU }, { CR4_PKS, FEAT_PKS },
 	};
 	u64 v = CR4_PCE; /* RDPMC at CPL 3: there with or without counters */
 	for (unsigned k = 0; k < ARRAY_LEN(bits); k++)
@@ -119,7 +119,7 @@ static bool cr4_allowed(const struct cpu *c, u64 v)
 void cpu_write_cr4(struct cpu *c, u64 v)
 {
 	const u64 reload = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP;
-	const u64 flush = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57 | CR4_PCIDE;
+	const u64 flush = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_LA57 | CR4_PCIDE;
 	if (!cr4_allowed(c, v))
 		cpu_gp0(c);
 	u64 changed = c->cr4 ^ v;

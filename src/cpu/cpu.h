@@ -105,6 +105,7 @@ struct cpu_hooks {
 	void (*triple_fault)(void *arg);         /* the machine resets or stops; c->stopped and ACT_SHUTDOWN are set before */
 	void (*set_wakeup)(void *arg, u64 tsc);  /* EV_NESTED is posted once the guest's TSC has come to tsc; the last call counts */
 	void (*eoi)(void *arg);                  /* end of interrupt to the local APIC, without a register access */
+	void (*init)(void *arg);                 /* an INIT signal is taken: it resets the local APIC, too; without the lock */
 	void (*ferr)(void *arg, bool level);     /* CR0.NE = 0: IRQ 13 */
 	/* For an engine that runs LAPICs itself; machine lock held. lend: all of the machine's, NULL: they are the
 	 * board's again, as apic_set last said. Meanwhile what the board has of them is a copy. */
@@ -202,7 +203,7 @@ struct cpu {
 	/* MSRs that are plain storage */
 	struct {
 		u64 star, lstar, cstar, fmask, kernel_gs_base, tsc_aux, tsc_adjust;
-		u64 sysenter_cs, sysenter_esp, sysenter_eip, pat, misc_enable, mtrr_def_type;
+		u64 sysenter_cs, sysenter_esp, sysenter_eip, pat, pkrs, misc_enable, mtrr_def_type;
 		u64 mtrr_fixed[11], mtrr_base[16], mtrr_mask[16];
 		u64 spec_ctrl, debugctl, mcg_status, mcg_ctl, mc[32 * 4], hwcr, syscfg, other[16];
 	} msr;

@@ -37,6 +37,8 @@ static void service_control(struct cpu *c, u32 ev)
 			c->exc = (struct exception){ .vector = V_SX, .has_error = true, .error = 1 };
 			cpu_exception(c);
 		} else {
+			if (c->hooks && c->hooks->init)
+				c->hooks->init(c->hooks->arg);
 			cpu_reset(c, true);
 			c->stopped = false;
 		}
@@ -101,8 +103,10 @@ bool cpu_service_events(struct cpu *c)
 	service_control(c, ev);
 	if ((ev & EV_EXIT) || c->stopped)
 		return false;
-	if (c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
+	if (c->activity == ACT_WAIT_SIPI)
 		return false;
+	if (c->activity == ACT_SHUTDOWN)
+		ev &= EV_NMI; /* a guest of VT-x can be there and go on: SDM 26.7.2 */
 	if ((ev & EV_TRAP) && !(c->shadow & SHADOW_SS)) {
 		if (c->dr6_pending) {
 			debug_trap(c, c->dr6_pending);

@@ -207,6 +207,15 @@ static bool xss_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 	return true;
 }
 
+static bool pkrs_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
+{
+	bool changes = c->msr.pkrs != v;
+	c->msr.pkrs = v;
+	if (changes && (c->cr4 & CR4_PKS))
+		mmu_flush_all(c);
+	return true;
+}
+
 static bool hwcr_read(struct cpu *c, const struct msr_desc *d, u32 msr, u64 *v)
 {
 	*v = c->msr.hwcr | HWCR_TSC_FREQ_SEL;
@@ -348,6 +357,7 @@ static const struct msr_desc table[] = {
 	FUNC(0x400, 0x400 + 4 * MC_BANKS - 1, "MCi", G(MCA), plain_read, mc_bank_write, ANY, F(msr.mc)),
 	FUNC(0x480, 0x491, "VMX", G(VMX), vmx_read_msr, NULL, 0, 0),
 	FUNC(0x6e0, 0x6e0, "TSC_DEADLINE", G(TSC_DEADLINE), apic_read, apic_write, ANY, 0),
+	FUNC(0x6e1, 0x6e1, "PKRS", G(PKS), plain_read, pkrs_write, LOW32, F(msr.pkrs)),
 	FUNC(0x800, 0x8ff, "X2APIC", G(X2APIC), apic_read, apic_write, ANY, 0),
 	FUNC(0xda0, 0xda0, "XSS", G(XSAVES), plain_read, xss_write, ANY, F(xss)),
 	FUNC(0xc0000080, 0xc0000080, "EFER", MSR_ALWAYS, plain_read, efer_write, ANY, F(efer)),

@@ -31,7 +31,7 @@ enum { VEC_INTR = 0, VEC_NMI = 2, VEC_EXCEPTION = 3, VEC_SOFT_INT = 4, VEC_INT1 
 struct tlb_space {
 	u64 tag;           /* ASID or VPID, and more where that is not enough; 0: the host's */
 	u64 root;          /* nCR3 or EPTP; 0: no second level */
-	u64 mode, cr3;     /* what else translations depend on: when it was left */
+	u64 mode, cr3, pkrs; /* what else translations depend on: when it was left */
 	u64 used;          /* when last entered */
 	u16 pcid_epoch[4096]; /* epoch of each PCID, 0: none */
 };

@@ -10,8 +10,8 @@
  *     slot whatever its epoch, so that a page that is global goes from every address space.
  *  4. wtag is set only for RAM that the index may write and whose leaf is dirty: a later store
  *     needs neither a check nor a bit. MMU_CHECK's array is never filled.
- *  5. What entries depend on beside the tables: CR0.PG, CR0.WP, CR4.{PSE,PAE,LA57,SMEP,PKE,PGE,
- *     PCIDE}, EFER.{NXE,LMA}, PKRU, the memory map. Whoever changes one calls mmu_flush_all (the map:
+ *  5. What entries depend on beside the tables: CR0.PG, CR0.WP, CR4.{PSE,PAE,LA57,SMEP,PKE,PKS,
+ *     PGE,PCIDE}, EFER.{NXE,LMA}, PKRU, IA32_PKRS, the memory map. Whoever changes one calls mmu_flush_all (the map:
  *     mmu_spaces_flush). CR4.SMAP and AC need none: they choose another array. An entry or exit that
  *     comes back to a tlb_space with another one than it was left with drops it. */
 #include <string.h>
@@ -87,7 +87,7 @@ void mmu_spaces_flush(struct cpu *c)
 /* What invariant 5 lists, but for the map. */
 static u64 paging_mode(const struct cpu *c)
 {
-	const u64 of_cr4 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_PKE;
+	const u64 of_cr4 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_PKE | CR4_PKS;
 	return (c->cr4 & of_cr4) | (c->cr0 & CR0_PG ? 1 : 0) | (c->cr0 & CR0_WP ? 2 : 0) | (c->efer & EFER_NXE ? 4 : 0) |
 	       (c->efer & EFER_LMA ? 8 : 0) | (u64)c->pkru << 32;
 }
@@ -98,6 +98,7 @@ void mmu_space_leave(struct cpu *c)
 	struct tlb_space *s = &c->spaces[c->space];
 	s->mode = paging_mode(c);
 	s->cr3 = only_cr3(c);
+	s->pkrs = c->msr.pkrs;
 }
 
 /* The space of tag and root, or the guest's that was not used longest, empty. */
@@ -141,7 +142,7 @@ void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
 	struct tlb_space *s = &c->spaces[c->space];
 	s->used = ++c->space_clock;
 	c->pcid_epoch = s->pcid_epoch;
-	if (s->mode != paging_mode(c) || s->cr3 != only_cr3(c))
+	if (s->mode != paging_mode(c) || s->cr3 != only_cr3(c) || s->pkrs != c->msr.pkrs)
 		forget_epochs(s);
 	u16 old = c->pcid_epoch[pcid_current(c)];
 	if (old)

@@ -79,10 +79,11 @@ enum {
 enum {
 	EXIT_SAVE_DEBUG = 1 << 2, EXIT_HOST64 = 1 << 9, EXIT_ACK_INTR = 1 << 15, EXIT_SAVE_PAT = 1 << 18,
 	EXIT_LOAD_PAT = 1 << 19, EXIT_SAVE_EFER = 1 << 20, EXIT_LOAD_EFER = 1 << 21, EXIT_SAVE_TIMER = 1 << 22,
+	EXIT_LOAD_PKRS = 1 << 29,
 };
 enum {
 	ENTRY_LOAD_DEBUG = 1 << 2, ENTRY_IA32E = 1 << 9, ENTRY_SMM = 1 << 10, ENTRY_DEACTIVATE = 1 << 11,
-	ENTRY_LOAD_PAT = 1 << 14, ENTRY_LOAD_EFER = 1 << 15,
+	ENTRY_LOAD_PAT = 1 << 14, ENTRY_LOAD_EFER = 1 << 15, ENTRY_LOAD_PKRS = 1 << 22,
 };
 /* Basic exit reasons, SDM appendix C. */
 enum vmx_reason {

@@ -44,13 +44,15 @@ struct vmx_allowed vmx_allowed_proc2(const struct cpu *c)
 struct vmx_allowed vmx_allowed_exit(const struct cpu *c)
 {
 	return (struct vmx_allowed){ DEFAULT1_EXIT & ~OPTIONAL_DEBUG, DEFAULT1_EXIT | EXIT_HOST64 | EXIT_ACK_INTR |
-				     EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER | EXIT_LOAD_EFER | EXIT_SAVE_TIMER };
+				     EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER | EXIT_LOAD_EFER | EXIT_SAVE_TIMER |
+				     (cpu_has(c, FEAT_PKS) ? EXIT_LOAD_PKRS : 0) };
 }
 
 struct vmx_allowed vmx_allowed_entry(const struct cpu *c)
 {
 	return (struct vmx_allowed){ DEFAULT1_ENTRY & ~OPTIONAL_DEBUG,
-				     DEFAULT1_ENTRY | ENTRY_IA32E | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER };
+				     DEFAULT1_ENTRY | ENTRY_IA32E | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER |
+				     (cpu_has(c, FEAT_PKS) ? ENTRY_LOAD_PKRS : 0) };
 }
 
 static u64 word(struct vmx_allowed a, u32 more_zero) { return (a.zero | more_zero) | (u64)a.one << 32; }

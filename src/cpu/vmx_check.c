@@ -155,6 +155,8 @@ static bool host_registers_valid(struct cpu *c, bool host64)
 		return false;
 	if ((x & EXIT_LOAD_PAT) && !vmx_pat_valid(VF(HOST_PAT)))
 		return false;
+	if ((x & EXIT_LOAD_PKRS) && VF(HOST_PKRS) >> 32)
+		return false;
 	if (!(x & EXIT_LOAD_EFER))
 		return true;
 	return !(VF(HOST_EFER) & ~cpu_efer_valid(c)) && (VF(HOST_EFER) & lm) == (host64 ? lm : 0);

@@ -40,6 +40,8 @@ static bool registers_valid(struct cpu *c, const struct guest *g)
 		return false;
 	if ((g->entry & ENTRY_LOAD_PAT) && !vmx_pat_valid(VF(GUEST_PAT)))
 		return false;
+	if ((g->entry & ENTRY_LOAD_PKRS) && VF(GUEST_PKRS) >> 32)
+		return false;
 	if (!(g->entry & ENTRY_LOAD_EFER))
 		return true;
 	u64 efer = VF(GUEST_EFER);

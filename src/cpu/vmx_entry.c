@@ -3,7 +3,7 @@
  *  1. Checks come first and change nothing; loading the guest's state cannot fail then, but for its MSR list,
  *     after which the host's state is loaded from the VMCS as for an exit.
  *  2. What the entry injects is delivered by vmx_service(), before anything else happens in the guest.
- * Left out: SMM, and the pending debug exceptions of an entry that injects, which are dropped. */
+ * Left out: SMM. */
 #define LOG_TOPIC "vmx"
 #include "cpu/msr.h"
 #include "cpu/seg.h"
@@ -87,6 +87,8 @@ static void load_control(struct cpu *c)
 	}
 	if (entry & ENTRY_LOAD_PAT)
 		c->msr.pat = VF(GUEST_PAT);
+	if (entry & ENTRY_LOAD_PKRS)
+		c->msr.pkrs = VF(GUEST_PKRS);
 	c->msr.sysenter_cs = VF(GUEST_SYSENTER_CS);
 	c->msr.sysenter_esp = VF(GUEST_SYSENTER_ESP);
 	c->msr.sysenter_eip = VF(GUEST_SYSENTER_EIP);
@@ -98,19 +100,35 @@ static void load_control(struct cpu *c)
 	}
 }
 
+/* The entry delivers an event; an injected monitor trap flag is none. SDM 26.6. */
+static bool vectoring(const struct cpu *c)
+{
+	return (VF(ENTRY_INTR_INFO) & INTR_VALID) && (VF(ENTRY_INTR_INFO) >> 8 & 7) != INTR_OTHER;
+}
+
+/* Whether pending debug exceptions outlive the entry. An injected INT n or INT1 is as one that stood behind a
+ * MOV SS that met a breakpoint. SDM 26.7.3. */
+static bool keeps_debug(const struct cpu *c)
+{
+	unsigned type = VF(ENTRY_INTR_INFO) >> 8 & 7;
+	if (vectoring(c))
+		return (VF(GUEST_INTERRUPTIBILITY) & BLOCK_MOV_SS) && (type == INTR_SOFT_INT || type == INTR_PRIV_SOFT);
+	return VF(GUEST_ACTIVITY) < 2; /* active, HLT */
+}
+
 /* Interruptibility, pending debug exceptions, activity. */
 static void load_rest(struct cpu *c)
 {
 	static const u8 activity[] = { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI };
 	u64 block = VF(GUEST_INTERRUPTIBILITY), debug = VF(GUEST_PENDING_DEBUG);
-	bool injects = VF(ENTRY_INTR_INFO) & INTR_VALID;
+	bool active = vectoring(c) || VF(GUEST_ACTIVITY) == 0;
 	c->shadow = (u8)((block & BLOCK_STI ? SHADOW_STI : 0) | (block & BLOCK_MOV_SS ? SHADOW_SS : 0));
 	bool nmi = block & BLOCK_NMI, virtual = vmx_pin(c, PIN_VIRTUAL_NMI);
 	c->nmi_blocked = nmi && !virtual;
 	c->vmx->virtual_nmi_blocked = nmi && virtual;
-	c->activity = injects ? ACT_RUN : activity[VF(GUEST_ACTIVITY) & 3];
+	c->activity = active ? ACT_RUN : activity[VF(GUEST_ACTIVITY) & 3];
 	c->dr6_pending = 0;
-	if (!injects && (debug & (PENDING_ENABLED | PENDING_BS))) {
+	if (keeps_debug(c) && (debug & (PENDING_ENABLED | PENDING_BS))) {
 		c->dr6_pending = debug & (0xf | PENDING_BS);
 		cpu_post_event(c, EV_TRAP);
 	}

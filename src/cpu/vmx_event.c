@@ -96,11 +96,13 @@ void vmx_service(struct cpu *c)
 		vmx_exit_between(c, v->trap);
 		return;
 	}
+	if (c->activity == ACT_WAIT_SIPI)
+		return; /* nothing of what follows ends that */
 	if (injected ? vmx_proc(c, PROC_MTF) : step_due(c)) {
 		between(c, EXIT_MTF);
 		return;
 	}
-	if (!c->dr6_pending && vmx_pin(c, PIN_PREEMPTION) && c->activity != ACT_WAIT_SIPI && cpu_tsc(c) >= v->timer_end) {
+	if (!c->dr6_pending && vmx_pin(c, PIN_PREEMPTION) && cpu_tsc(c) >= v->timer_end) {
 		between(c, EXIT_TIMER);
 		return;
 	}

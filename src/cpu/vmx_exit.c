@@ -77,6 +77,7 @@ static void save_control(struct cpu *c)
 	}
 	if (x & EXIT_SAVE_PAT)
 		VF(GUEST_PAT) = c->msr.pat;
+	VF(GUEST_PKRS) = c->msr.pkrs;
 	if (x & EXIT_SAVE_EFER)
 		VF(GUEST_EFER) = c->efer;
 	if (x & EXIT_SAVE_TIMER)
@@ -168,6 +169,8 @@ static void host_control(struct cpu *c, bool host64)
 	c->efer = x & EXIT_LOAD_EFER ? VF(HOST_EFER) : (c->efer & ~lm) | (host64 ? lm : 0);
 	if (x & EXIT_LOAD_PAT)
 		c->msr.pat = VF(HOST_PAT);
+	if (x & EXIT_LOAD_PKRS)
+		c->msr.pkrs = VF(HOST_PKRS);
 	c->dr[7] = 0x400;
 	c->msr.debugctl = 0;
 	c->msr.sysenter_cs = VF(HOST_SYSENTER_CS);

@@ -11,7 +11,7 @@
  *     accessed and dirty bits stay as they are.
  *  4. With a second level (nested_api.h) each address that an entry is read from is a guest-physical one
  *     and translated, and so is the page at the end, after the guest's own rights have been judged.
- * Not modelled: paging-structure caches, memory types. CR4.PKS and shadow stacks are absent. */
+ * Not modelled: paging-structure caches, memory types. Shadow stacks are absent. */
 #include "cpu/mmu.h"
 #include "cpu/nested_api.h"
 
@@ -139,7 +139,7 @@ static enum walk_result walk64(struct cpu *c, u64 lin, u64 table, unsigned level
 		if (leaf) {
 			w->page_size = 1ull << shift;
 			w->gpa = (e & c->maxphyaddr_mask & ~(w->page_size - 1)) | (lin & (w->page_size - 1));
-			if (cpu_long(c) && (c->cr4 & CR4_PKE))
+			if (cpu_long(c))
 				w->pkey = (e >> 59) & 15;
 			return WALK_OK;
 		}
@@ -236,6 +236,16 @@ static enum walk_result walk_second(struct cpu *c, struct path *p, struct walk *
 	return WALK_OK;
 }
 
+/* What the page's protection key refuses: of user pages by PKRU, of supervisor pages by IA32_PKRS, whoever asks.
+ * SDM vol. 3 4.6.2. */
+enum { PKEY_AD = 1, PKEY_WD = 2 };
+static unsigned pkey_bits(const struct cpu *c, const struct walk *w)
+{
+	if (!cpu_long(c) || !(c->cr4 & (w->user ? CR4_PKE : CR4_PKS)))
+		return 0;
+	return (w->user ? c->pkru : (u32)c->msr.pkrs) >> (2 * w->pkey) & (PKEY_AD | PKEY_WD);
+}
+
 unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index who)
 {
 	if (!(c->cr0 & CR0_PG))
@@ -253,13 +263,11 @@ unsigned mmu_rights(const struct cpu *c, const struct walk *w, enum mmu_index wh
 	}
 	if (w->nx)
 		may &= ~MAY_EXEC;
-	if (cpu_long(c) && (c->cr4 & CR4_PKE) && w->user) {
-		u32 key = c->pkru >> (2 * w->pkey);
-		if (key & 1)
-			may = (may & ~(MAY_READ | MAY_WRITE)) | MAY_PKEY;
-		else if ((key & 2) && (wp || who == MMU_USER))
-			may = (may & ~MAY_WRITE) | MAY_PKEY;
-	}
+	unsigned key = pkey_bits(c, w);
+	if (key & PKEY_AD)
+		may = (may & ~(MAY_READ | MAY_WRITE)) | MAY_PKEY;
+	else if ((key & PKEY_WD) && (wp || (who == MMU_USER && w->user)))
+		may = (may & ~MAY_WRITE) | MAY_PKEY;
 	return may & (w->second | (unsigned)MAY_PKEY);
 }
 
@@ -268,7 +276,7 @@ static bool pkey_refuses(const struct cpu *c, const struct walk *w, enum access 
 {
 	if (acc == ACC_EXEC || !(may & MAY_PKEY))
 		return false;
-	return acc == ACC_WRITE || ((c->pkru >> (2 * w->pkey)) & 1);
+	return acc == ACC_WRITE || (pkey_bits(c, w) & PKEY_AD);
 }
 
 static bool fetch_bit(const struct cpu *c)

@@ -147,9 +147,10 @@ int lapic_ack(struct lapic *l);
 bool lapic_accepts_pic(const struct lapic *l); /* LINT0 in ExtINT mode and unmasked, or APIC globally disabled. Lent: as of lapic_set_state */
 void lapic_set_lint0(struct lapic *l, bool level); /* the PIC's output */
 void lapic_nmi_lint1(struct lapic *l);             /* an edge on LINT1, to which the board wires NMI */
-/* init_signal: INIT, which keeps base, mode and ID. An INIT that comes over the bus has been
- * carried out here before sink->init is called. */
-void lapic_reset(struct lapic *l, bool init_signal);
+void lapic_reset(struct lapic *l);
+/* The processor carries out an INIT signal (sink->init said that one has come; it may hold it back, or a hypervisor take
+ * it): all but base, mode and ID are as after a reset. Takes the lock. */
+void lapic_init_taken(struct lapic *l);
 bool lapic_enabled(const struct lapic *l);         /* IA32_APIC_BASE.EN: CPUID.1:EDX.APIC; no lock needed */
 void lapic_bus_msi(struct lapic_bus *b, u64 addr, u32 data);
 /* Somebody else runs them from now on (r stays the caller's); NULL: they run here again, from their state. The

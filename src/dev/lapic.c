@@ -174,7 +174,6 @@ void lapic_lvt_deliver(struct lapic *l, enum lapic_lvt n)
 			l->sink.nmi(l->sink.cpu);
 		return;
 	case APIC_INIT:
-		lapic_reset(l, true);
 		if (l->sink.init)
 			l->sink.init(l->sink.cpu);
 		return;
@@ -248,15 +247,21 @@ void lapic_reset_registers(struct lapic *l)
 	lapic_timer_reset(l);
 }
 
-void lapic_reset(struct lapic *l, bool init_signal)
+void lapic_reset(struct lapic *l)
 {
 	lapic_reset_registers(l);
-	if (!init_signal) {
-		l->base = APIC_BASE_DEFAULT | APIC_BASE_EN | (l->bsp ? APIC_BASE_BSP : 0);
-		l->id = l->x2id & 0xff;
-		lapic_place_window(l);
-	}
+	l->base = APIC_BASE_DEFAULT | APIC_BASE_EN | (l->bsp ? APIC_BASE_BSP : 0);
+	l->id = l->x2id & 0xff;
+	lapic_place_window(l);
 	lapic_update_intr(l);
+}
+
+void lapic_init_taken(struct lapic *l)
+{
+	mem_lock(l->d.mem);
+	lapic_reset_registers(l);
+	lapic_update_intr(l);
+	mem_unlock(l->d.mem);
 }
 
 static bool lapic_init(struct device *d, struct error *e)
@@ -270,7 +275,7 @@ static bool lapic_init(struct device *d, struct error *e)
 
 static void lapic_device_reset(struct device *d)
 {
-	lapic_reset(container_of(d, struct lapic, d), false);
+	lapic_reset(container_of(d, struct lapic, d));
 }
 
 static void lapic_destroy(struct device *d)

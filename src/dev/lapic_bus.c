@@ -142,7 +142,7 @@ struct lapic *lapic_add(struct lapic_bus *b, u32 apic_id, bool bsp, const struct
 	l->x2id = apic_id;
 	l->bsp = bsp;
 	l->sink = *sink;
-	lapic_reset(l, false);
+	lapic_reset(l);
 	b->cpus[b->n++] = l;
 	return l;
 }
@@ -166,7 +166,7 @@ static void bus_reset(struct device *d)
 	struct lapic_bus *b = container_of(d, struct lapic_bus, d);
 
 	for (unsigned i = 0; i < b->n; i++)
-		lapic_reset(b->cpus[i], false);
+		lapic_reset(b->cpus[i]);
 }
 
 static void bus_destroy(struct device *d)

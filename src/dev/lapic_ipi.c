@@ -79,7 +79,6 @@ static bool receive(struct lapic *l, const struct apic_msg *m)
 			l->sink.nmi(l->sink.cpu);
 		return true;
 	case APIC_INIT:
-		lapic_reset(l, true);
 		if (l->sink.init)
 			l->sink.init(l->sink.cpu);
 		return true;

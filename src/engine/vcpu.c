@@ -85,8 +85,10 @@ static u32 wake_mask(const struct cpu *c)
 {
 	/* VMX root operation and GIF = 0 hold some of them. */
 	const u32 control = EV_EXIT | EV_TLB | ((EV_INIT | EV_SIPI | EV_SMI | EV_NESTED) & c->event_mask);
-	if (c->stopped || c->activity == ACT_WAIT_SIPI || c->activity == ACT_SHUTDOWN)
+	if (c->stopped || c->activity == ACT_WAIT_SIPI)
 		return control;
+	if (c->activity == ACT_SHUTDOWN)
+		return control | (c->event_mask & EV_NMI);
 	return c->event_mask | control | (c->activity == ACT_MWAIT ? EV_INTR | EV_NMI : 0);
 }
 

@@ -81,6 +81,7 @@ static void on_set_wakeup(void *arg, u64 tsc)
 	wakeup_arm(mc);
 	mem_unlock(&mc->m->mem);
 }
+static void on_init(void *arg) { lapic_init_taken(((struct machine_cpu *)arg)->lapic); }
 static void on_eoi(void *arg) { lapic_eoi_processor(((struct machine_cpu *)arg)->lapic); }
 
 /* ---- what the board does to processors -------------------------------------------------- */
@@ -131,7 +132,6 @@ static void hook_init_signal(void *arg)
 		machine_want_reset(m, "the keyboard controller's reset line");
 		return;
 	}
-	lapic_reset(m->cpus[0].lapic, true);
 	vcpu_post(m->cpus[0].vcpu, EV_INIT);
 }
 /* A guest may put a LAPIC's page over RAM: nobody may go on using the RAM's host address. */
@@ -184,6 +184,7 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.failed = on_failed,
 		.set_wakeup = on_set_wakeup,
 		.eoi = on_eoi,
+		.init = on_init,
 	};
 	timer_queue_init(&mc->timers, &m->clock);
 	timer_init(&mc->wakeup, &m->clock, wakeup_fire, mc);
@@ -334,7 +335,7 @@ void pc_reset(struct machine *m)
 		if (m->devices[k]->cls->reset)
 			m->devices[k]->cls->reset(m->devices[k]);
 	for (unsigned k = 0; k < m->n_cpus; k++)
-		lapic_reset(m->cpus[k].lapic, false);
+		lapic_reset(m->cpus[k].lapic);
 	mem_unlock(&m->mem);
 	for (unsigned k = 0; k < m->n_cpus; k++) {
 		/* What was counted stays counted: --max-insns, hashes and statistics are of the whole run. */

@@ -42,7 +42,7 @@ static u64 hash_cpu(const struct cpu *c)
 	for (unsigned s = 0; s < N_SREGS; s++)
 		h = mix(mix(mix(h, c->seg[s].sel | (u64)c->seg[s].attr << 16), c->seg[s].base), c->seg[s].limit);
 	const u64 rest[] = { c->cr0, c->cr2, c->cr3, c->cr4, c->efer, c->xcr0, c->dr[6], c->dr[7], c->gdtr.base, c->idtr.base,
-			     c->msr.star, c->msr.lstar, c->msr.kernel_gs_base, c->cpl, c->activity, c->pkru };
+			     c->msr.star, c->msr.lstar, c->msr.kernel_gs_base, c->cpl, c->activity, c->pkru, c->msr.pkrs };
 	u64 nested[NESTED_STATE_MAX];
 	h = hash_bytes(rest, sizeof(rest), h);
 	h = hash_bytes(nested, nested_state(c, nested) * sizeof(*nested), h);

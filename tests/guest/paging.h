@@ -10,7 +10,7 @@ enum { P = 1, W = 2, U = 4, A = 0x20, D = 0x40, BIG = 0x80, GLOBAL = 0x100 };
 enum { EC_P = 1, EC_W = 2, EC_U = 4, EC_RSVD = 8, EC_I = 16, EC_PK = 32 };
 enum access { READ, WRITE, FETCH };
 
-struct rules { bool cpl3, wp, smep, smap, ac, nxe, pke; u32 pkru; };
+struct rules { bool cpl3, wp, smep, smap, ac, nxe, pke, pks; u32 pkru, pkrs; };
 struct entry { bool p, w, u, nx, rsvd; };
 
 /* -1: allowed; else the error code. levels from the top; key: of the leaf. */
@@ -34,9 +34,9 @@ static int expect(const struct entry *e, unsigned n, enum access a, const struct
 		bad = nx || (u && r->smep);
 	else
 		bad = (u && r->smap && !r->ac) || (a == WRITE && !w && r->wp);
-	if (r->pke && u && a != FETCH) {
-		bool ad = r->pkru >> 2 * key & 1, wd = r->pkru >> (2 * key + 1) & 1;
-		if (ad || (a == WRITE && wd && (r->cpl3 || r->wp)))
+	if ((u ? r->pke : r->pks) && a != FETCH) {
+		u32 bits = (u ? r->pkru : r->pkrs) >> 2 * key;
+		if (bits & 1 || (a == WRITE && (bits & 2) && ((u && r->cpl3) || r->wp)))
 			return ec | EC_P | EC_PK;
 	}
 	return bad ? ec | EC_P : -1;

@@ -100,7 +100,7 @@ static void product(const char *what, bool wide, bool big)
 	u32 va = big ? VA & ~0xfffu : VA;
 	wide ? mappae(big) : map32(big);
 	for (unsigned m = 0; m < (wide ? 64 : 32); m++) {
-		struct rules r = { m & 1, m >> 1 & 1, m >> 2 & 1, m >> 3 & 1, m >> 4 & 1, m >> 5 & 1, false, 0 };
+		struct rules r = { .cpl3 = m & 1, .wp = m >> 1 & 1, .smep = m >> 2 & 1, .smap = m >> 3 & 1, .ac = m >> 4 & 1, .nxe = m >> 5 & 1 };
 		if ((r.smep && !smep) || (r.smap && !smap))
 			continue;
 		unsigned bad = 0, bad_ec = 0, bad_cr2 = 0, bad_ad = 0, first = 0;

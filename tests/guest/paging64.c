@@ -24,7 +24,8 @@ extern const u8 u_read[], u_write[], u_fetch[];
 __asm__(".text\nu_read: movb (%rdi),%al\nint $0x80\nu_write: movb %al,(%rdi)\nint $0x80\nu_fetch: call *%rdi\nint $0x80\n");
 
 #define ALIAS 0x8000000000ull
-static bool smep, smap, pku, pcid, la57, pg1g;
+enum { PKRS = 0x6e1 };
+static bool smep, smap, pku, pks, pcid, la57, pg1g;
 static u64 cr4_base;
 
 static int access_va(u64 va, enum access a, const struct rules *r)
@@ -53,10 +54,12 @@ static int access_va(u64 va, enum access a, const struct rules *r)
 static void set_mode(const struct rules *r)
 {
 	write_cr0(r->wp ? read_cr0() | 0x10000 : read_cr0() & ~0x10000ul);
-	write_cr4(cr4_base | (r->smep ? 1ul << 20 : 0) | (r->smap ? 1ul << 21 : 0) | (r->pke ? 1ul << 22 : 0));
+	write_cr4(cr4_base | (r->smep ? 1ul << 20 : 0) | (r->smap ? 1ul << 21 : 0) | (r->pke ? 1ul << 22 : 0) | (r->pks ? 1ul << 24 : 0));
 	wrmsr(EFER, r->nxe ? rdmsr(EFER) | 0x800 : rdmsr(EFER) & ~0x800ull);
 	if (r->pke)
 		__asm__ volatile("wrpkru" : : "a"(r->pkru), "c"(0), "d"(0));
+	if (r->pks)
+		wrmsr(PKRS, r->pkrs);
 }
 
 /* The guest's own memory is supervisor (SMEP, SMAP); code at CPL 3 runs in an alias, ALIAS up. */
@@ -98,7 +101,7 @@ static void product(unsigned big, const char *what)
 		keep[k] = *e[k];
 	*(u8 *)0x200000 = 0xc3;
 	for (unsigned m = 0; m < 64; m++) {
-		struct rules r = { m & 1, m >> 1 & 1, m >> 2 & 1, m >> 3 & 1, m >> 4 & 1, m >> 5 & 1, false, 0 };
+		struct rules r = { .cpl3 = m & 1, .wp = m >> 1 & 1, .smep = m >> 2 & 1, .smap = m >> 3 & 1, .ac = m >> 4 & 1, .nxe = m >> 5 & 1 };
 		if ((r.smep && !smep) || (r.smap && !smap))
 			continue;
 		unsigned bad = 0, first = 0, bad_ec = 0, bad_cr2 = 0, bad_ad = 0, count = 0;
@@ -461,6 +464,59 @@ static void keys(void)
 	check_trap("rdpkru without CR4.PKE: #UD", UD, 0);
 }
 
+/* Keys of supervisor pages. PKRU says the opposite of IA32_PKRS: it must not count, nor the other way round. */
+static void supervisor_keys(void)
+{
+	if (!pks) {
+		skip("protection keys of supervisor pages", "not there");
+		return;
+	}
+	map(0);
+	unsigned bad = 0, bad_ec = 0;
+	for (unsigned m = 0; m < 256; m++) {
+		struct rules r = { .nxe = true, .pke = m >> 6 & 1, .pks = m >> 7, .cpl3 = m & 1, .wp = m >> 1 & 1, .ac = true };
+		unsigned u = m >> 2 & 1, w = m >> 3 & 1;
+		r.pkrs = (m >> 4 & 3) << 10; /* key 5 */
+		r.pkru = (~m >> 4 & 3) << 10;
+		for (enum access a = READ; a <= FETCH; a++) {
+			pt[1] = (uptr)page[0] | P | (w ? W : 0) | (u ? U : 0) | 5ull << 59;
+			set_mode(&r);
+			__asm__ volatile("invlpg (%0)" : : "r"(VA) : "memory");
+			struct entry x[1] = { { true, w, u, false, false } };
+			int want = expect(x, 1, a, &r, 5), got = access_va(VA, a, &r);
+			u32 err = trap.err;
+			set_mode(&plain);
+			bad += got != (want < 0 ? DONE : PF);
+			bad_ec += got == PF && want >= 0 && err != (u32)want;
+		}
+	}
+	check_eq("IA32_PKRS: AD, WD, W, U, CPL, WP, PKE, PKS, all accesses", bad, 0);
+	check_eq("IA32_PKRS: error codes", bad_ec, 0);
+	/* A write of the register, and of CR4.PKS, counts at once. */
+	pt[1] = (uptr)page[0] | P | W | 5ull << 59;
+	set_mode(&(struct rules){ .nxe = true, .pks = true });
+	__asm__ volatile("invlpg (%0)" : : "r"(VA) : "memory");
+	u8 v;
+	check_eq("IA32_PKRS 0: a load", TRY(v = *(volatile u8 *)VA), NONE);
+	wrmsr(PKRS, 1 << 10);
+	check_eq("... AD: the same load", TRY(v = *(volatile u8 *)VA), PF);
+	check_trap("... its error code", PF, EC_P | EC_PK);
+	wrmsr(PKRS, 1 << 11);
+	check_eq("... WD: a load", TRY(v = *(volatile u8 *)VA), NONE);
+	check_eq("... WD without CR0.WP: a store", TRY(*(volatile u8 *)VA = 1), NONE);
+	write_cr0(read_cr0() | 0x10000);
+	check_eq("... WD under CR0.WP: a store", TRY(*(volatile u8 *)VA = 1), PF);
+	write_cr4(read_cr4() & ~(1ul << 24));
+	check_eq("... without CR4.PKS", TRY(*(volatile u8 *)VA = 1), NONE);
+	check_eq("IA32_PKRS keeps its value", rdmsr(PKRS), 1 << 11);
+	TRY(wrmsr(PKRS, 1ull << 32));
+	check_trap("IA32_PKRS: bit 32", GP, 0);
+	wrmsr(PKRS, 0);
+	set_mode(&plain);
+	fill();
+	(void)v;
+}
+
 static void five(void)
 {
 	if (!la57) {
@@ -610,6 +666,7 @@ int main(void)
 	smep = has(7, 1, 7);
 	smap = has(7, 1, 20);
 	pku = has(7, 2, 3);
+	pks = has(7, 2, 31);
 	la57 = has(7, 2, 16);
 	pcid = has(1, 2, 17);
 	pg1g = has(0x80000001, 3, 26);
@@ -625,6 +682,7 @@ int main(void)
 	beside();
 	caching();
 	keys();
+	supervisor_keys();
 	stale_entry();
 	iret_out_of_ac();
 	segment_base_between();

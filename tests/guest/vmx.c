@@ -1,31 +1,10 @@
-/* VT-x: every instruction's outcomes, the checks of a VM entry both ways, exits with what they tell, event injection,
- * EPT, unrestricted guest, VPIDs, shadow VMCSs. Intel SDM vol. 3 chapters 23 to 30. */
-#include "vmx.h"
+/* VT-x: every instruction's outcomes in root operation, exits with what they tell, event injection, EPT, unrestricted
+ * guest, shadow VMCSs. The checks of a VM entry are vmx_checks.c, the exits' reasons all together vmx_exits.c. Intel SDM vol. 3 chapters 23 to 30. */
+#include "lib/vmx.h"
 
 const char guest_name[] = "vmx";
 
-#define PAGE __attribute__((aligned(4096)))
-static u64 vmxon_region[512] PAGE, vmcs[512] PAGE, other[512] PAGE, shadow[512] PAGE, bitmap[512] PAGE, zeros[512] PAGE;
-static u64 stack[512] PAGE, msr_list[4] __attribute__((aligned(16)));
-static u64 pml4[512] PAGE, pdpt[512] PAGE, pd[4][512] PAGE, pt[512] PAGE, pml4b[512] PAGE, eptps[512] PAGE, pml[512] PAGE;
-u64 scratch[512] PAGE;
-static u64 at(const void *p) { return (uptr)p; }
-static u32 launched;
-
-/* Enters; SUCCEED once there was an exit or a failed entry. The guest leaves all general registers its own. */
-static noinline int enter(void)
-{
-	u64 f;
-	__asm__ volatile("push %%rbp; push %%rbx\n"
-			 "mov %[hrsp],%%edx; vmwrite %%rsp,%%rdx; mov %[hrip],%%edx; lea 3f(%%rip),%%rax; vmwrite %%rax,%%rdx\n"
-			 "cmpl $0,%[l]; jne 1f; vmlaunch; jmp 2f\n1: vmresume\n2: pushf; pop %%rax; jmp 4f\n"
-			 "3: xor %%eax,%%eax\n4: pop %%rbx; pop %%rbp"
-			 : "=a"(f) : [hrsp] "i"(H_RSP), [hrip] "i"(H_RIP), [l] "m"(launched)
-			 : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc", "memory");
-	if (status(f) == SUCCEED && !(rd(REASON) & FAILED))
-		launched = 1;
-	return status(f);
-}
+static u64 msr_list[4] __attribute__((aligned(16))), pml4b[512] PAGE, eptps[512] PAGE;
 
 /* The same by VMRESUME under RFLAGS.TF. */
 static noinline int enter_stepping(void)
@@ -39,70 +18,6 @@ static noinline int enter_stepping(void)
 			 : "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc", "memory");
 	return status(f);
 }
-
-/* ---- a guest that works --------------------------------------------------------------------------------- */
-
-static u32 must(u32 msr, u32 want) { u64 v = rdmsr(msr); return (want | (u32)v) & (u32)(v >> 32); }
-
-static void set_host(void)
-{
-	struct dtr g, i;
-	__asm__ volatile("sgdt %0; sidt %1" : "=m"(g), "=m"(i));
-	static const u32 fields[] = { H_ES, H_SS, H_DS, H_FS, H_GS };
-	for (unsigned k = 0; k < ARRAY_LEN(fields); k++)
-		wr(fields[k], DATA);
-	wr(H_CS, CODE); wr(H_TR, TSS_SEL);
-	wr(H_CR0, read_cr0()); wr(H_CR3, read_cr3()); wr(H_CR4, read_cr4());
-	wr(H_FS_BASE, 0); wr(H_SYSENTER_ESP, 0); wr(H_TR_BASE, at(&tss)); wr(H_GDTR, g.base); wr(H_IDTR, i.base);
-	wr(H_EFER, rdmsr(EFER)); wr(H_PAT, rdmsr(0x277));
-	wr(G_GDTR, g.base); wr(G_GDTR_LIMIT, g.limit); wr(G_IDTR, i.base); wr(G_IDTR_LIMIT, i.limit);
-}
-
-static void set_segment(unsigned s, u32 selector, u64 base, u32 limit, u32 ar)
-{
-	wr(G_ES + 2 * s, selector); wr(G_BASE + 2 * s, base); wr(G_LIMIT + 2 * s, limit); wr(G_AR + 2 * s, ar);
-}
-
-/* As this processor is, at `code`, CPL 0. */
-static void set_guest(const void *code)
-{
-	for (unsigned s = SEG_ES; s <= SEG_GS; s++)
-		set_segment(s, s == SEG_CS ? CODE : DATA, 0, 0xffffffff, s == SEG_CS ? 0xa09b : 0xc093);
-	set_segment(SEG_LDTR, 0, 0, 0, 0x10000);
-	set_segment(SEG_TR, TSS_SEL, at(&tss), 0x67, 0x8b);
-	wr(G_CR0, read_cr0()); wr(G_CR3, read_cr3()); wr(G_CR4, read_cr4());
-	wr(G_SYSENTER_ESP, 0); wr(G_DR7, 0x400); wr(G_RFLAGS, 2); wr(G_RSP, at(stack + 500)); wr(G_RIP, at(code));
-	wr(G_EFER, rdmsr(EFER)); wr(G_PAT, rdmsr(0x277)); wr(LINK, ~0ull);
-	wr(G_BLOCK, 0); wr(G_ACTIVITY, 0); wr(G_DEBUG, 0); wr(G_DEBUGCTL, 0); wr(INJECT, 0);
-}
-
-static void set_controls(u32 pin, u32 proc, u32 proc2)
-{
-	wr(PIN, must(0x48d, pin));
-	wr(PROC, must(0x48e, proc | SECONDARY));
-	wr(PROC2, must(0x48b, proc2));
-	wr(EXIT, must(0x48f, HOST64 | ACK));
-	wr(ENTRY, must(0x490, IA32E));
-	wr(EXC_BITMAP, 0);
-	wr(CR3_COUNT, 0);
-}
-
-static void fresh(const void *code)
-{
-	set_controls(0, 0, 0);
-	set_host();
-	set_guest(code);
-}
-
-/* Runs from where the guest is; the exit's basic reason. */
-static u32 run(void)
-{
-	if (enter() != SUCCEED)
-		return 0xffff;
-	return (u32)rd(REASON);
-}
-static u32 run_at(const void *code) { set_guest(code); return run(); }
-SNIPPET(g_nothing, "");
 
 /* ---- VMXON to VMXOFF ---------------------------------------------------------------------------------------- */
 
@@ -299,55 +214,12 @@ static void control_registers(void)
 	wr(CR3_COUNT, 0);
 }
 
-/* ---- entry checks: each bad value, and that the same entry works without it ------------------------------------------- */
-
-static void entry_checks(void)
+/* What is refused before anything is checked. */
+static void refused(void)
 {
-	enum { CTRL = 7, HOST = 8 };
-	static const struct { const char *name; u32 field; u64 bad; u32 error, qual; } t[] = {
-		{ "pin controls, bit 1 clear", PIN, 0, CTRL, 0 }, { "primary controls", PROC, 0, CTRL, 0 },
-		{ "CR3 targets", CR3_COUNT, 5, CTRL, 0 }, { "exit controls", EXIT, 0, CTRL, 0 }, { "entry controls", ENTRY, 0, CTRL, 0 },
-		{ "injection: type 1", INJECT, 0x80000120, CTRL, 0 }, { "injection: reserved bits", INJECT, 0x80001020, CTRL, 0 },
-		{ "injection: NMI of vector 3", INJECT, 0x80000203, CTRL, 0 }, { "injection: exception 32", INJECT, 0x80000320, CTRL, 0 },
-		{ "injection: #GP without error code", INJECT, 0x8000030d, CTRL, 0 }, { "injection: #UD with one", INJECT, 0x80000b06, CTRL, 0 },
-		{ "MSR list not aligned", ENTRY_LOAD, 8, CTRL, 0 },
-		{ "host CR0", H_CR0, 0x80000001, HOST, 0 }, { "host CR4", H_CR4, 0x20, HOST, 0 }, { "host CR3", H_CR3, 1ull << 60, HOST, 0 },
-		{ "host CS 0", H_CS, 0, HOST, 0 }, { "host TR 0", H_TR, 0, HOST, 0 }, { "host SS with RPL", H_SS, DATA | 3, HOST, 0 },
-		{ "host FS base", H_FS_BASE, 1ull << 60, HOST, 0 }, { "host RIP", H_SYSENTER_ESP, 1ull << 60, HOST, 0 },
-		{ "guest CR0: PG without PE", G_CR0, 0x80000030, R_BAD_GUEST, 0 }, { "guest CR4", G_CR4, 0x20, R_BAD_GUEST, 0 },
-		{ "guest CR3", G_CR3, 1ull << 60, R_BAD_GUEST, 0 }, { "guest SYSENTER_ESP", G_SYSENTER_ESP, 1ull << 60, R_BAD_GUEST, 0 },
-		{ "TR in the LDT", G_TR, TSS_SEL | 4, R_BAD_GUEST, 0 }, { "SS.RPL", G_SS, DATA | 1, R_BAD_GUEST, 0 },
-		{ "CS base", G_BASE + 2, 1ull << 32, R_BAD_GUEST, 0 }, { "CS type", G_AR + 2, 0xa093, R_BAD_GUEST, 0 },
-		{ "CS not present", G_AR + 2, 0xa01b, R_BAD_GUEST, 0 }, { "CS with L and D", G_AR + 2, 0xe09b, R_BAD_GUEST, 0 },
-		{ "CS.DPL", G_AR + 2, 0xa0bb, R_BAD_GUEST, 0 }, { "SS type", G_AR + 4, 0xc091, R_BAD_GUEST, 0 },
-		{ "SS.DPL", G_AR + 4, 0xc0b3, R_BAD_GUEST, 0 }, { "DS not accessed", G_AR + 6, 0xc092, R_BAD_GUEST, 0 },
-		{ "DS reserved bits", G_AR + 6, 0xc193, R_BAD_GUEST, 0 }, { "ES: G against the limit", G_LIMIT, 0xfffffffe, R_BAD_GUEST, 0 },
-		{ "FS: limit without G", G_AR + 8, 0x4093, R_BAD_GUEST, 0 }, { "TR available", G_AR + 14, 0x89, R_BAD_GUEST, 0 },
-		{ "TR unusable", G_AR + 14, 0x1008b, R_BAD_GUEST, 0 }, { "LDTR type", G_AR + 12, 0x83, R_BAD_GUEST, 0 },
-		{ "GDTR base", G_GDTR, 1ull << 60, R_BAD_GUEST, 0 }, { "IDTR limit", G_IDTR_LIMIT, 0x10000, R_BAD_GUEST, 0 },
-		{ "RIP", G_RIP, 1ull << 60, R_BAD_GUEST, 0 }, { "RFLAGS reserved", G_RFLAGS, 0x2a, R_BAD_GUEST, 0 },
-		{ "RFLAGS bit 1", G_RFLAGS, 0, R_BAD_GUEST, 0 }, { "VM in long mode", G_RFLAGS, 0x20002, R_BAD_GUEST, 0 },
-		{ "activity 4", G_ACTIVITY, 4, R_BAD_GUEST, 0 }, { "blocking by STI and MOV SS", G_BLOCK, 3, R_BAD_GUEST, 0 },
-		{ "blocking by STI without IF", G_BLOCK, 1, R_BAD_GUEST, 0 }, { "blocking reserved", G_BLOCK, 0x40, R_BAD_GUEST, 0 },
-		{ "pending debug exceptions", G_DEBUG, 1 << 5, R_BAD_GUEST, 0 }, { "link pointer", LINK, 8, R_BAD_GUEST, 4 },
-		{ "external interrupt without IF", INJECT, 0x80000040, R_BAD_GUEST, 0 },
-	};
-	for (unsigned k = 0; k < ARRAY_LEN(t); k++) {
-		fresh(g_nothing);
-		if (t[k].field == ENTRY_LOAD)
-			wr(ENTRY_LOAD_N, 1);
-		wr(t[k].field, t[k].bad);
-		if (t[k].error != R_BAD_GUEST) {
-			check_eq(t[k].name, enter() == FAIL_VALID ? rd(ERROR) : 0, t[k].error);
-		} else {
-			check_eq(t[k].name, run(), R_BAD_GUEST | FAILED);
-			check_eq(fmt("%s: qualification", t[k].name), rd(QUAL), t[k].qual);
-		}
-		wr(ENTRY_LOAD_N, 0);
-		fresh(g_nothing);
-		check_eq(fmt("%s: without it", t[k].name), run(), R_VMCALL);
-	}
 	u64 f;
+	fresh(g_nothing);
+	check_eq("VMLAUNCH", run(), R_VMCALL);
 	wr(G_RIP, at(g_nothing));
 	__asm__ volatile("mov %%ss,%%eax; mov %%eax,%%ss; vmresume; pushf; pop %0" : "=r"(f) : : "rax", "cc", "memory");
 	check_eq("VMRESUME after MOV SS", status(f) == FAIL_VALID ? rd(ERROR) : 0, 26);
@@ -512,29 +384,6 @@ static void events(void)
 }
 
 /* ---- EPT ---------------------------------------------------------------------------------------------------------------------- */
-
-static void ept_identity(u64 *root)
-{
-	root[0] = at(pdpt) | 7;
-	for (unsigned k = 0; k < 4; k++) {
-		pdpt[k] = at(pd[k]) | 7;
-		for (unsigned n = 0; n < 512; n++)
-			pd[k][n] = (u64)k << 30 | (u64)n << 21 | 0xb7;
-	}
-	/* The 2 MiB that scratch lies in, by pages. */
-	u64 base = at(scratch) >> 21;
-	for (unsigned n = 0; n < 512; n++)
-		pt[n] = base << 21 | n << 12 | 0x37;
-	pd[0][base] = at(pt) | 7;
-}
-static u64 *scratch_entry(void) { return &pt[at(scratch) >> 12 & 511]; }
-static void ept_on(u32 more, u64 flags)
-{
-	set_controls(0, 0, EPT | more);
-	wr(EPTP, at(pml4) | 3 << 3 | 6 | flags);
-	wr(VPID, 1);
-}
-static void flush(void) { u64 d[2] = { 0 }; invept(2, d); }
 
 SNIPPET(g_load, "mov scratch(%rip),%rax");
 SNIPPET(g_store, "mov %rax,scratch+24(%rip)");
@@ -710,104 +559,22 @@ static void apic_page(void)
 	other[16] = 0;
 }
 
-/* ---- anything at all ---------------------------------------------------------------------------------------------------------------- */
-
-static u64 seed = 0x123456789;
-static u64 dice(void)
-{
-	seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-	return seed;
-}
-static u64 odd_value(u64 old)
-{
-	switch (dice() % 6) {
-	case 0: return old ^ 1ull << dice() % 64;
-	case 1: return dice();
-	case 2: return ~0ull;
-	case 3: return 0;
-	case 4: return old ^ (dice() & 0xff);
-	default: return old + (dice() & 0xfff) * 4096;
-	}
-}
-
-/* A page of VMCALLs: the only code that the guest can fetch; it can write nothing. */
-extern u8 g_page[];
-__asm__(".pushsection .text\n.balign 4096\n.globl g_page\ng_page: .rept 1365\nvmcall\n.endr\n.balign 4096\n.popsection");
-
-static void ept_confined(void)
-{
-	ept_identity(pml4);
-	for (unsigned k = 0; k < 4; k++)
-		for (unsigned n = 0; n < 512; n++)
-			if (pd[k][n] & 0x80)
-				pd[k][n] &= ~6ull;
-	for (unsigned n = 0; n < 512; n++)
-		pt[n] &= ~6ull;
-	pt[at(g_page) >> 12 & 511] |= 4;
-	flush();
-}
-
-/* From a state that works, 1 to 3 fields changed: the manual's failure, or an entry and an exit, and the host goes on. Every
- * exception, HLT, I/O and the timer exit, so that whatever the guest is, it comes back and has changed nothing. */
-static void random_states(void)
-{
-	static const u32 fields[] = {
-		G_ES, G_CS, G_SS, G_DS, G_FS, G_GS, G_LDTR, G_TR, G_LIMIT, G_LIMIT + 2, G_LIMIT + 4, G_LIMIT + 14, G_AR, G_AR + 2,
-		G_AR + 4, G_AR + 6, G_AR + 12, G_AR + 14, G_BASE, G_BASE + 2, G_BASE + 4, G_BASE + 10, G_BASE + 14, G_GDTR, G_IDTR,
-		G_GDTR_LIMIT, G_IDTR_LIMIT, G_BLOCK, G_DEBUG, G_CR0, G_CR3, G_CR4, G_EFER, G_PAT, G_DR7, G_RSP, G_RIP, G_RFLAGS,
-		G_DEBUGCTL, LINK, INJECT, INJECT_ERR, INJECT_LEN, CR0_MASK, CR4_MASK, CR0_SHADOW, CR4_SHADOW, VPID, TPR_THRESHOLD,
-		APIC_PAGE, MSR_BITMAP, IO_A, IO_B, ENTRY, PROC, PROC2, TSC_OFFSET, CR3_COUNT, PML_INDEX, EPTP_LIST, VMREAD_BITMAP,
-		ENTRY_LOAD_N,
-	};
-	enum { N = 100000 };
-	ept_confined();
-	unsigned entered = 0, refused = 0, bad_state = 0;
-	for (unsigned n = 0; n < N; n++) {
-		fresh(g_page);
-		for (unsigned k = 0; k < ARRAY_LEN(fields); k++)
-			if (fields[k] >= CR0_MASK && fields[k] <= CR4_SHADOW)
-				wr(fields[k], 0);
-		set_controls(PIN_TIMER, X_HLT | X_IO, EPT | UNRESTRICTED | USE_VPID);
-		wr(VAPIC, at(other));
-		wr(PML_ADDR, at(pml));
-		wr(EPTP, at(pml4) | 3 << 3 | 6);
-		wr(VPID, 1);
-		wr(ENTRY_LOAD_N, 0);
-		for (unsigned k = dice() % 3 + 1; k; k--) {
-			u32 f = fields[dice() % ARRAY_LEN(fields)];
-			wr(f, odd_value(rd(f)));
-		}
-		wr(EXC_BITMAP, 0xffffffff);
-		wr(TIMER, 4);
-		if (enter() != SUCCEED)
-			refused += rd(ERROR) == 7;
-		else if (rd(REASON) & FAILED)
-			bad_state += (rd(REASON) & 0xffff) == R_BAD_GUEST || (rd(REASON) & 0xffff) == R_BAD_MSR;
-		else
-			entered++;
-	}
-	wr(ENTRY_LOAD_N, 0);
-	check_eq("random states: each entered or refused", entered + refused + bad_state, N);
-	check("random states: some of each", entered > N / 10 && refused > N / 50 && bad_state > N / 50);
-}
-
 int main(void)
 {
-	if (!has(1, 2, 5)) {
+	if (!vmx_there()) {
 		skip("vmx", "no VMX");
 		return 0;
 	}
 	instructions();
 	exits();
 	control_registers();
-	entry_checks();
+	refused();
 	msr_lists();
 	events();
 	ept();
 	unrestricted();
 	shadowing();
 	apic_page();
-	random_states();
 	u64 f, p = at(vmcs), v;
 	check_eq("VMCLEAR at the end", vmclear(&p), SUCCEED);
 	__asm__ volatile("vmxoff; pushf; pop %0" : "=r"(f) : : "cc", "memory");
