@@ -5,6 +5,7 @@
 
 struct bt_rig r;
 void (*rig_after_ram)(void);
+const char *rig_model = "max";
 
 int rig_up(void **state)
 {
@@ -16,7 +17,7 @@ int rig_up(void **state)
 	}
 	if (rig_after_ram)
 		rig_after_ram();
-	if (!clock_init(&r.clock, false, &e) || !cpu_model_parse(&r.model, "max", &r.clock, &e)) {
+	if (!clock_init(&r.clock, false, &e) || !cpu_model_parse(&r.model, rig_model, &r.clock, &e)) {
 		fprintf(stderr, "%s\n", e.msg);
 		return -1;
 	}

@@ -21,6 +21,7 @@ struct bt_rig {
 };
 extern struct bt_rig r;
 extern void (*rig_after_ram)(void); /* called when there is RAM and nothing else yet; NULL: none */
+extern const char *rig_model;        /* as --cpu has it */
 
 int rig_up(void **state);
 int rig_down(void **state);

@@ -82,6 +82,14 @@ static void engine_signals(void)
 	known = true;
 }
 
+static enum hostile_host under;
+void hostile_under(enum hostile_host host)
+{
+	static const char *const models[] = { [HOST_NONE] = "max", [HOST_SVM] = "max,vendor=amd,+svm", [HOST_VMX] = "max,vendor=intel,+vmx" };
+	under = host;
+	rig_model = models[host];
+}
+
 void hostile_up(void)
 {
 	before_ram();
@@ -139,6 +147,8 @@ void hostile_fresh(unsigned cpl)
 enum end hostile_go(void)
 {
 	struct cpu *c = r.c;
+	if (under)
+		hostile_guest_begin(under);
 	ticks = 0;
 	running = true;
 	enum run_exit e;
@@ -149,6 +159,8 @@ enum end hostile_go(void)
 	running = false;
 	cpu_clear_event(c, EV_EXIT);
 	pthread_mutex_unlock(&watch_lock);
+	if (under)
+		hostile_guest_check(under);
 	return e == RUN_STOPPED ? END_SHUTDOWN : e == RUN_HALT ? END_HALT : END_TIME;
 }
 

@@ -8,6 +8,10 @@
 
 enum { HANDLER = 0x3000, TSS = 0x4000, KERNEL_STACK = 0x38000, RAM_LAST = RAM_SIZE - 4096 };
 
+/* From the next hostile_up() on each program is the guest of a small hypervisor, by AMD-V or by VT-x, that has all of
+ * RAM mapped to itself but what is its own, and looks at exceptions before the program does (hostile_guest.c). */
+enum hostile_host { HOST_NONE, HOST_SVM, HOST_VMX };
+void hostile_under(enum hostile_host host);
 /* Within the test, not as its fixtures: see engine_signals(). */
 void hostile_up(void);
 void hostile_down(void);
@@ -24,6 +28,16 @@ void hostile_check(const char *name);
 /* All of these at once. */
 void hostile_run(const char *name, unsigned cpl, const void *code, size_t n);
 extern unsigned hostile_programs;
+/* Programs by the hundred (hostile_programs.c): those with a name, at CPL 0 and 3; accesses at the end of RAM; pages that
+ * are chosen so that a host address comes out; so many pages of random bytes. */
+void hostile_all(void);
+void hostile_end_of_ram(void);
+void hostile_chosen_pages(void);
+void hostile_random(unsigned pages);
+/* For hostile_go(): turns the state into the hypervisor's, about to enter the guest that has the state now; fails where
+ * that guest was never entered. */
+void hostile_guest_begin(enum hostile_host host);
+void hostile_guest_check(enum hostile_host host);
 u64 hostile_canary(unsigned n); /* host addresses: 0 below RAM, 1 above, 2 heap */
 
 #endif
