@@ -58,7 +58,7 @@ static void look_at_processor(struct findings *f)
 		model |= a >> 12 & 0xf0;
 	if (family == 15)
 		family += a >> 20 & 0xff;
-	if (__get_cpuid_max(0x80000000, NULL) >= 0x80000004)
+	if ((unsigned)__get_cpuid_max(0x80000000, NULL) >= 0x80000004)
 		for (unsigned k = 0; k < 3; k++)
 			__cpuid(0x80000002 + k, brand[4 * k], brand[4 * k + 1], brand[4 * k + 2], brand[4 * k + 3]);
 	const char *name = (const char *)brand;

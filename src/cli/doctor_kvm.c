@@ -101,7 +101,7 @@ static void permissions(char *buf, size_t cap)
 		return;
 	const struct passwd *p = getpwuid(st.st_uid);
 	char owner[40];
-	snprintf(owner, sizeof(owner), p ? "%s" : "", p ? p->pw_name : "");
+	snprintf(owner, sizeof(owner), "%s", p ? p->pw_name : "");
 	const struct group *g = getgrgid(st.st_gid);
 	snprintf(buf, cap, " (mode %o, owner %s, group %s)", st.st_mode & 07777, owner, g ? g->gr_name : "?");
 }

@@ -26,7 +26,7 @@ static const struct kv_key firmware_keys[] = {
 	{ "vars", KV_STR, offsetof(struct firmware_config, vars), "uefi: the file that keeps its variables; made if it is not there" },
 };
 static const struct kv_key boot_keys[] = {
-	{ "order", KV_STR, offsetof(struct boot_config, order), "letters, the first one first: c disks, d CDs, n network; default cdn" },
+	{ "order", KV_STR, offsetof(struct boot_config, order), "letters, the first one first: c disks, d CDs, n network; default cd, or n where there is neither" },
 	{ "menu", KV_BOOL, offsetof(struct boot_config, menu), "the firmware offers its boot menu" },
 	{ "wait", KV_UINT, offsetof(struct boot_config, wait_ms), "for so many ms; default 2500", 0, 65535 },
 };

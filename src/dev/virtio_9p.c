@@ -5,7 +5,8 @@
  * Invariants
  *  1. A request that is with share/ holds its chain until done is called, also over a reset.
  *  2. At most MAX_IN_FLIGHT are.
- *  3. A reset of the device ends the session: no file stays open for a driver that is gone.
+ *  3. A reset of the device ends the session: no file stays open for a driver that is gone. What the host
+ *     has not answered by SHARE_PATIENCE later is given up, so that the reset comes to an end.
  * Left out of what is saved: the session. After a load its files are not open, and the guest mounts anew. */
 #define LOG_TOPIC "virtio"
 #include "dev/virtio.h"
@@ -31,6 +32,7 @@ struct virtio_9p {
 	struct share *share;      /* NULL: none; requests wait for ever */
 	struct request *free;
 	unsigned n_requests;      /* with share/ */
+	struct timer late;        /* of a reset */
 };
 
 static struct virtio_9p *p9_of(struct virtio *v) { return container_of(v, struct virtio_9p, v); }
@@ -114,10 +116,22 @@ static void p9_config_read(struct virtio *v, u8 *config)
 	memcpy(config + CFG_TAG, tag, strlen(tag));
 }
 
+/* Also where nothing is under way: that is the host's, and with deterministic time must not tell in the timers. */
 static void p9_forget(struct virtio *v)
 {
-	if (p9_of(v)->share)
-		share_reset(p9_of(v)->share);
+	struct virtio_9p *p = p9_of(v);
+
+	if (!p->share)
+		return;
+	share_reset(p->share);
+	timer_arm(&p->late, clock_ns(v->d.clock) + SHARE_PATIENCE * 1000000000ull);
+}
+
+static void p9_late(void *arg)
+{
+	struct virtio_9p *p = arg;
+
+	share_give_up(p->share);
 }
 
 static const struct virtio_type p9_type = {
@@ -144,6 +158,7 @@ static bool p9_init(struct device *d, struct error *e)
 	v->n_queues = 1;
 	v->queue_size[0] = QUEUE_SIZE;
 	v->config_size = CFG_BYTES;
+	timer_init(&container_of(v, struct virtio_9p, v)->late, d->clock, p9_late, container_of(v, struct virtio_9p, v));
 	return virtio_init(v, &p9_type, e);
 }
 
@@ -170,6 +185,8 @@ static void p9_destroy(struct device *d)
 	struct virtio_9p *p = container_of(d, struct virtio_9p, v.d);
 
 	virtio_destroy(&p->v);
+	if (timer_armed(&p->late))
+		timer_cancel(&p->late);
 	for (struct request *q = p->free, *next; q; q = next) {
 		next = q->next;
 		free(q);

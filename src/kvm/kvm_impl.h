@@ -30,6 +30,11 @@
 #ifndef RING3_KVM_IMPL_H
 #define RING3_KVM_IMPL_H
 
+/* Structures of Linux's that end in a list without a length: here the list follows, with its length. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wgnu-variable-sized-type-not-at-end"
+#endif
+
 #include <pthread.h>
 #include <signal.h>
 

@@ -70,10 +70,22 @@ static bool give_boot_devices(struct machine *m, const char *order)
 	return fw_cfg_add_file(m->fw_cfg, "bootorder", text, at);
 }
 
+/* Where there is a disk or a CD the network is for who asks for it: OVMF tries a card for minutes, by PXE and HTTP,
+ * each with IPv4 and IPv6, before it says that a disk does not boot. */
+static const char *boot_order(const struct machine *m)
+{
+	if (m->cfg->boot.order)
+		return m->cfg->boot.order;
+	for (int k = 0; k < m->n_boot_devices; k++)
+		if (m->boot_devices[k].kind != 'n')
+			return "cd";
+	return "n";
+}
+
 static bool give_boot_options(struct machine *m)
 {
 	const struct boot_config *b = &m->cfg->boot;
-	const char *order = b->order ? b->order : "cdn";
+	const char *order = boot_order(m);
 	u16 menu = b->menu;
 	give_boot_sequence(m, order);
 	return fw_cfg_add_key(m->fw_cfg, 0x0e, &menu, 2) && give_u32(m, "etc/show-boot-menu", menu) &&

@@ -324,12 +324,17 @@ bool pc_build(struct machine *m, struct error *e)
 	       mem_add_ports(&m->mem, "post", (u16)m->cfg->post_port, 1, &post_ops, m, e);
 }
 
-/* Machine lock not held; all vCPUs paused (or not started). RAM is kept. */
-void pc_reset(struct machine *m)
+static void drain_devices(struct machine *m)
 {
 	for (int k = 0; k < m->n_devices; k++)
 		if (m->devices[k]->cls->drain)
 			m->devices[k]->cls->drain(m->devices[k]);
+}
+
+/* Machine lock not held; all vCPUs paused (or not started). RAM is kept. */
+void pc_reset(struct machine *m)
+{
+	drain_devices(m);
 	mem_lock(&m->mem);
 	for (int k = 0; k < m->n_devices; k++)
 		if (m->devices[k]->cls->reset)
@@ -347,8 +352,10 @@ void pc_reset(struct machine *m)
 	add_memory_facts(m);
 }
 
+/* All vCPUs paused (or not started). */
 void pc_destroy(struct machine *m)
 {
+	drain_devices(m); /* what comes to its end interrupts processors: while there are some */
 	m->mem.map_changed = NULL; /* devices take their regions away below */
 	for (unsigned k = 0; k < m->n_cpus; k++)
 		vcpu_destroy(m->cpus[k].vcpu);

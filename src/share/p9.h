@@ -57,6 +57,7 @@ struct session {
 };
 
 bool session_init(struct session *s, const struct share_options *o, struct error *e);
+bool session_again(struct session *s, const struct session *of); /* of the same folder; false: too many descriptors */
 void session_reset(struct session *s);   /* no fids any more */
 void session_destroy(struct session *s);
 

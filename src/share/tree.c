@@ -322,6 +322,17 @@ bool session_init(struct session *s, const struct share_options *o, struct error
 	return true;
 }
 
+bool session_again(struct session *s, const struct session *of)
+{
+	*s = (struct session){ .read_only = of->read_only, .msize = P9_MSIZE_MAX, .top.refs = 1, .max_open = of->max_open, .root_dev = of->root_dev };
+	s->root = fcntl(of->root, F_DUPFD_CLOEXEC, 0);
+	s->proc = fcntl(of->proc, F_DUPFD_CLOEXEC, 0);
+	if (s->root >= 0 && s->proc >= 0)
+		return true;
+	session_destroy(s);
+	return false;
+}
+
 void session_reset(struct session *s)
 {
 	for (unsigned b = 0; b < TREE_BUCKETS; b++)
