@@ -62,6 +62,11 @@ void bug_set_hook(void (*hook)(void *), void *arg); /* per thread */
 /* Whether path could be written, or made, as far as can be seen without touching it. what names the
  * option in the error. */
 bool file_check_writable(const char *what, const char *path, struct error *e);
+/* Opens path to be written, made if it is not there; how: O_TRUNC or O_APPEND. Never waits: a FIFO that nobody reads
+ * is an error. A descriptor, or -1. */
+int file_open_write(const char *what, const char *path, int how, struct error *e);
+/* Opens path to be read as text. Never waits: a FIFO that nobody writes ends at once. NULL: errno. */
+FILE *file_open_text(const char *path);
 
 /* ---- bytes in pieces (iov.c) --------------------------------------------------------- */
 

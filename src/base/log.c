@@ -110,9 +110,9 @@ bool log_configure(const char *spec, const char *file, struct error *e)
 			return error_prefix(e, "--log");
 	}
 	if (file) {
-		st.fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+		st.fd = file_open_write("--log-file", file, O_APPEND, e);
 		if (st.fd < 0)
-			return error_set(e, "--log-file %s: cannot be written: %s", file, strerror(errno));
+			return false;
 	}
 	if (log_state.fd != STDERR_FILENO)
 		close(log_state.fd);

@@ -233,7 +233,9 @@ bool image_resize(const char *file, enum block_format format, u64 size, bool shr
 	img->free_host = true;
 	u64 before = img->size;
 	bool raw = !strcmp(img->ops->name, "raw"), ok = true;
-	if (size % BLOCK_SECTOR)
+	if (size > INT64_MAX / 2)
+		ok = error_set(e, "a size of %llu bytes: at most 4 EiB", (unsigned long long)size);
+	else if (size % BLOCK_SECTOR)
 		ok = error_set(e, "a size of %llu bytes: not of whole sectors, %u bytes each", (unsigned long long)size, BLOCK_SECTOR);
 	else if (size < before && !shrink)
 		ok = error_set(e, "%s: it has %llu bytes; what is behind the new end would be lost: --shrink says that this is meant", file,

@@ -10,7 +10,7 @@
 int cli_run(int argc, char **argv);
 int cli_diff(int argc, char **argv);
 int cli_ctl(int argc, char **argv);
-int cli_list(void);
+int cli_list(int argc, char **argv);
 int cli_img(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 void json_string(const char *text); /* to standard output, quoted (json.c) */

@@ -98,8 +98,14 @@ int cli_ctl(int argc, char **argv)
 	return status;
 }
 
-int cli_list(void)
+int cli_list(int argc, char **argv)
 {
+	if (argc && (!strcmp(argv[0], "--help") || !strcmp(argv[0], "-h")))
+		return puts("ring3 list\n\n  The names of the running machines, one a line: those that were given one by --name."), 0;
+	if (argc) {
+		fprintf(stderr, "ring3: list %s: one too many; ring3 list takes nothing\n", argv[0]);
+		return EXIT_USAGE;
+	}
 	char **names = control_names();
 
 	for (char **p = names; p && *p; p++) {

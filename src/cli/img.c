@@ -67,18 +67,19 @@ static int fail(int status, const struct error *e)
 
 /* ---- verbs ------------------------------------------------------------------------------ */
 
-static bool format_word(const char *text, u32 *format, struct error *e)
+/* of: the option that text is the value of. */
+static bool format_word(const char *of, const char *text, u32 *format, struct error *e)
 {
 	static const struct kv_key key = { "format", KV_WORD, 0, "", .words = block_format_words };
 
 	*format = BLOCK_AUTO;
-	return !text || kv_parse("img", text, &key, 1, format, e);
+	return !text || kv_parse(of, text, &key, 1, format, e);
 }
 
 static bool create_options(const struct args *a, struct image_create *c, struct error *e)
 {
 	return (!a->options || kv_parse("-o", a->options, create_keys, ARRAY_LEN(create_keys), c, e)) &&
-	       format_word(a->backing_format, &c->backing_format, e);
+	       format_word("--backing-format", a->backing_format, &c->backing_format, e);
 }
 
 static int verb_create(struct args *a, u32 format, struct error *e)
@@ -150,7 +151,7 @@ static int verb_convert(struct args *a, u32 format, struct error *e)
 	struct image_convert c = { .from = a->files[0], .from_format = format, .from_snapshot = a->snapshot, .compress = a->compress,
 				   .to.file = a->files[1], .arg = &bar };
 
-	if (!create_options(a, &c.to, e) || !format_word(a->out_format, &c.to.format, e))
+	if (!create_options(a, &c.to, e) || !format_word("--to-format", a->out_format, &c.to.format, e))
 		return EXIT_USAGE;
 	if (!a->quiet && isatty(STDERR_FILENO))
 		c.progress = img_progress;
@@ -335,7 +336,7 @@ int cli_img(int argc, char **argv)
 			return fail(EXIT_USAGE, &e);
 		if (a.help)
 			return help_verb(&verbs[k]), 0;
-		if (!format_word(a.format, &format, &e))
+		if (!format_word("--format", a.format, &format, &e))
 			return fail(EXIT_USAGE, &e);
 		int status = verbs[k].run(&a, format, &e);
 		return status == EXIT_USAGE || status == EXIT_START ? fail(status, &e) : status;

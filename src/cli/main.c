@@ -1,6 +1,7 @@
 /* ring3's command line: verbs, and options to one struct vm_config. Nothing else: what an
  * option means is in machine/. Exit statuses: docs/exit-status.md. */
 #define LOG_TOPIC "cli"
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,10 +41,9 @@ static void have_standard_files(void)
 			(void)!open("/dev/null", O_RDWR);
 }
 
-int main(int argc, char **argv)
+static int carry_out(int argc, char **argv)
 {
 	static const char *const verbs[] = { "run", "img", "ctl", "list", "doctor", "diff", "help", "--help", "--version" };
-	have_standard_files();
 	if (argc < 2)
 		return usage_top(stderr);
 	const char *verb = argv[1];
@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "ctl"))
 		return cli_ctl(argc - 2, argv + 2);
 	if (!strcmp(verb, "list"))
-		return cli_list();
+		return cli_list(argc - 2, argv + 2);
 	if (!strcmp(verb, "img"))
 		return cli_img(argc - 2, argv + 2);
 	if (!strcmp(verb, "doctor"))
@@ -67,4 +67,15 @@ int main(int argc, char **argv)
 	fprintf(stderr, "ring3: %s: no such command; %s%s%s\n", verb, near ? "did you mean " : "see ring3 --help",
 		near ? near : "", near ? "?" : "");
 	return EXIT_USAGE;
+}
+
+/* What was to be printed is there as a whole, or the status says that it is not. */
+int main(int argc, char **argv)
+{
+	have_standard_files();
+	int status = carry_out(argc, argv), err = fflush(stdout) ? errno : ferror(stdout) ? EIO : 0;
+	if (!err)
+		return status;
+	fprintf(stderr, "ring3: standard output: cannot be written: %s\n", strerror(err));
+	return status ? status : 1;
 }

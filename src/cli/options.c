@@ -108,18 +108,31 @@ static const struct option_row rows[] = {
 	{ "help", 'h', A_FLAG, EXT(done), NULL, "this list; --help OPTION for the keys of one" },
 };
 
+static const struct option_row *row_of(const char *name)
+{
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+		if (!strcmp(rows[k].name, name))
+			return &rows[k];
+	return NULL;
+}
+
+static void help_row(const struct option_row *o)
+{
+	char left[80];
+
+	snprintf(left, sizeof(left), "  %c%c%s --%s %s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+		 o->arg ? o->arg : "");
+	if (strlen(left) > 42)
+		printf("%s\n%44s%s\n", left, "", o->help);
+	else
+		printf("%-44s%s\n", left, o->help);
+}
+
 static void help_all(void)
 {
 	printf("ring3 run [OPTION ...]\n\n");
-	for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
-		char left[80];
-		snprintf(left, sizeof(left), "  %c%c%s --%s %s", rows[k].letter ? '-' : ' ', rows[k].letter ? rows[k].letter : ' ',
-			 rows[k].letter ? "," : " ", rows[k].name, rows[k].arg ? rows[k].arg : "");
-		if (strlen(left) > 42)
-			printf("%s\n%44s%s\n", left, "", rows[k].help);
-		else
-			printf("%-44s%s\n", left, rows[k].help);
-	}
+	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
+		help_row(&rows[k]);
 	printf("\nSizes take K, M, G. The serial console is this terminal: Ctrl-A x leaves, Ctrl-A h helps.\n"
 	       "Exit status: 0 the guest powered off, (code<<1)|1 isa-debug-exit, 64 a wrong option, 65 cannot\n"
 	       "start, 66 triple fault, 67 Ctrl-A x or a signal, 68 --max-insns, 70 the host failed.\n");
@@ -127,6 +140,7 @@ static void help_all(void)
 
 static bool help_one(const char *name)
 {
+	const struct option_row *o;
 	char what[40];
 
 	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
@@ -139,9 +153,21 @@ static bool help_one(const char *name)
 		cpu_model_help();
 	else if (!strcmp(name, "engine"))
 		engine_help();
+	else if ((o = row_of(name)))
+		help_row(o);
 	else
 		return false;
 	return true;
+}
+
+/* name: what follows --help, or NULL. */
+static bool help(const char *name, struct error *e)
+{
+	if (!name || name[0] == '-') {
+		help_all();
+		return true;
+	}
+	return help_one(name) || error_set(e, "--help %s: no such option; see ring3 run --help", name);
 }
 
 static const struct option_row *find_row(const char *arg, const char **inline_value, struct error *e)
@@ -341,14 +367,6 @@ static bool ends_in(const char *text, const char *end)
 	return n > m && !strcmp(text + n - m, end);
 }
 
-static const struct option_row *row_of(const char *name)
-{
-	for (size_t k = 0; k < ARRAY_LEN(rows); k++)
-		if (!strcmp(rows[k].name, name))
-			return &rows[k];
-	return NULL;
-}
-
 /* The command line. */
 static bool read_arguments(int argc, char **argv, struct items *l, bool *given, struct error *e)
 {
@@ -367,9 +385,7 @@ static bool read_arguments(int argc, char **argv, struct items *l, bool *given, 
 		if (o->type == A_FLAG && value)
 			return error_set(e, "--%s: takes no value", o->name);
 		if (!strcmp(o->name, "help")) {
-			if (k + 1 == argc || !help_one(argv[k + 1]))
-				help_all();
-			return l->x->done = true;
+			return l->x->done = help(argv[k + 1], e); /* the last one is NULL */
 		}
 		if (!strcmp(o->name, "cpu") && !strcmp(value, "help")) {
 			cpu_model_help();

@@ -39,7 +39,7 @@ bool control_path(const char *name, char *buf, size_t cap, struct error *e)
 		if (!isalnum((u8)name[k]) && !strchr("-_.", name[k]))
 			n = 0;
 	if (!n || n > 40 || name[0] == '.')
-		return error_set(e, "--name %s: up to 40 letters, digits and - _ .", name);
+		return error_set(e, "--name %.48s%s: up to 40 letters, digits and - _ .", name, strlen(name) > 48 ? "..." : "");
 	if (!folder(dir, sizeof(dir), e))
 		return false;
 	return (size_t)snprintf(buf, cap, "%s/%s", dir, name) < cap || error_set(e, "%s/%s: the path is too long for a socket", dir, name);

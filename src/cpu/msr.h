@@ -29,6 +29,7 @@ struct msr_desc {
 msr_read_fn mtrr_fixed_read, mtrr_var_read;
 msr_write_fn mtrr_fixed_write, mtrr_var_write, mtrr_def_write, pat_write;
 msr_write_fn mc_bank_write, mcg_ctl_write;
+bool pat_valid(u64 pat); /* the eight types exist */
 
 #define MTRR_VARIABLE 8u /* pairs */
 #define MC_BANKS 10u

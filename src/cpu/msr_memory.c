@@ -17,9 +17,12 @@ static bool types_valid(u64 v, bool pat)
 	return true;
 }
 
+/* SDM vol. 3 11.12.4. */
+bool pat_valid(u64 pat) { return types_valid(pat, true); }
+
 bool pat_write(struct cpu *c, const struct msr_desc *d, u32 msr, u64 v)
 {
-	if (!types_valid(v, true))
+	if (!pat_valid(v))
 		return false;
 	c->msr.pat = v;
 	return true;

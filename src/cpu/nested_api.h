@@ -40,7 +40,7 @@ enum intercept {
 	ICPT_NMI_WINDOW,
 	ICPT_SHUTDOWN,                     /* also: triple fault */
 	ICPT_FERR_FREEZE,
-	ICPT_TASK_SWITCH,                  /* [selector | enum task_why << 16 | error code follows << 24 | error << 32] */
+	ICPT_TASK_SWITCH,                  /* [selector | enum task_why << 16 | error code follows << 24 | ICPT_TASK_RF | error << 32] */
 	/* instructions */
 	ICPT_INTN, ICPT_ICEBP,             /* INT n [vector]; INT1 */
 	ICPT_IRET, ICPT_PUSHF, ICPT_POPF,
@@ -57,6 +57,7 @@ enum intercept {
 };
 _Static_assert(N_INTERCEPTS <= 64, "c->icpt has 64 bits");
 enum { IO_IN = 1 << 24, IO_STRING = 1 << 25 };
+enum { ICPT_TASK_RF = 1 << 25 }; /* the flags that the old task would be saved with have RF */
 enum vm_insn { VM_RUN, VM_MCALL, VM_LOAD, VM_SAVE, VM_STGI, VM_CLGI, VM_SKINIT, VM_INVLPGA };
 
 #define ICPT_BIT(x) (1ull << (x))

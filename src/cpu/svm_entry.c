@@ -7,6 +7,7 @@
 
 #include "cpu/control.h"
 #include "cpu/mmu.h"
+#include "cpu/msr.h"
 #include "cpu/seg.h"
 #include "cpu/svm.h"
 
@@ -99,21 +100,11 @@ static bool maps_fit(const struct cpu *c, const u8 *v)
 	return iopm < end && iopm + 3 * PAGE_SIZE <= end && msrpm < end && msrpm + 2 * PAGE_SIZE < end;
 }
 
-static bool pat_fits(u64 pat)
-{
-	for (unsigned k = 0; k < 8; k++) {
-		unsigned type = pat >> (8 * k) & 0xff;
-		if (type > 7 || type == 2 || type == 3)
-			return false;
-	}
-	return true;
-}
-
 static bool nested_paging_fits(const struct cpu *c, const u8 *v)
 {
 	if (!(ld64(v + VMCB_NP_ENABLE) & 1))
 		return true;
-	return cpu_has(c, FEAT_NPT) && (c->cr0 & CR0_PG) && !(ld64(v + VMCB_NCR3) & ~c->maxphyaddr_mask) && pat_fits(ld64(v + VMCB_PAT));
+	return cpu_has(c, FEAT_NPT) && (c->cr0 & CR0_PG) && !(ld64(v + VMCB_NCR3) & ~c->maxphyaddr_mask) && pat_valid(ld64(v + VMCB_PAT));
 }
 
 static bool injection_fits(const u8 *v)

@@ -178,7 +178,7 @@ static void task_switch_exit(struct cpu *c, u64 info)
 	bool has_error = info >> 24 & 1;
 	u64 info2 = has_error ? info >> 32 | 1ull << 44 : 0;
 	info2 |= why == TASK_IRET ? 1ull << 36 : why == TASK_JMP ? 1ull << 38 : 0;
-	info2 |= c->rflags & FL_RF ? 1ull << 48 : 0;
+	info2 |= info & ICPT_TASK_RF ? 1ull << 48 : 0;
 	if (svm_wants(c, SVM_EXIT_TASK_SWITCH))
 		svm_exit(c, SVM_EXIT_TASK_SWITCH, (u16)info, info2);
 }

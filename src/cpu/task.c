@@ -182,7 +182,7 @@ static void load_cr3(struct cpu *c, u32 cr3)
 void task_switch_flags(struct cpu *c, u16 sel, enum task_why why, bool push_error, u32 error, u32 flags)
 {
 	struct segment tr = new_tss(c, sel, why), old = c->seg[S_TR];
-	nested_check(c, ICPT_TASK_SWITCH, sel | (u64)why << 16 | (u64)push_error << 24 | (u64)error << 32);
+	nested_check(c, ICPT_TASK_SWITCH, sel | (u64)why << 16 | (u64)push_error << 24 | (flags & FL_RF ? ICPT_TASK_RF : 0) | (u64)error << 32);
 	bool t32 = tr.attr & 8, old32 = old.attr & 8, stepping = flags & FL_TF;
 	bool nested = why == TASK_CALL || why == TASK_GATE;
 	unsigned size = layout[old32].reg_size;

@@ -163,7 +163,6 @@ void vmcs_region_write(struct cpu *c, u64 addr, u64 encoding, unsigned slot, u64
 bool vmx_controls_valid(struct cpu *c);
 bool vmx_host_valid(struct cpu *c);
 bool vmx_guest_valid(struct cpu *c, u64 *qual); /* false: *qual is the exit qualification */
-bool vmx_pat_valid(u64 pat);
 bool vmx_cr0_valid(u64 cr0, bool unrestricted); /* bits that VMX operation fixes */
 bool vmx_cr4_valid(const struct cpu *c, u64 cr4);
 bool ept_pointer_valid(const struct cpu *c, u64 eptp);

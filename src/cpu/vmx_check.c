@@ -1,6 +1,7 @@
 /* VM entry: checks on the controls and on the host-state area. Intel SDM vol. 3 26.2, in its order.
  *
  * Nothing here changes state: the caller answers with VMfailValid and the error number. */
+#include "cpu/msr.h"
 #include "cpu/vmx.h"
 
 /* ---- execution controls, SDM 26.2.1.1 ------------------------------------------------------------- */
@@ -135,16 +136,6 @@ bool vmx_controls_valid(struct cpu *c) { return execution_valid(c) && exit_valid
 
 /* ---- the host's state, SDM 26.2.2 to 26.2.4 ------------------------------------------------------------------ */
 
-bool vmx_pat_valid(u64 pat)
-{
-	for (unsigned k = 0; k < 64; k += 8) {
-		u8 t = (u8)(pat >> k);
-		if (t > 7 || t == 2 || t == 3)
-			return false;
-	}
-	return true;
-}
-
 static bool host_registers_valid(struct cpu *c, bool host64)
 {
 	const u64 lm = EFER_LME | EFER_LMA;
@@ -153,7 +144,7 @@ static bool host_registers_valid(struct cpu *c, bool host64)
 		return false;
 	if (!cpu_address_valid(c, VF(HOST_SYSENTER_ESP)) || !cpu_address_valid(c, VF(HOST_SYSENTER_EIP)))
 		return false;
-	if ((x & EXIT_LOAD_PAT) && !vmx_pat_valid(VF(HOST_PAT)))
+	if ((x & EXIT_LOAD_PAT) && !pat_valid(VF(HOST_PAT)))
 		return false;
 	if ((x & EXIT_LOAD_PKRS) && VF(HOST_PKRS) >> 32)
 		return false;

@@ -1,5 +1,6 @@
 /* VM entry: checks on the guest-state area. Intel SDM vol. 3 26.3.1, in its order. Nothing here changes
  * state: the caller answers with exit reason 33 and the qualification. */
+#include "cpu/msr.h"
 #include "cpu/vmx.h"
 
 /* What the checks look at again and again. */
@@ -38,7 +39,7 @@ static bool registers_valid(struct cpu *c, const struct guest *g)
 		return false;
 	if (!cpu_address_valid(c, VF(GUEST_SYSENTER_ESP)) || !cpu_address_valid(c, VF(GUEST_SYSENTER_EIP)))
 		return false;
-	if ((g->entry & ENTRY_LOAD_PAT) && !vmx_pat_valid(VF(GUEST_PAT)))
+	if ((g->entry & ENTRY_LOAD_PAT) && !pat_valid(VF(GUEST_PAT)))
 		return false;
 	if ((g->entry & ENTRY_LOAD_PKRS) && VF(GUEST_PKRS) >> 32)
 		return false;

@@ -125,7 +125,8 @@ static void time_stamp(struct cpu *c, enum vmx_reason why)
 static _Noreturn void task(struct cpu *c, u64 info)
 {
 	static const u8 source[] = { [TASK_JMP] = 2, [TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_GATE] = 3 };
-	vmx_leave(c, EXIT_TASK_SWITCH, (info & 0xffff) | (u64)source[info >> 16 & 3] << 30);
+	vmx_leave_with(c, (struct vmx_exit){ .reason = EXIT_TASK_SWITCH, .set_rf = info & ICPT_TASK_RF,
+					     .qualification = (info & 0xffff) | (u64)source[info >> 16 & 3] << 30 });
 }
 
 /* IRET ends the blocking of virtual NMIs, also one that faults then. */

@@ -56,7 +56,7 @@ bool vnc_read_password(const char *path, u8 password[VNC_PASSWORD], struct error
 
 	if (!have_des(e))
 		return false;
-	FILE *f = fopen(path, "re");
+	FILE *f = file_open_text(path);
 	if (!f)
 		return error_set(e, "password-file=%s: %s", path, strerror(errno));
 	bool any = fgets(line, sizeof(line), f) != NULL;

@@ -8,10 +8,12 @@
  * registers name the instruction, the coarser run has named the interval. */
 #define LOG_TOPIC "trace"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cpu/nested_api.h"
 #include "machine/machine_impl.h"
@@ -117,9 +119,12 @@ bool trace_start(struct machine *m, struct error *e)
 	if (f->dry_run)
 		return !f->hash_file || file_check_writable("--hash-file", f->hash_file, e);
 	if (f->hash_every) {
-		m->hash_out = f->hash_file ? fopen(f->hash_file, "w") : stderr;
+		int fd = f->hash_file ? file_open_write("--hash-file", f->hash_file, O_TRUNC, e) : -1;
+		if (f->hash_file && fd < 0)
+			return false;
+		m->hash_out = f->hash_file ? fdopen(fd, "w") : stderr;
 		if (!m->hash_out)
-			return error_set(e, "--hash-file %s: cannot be written: %s", f->hash_file, strerror(errno));
+			return close(fd), error_set(e, "--hash-file %s: %s", f->hash_file, strerror(errno));
 		first = MIN(first, f->hash_from ? f->hash_from : f->hash_every);
 	}
 	vcpu_set_checkpoint(m->cpus[0].vcpu, first, checkpoint, m);

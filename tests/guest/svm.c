@@ -102,6 +102,13 @@ static void checks(void)
 	vmcb.msrpm = 1ull << 60, refused("MSR map beyond memory");
 	vmcb.iopm = 1ull << 60, refused("I/O map beyond memory");
 	vmcb.msrpm |= 0xfff, taken("MSR map, low bits");
+	u32 r[4];
+	cpuid(0x80000008, 0, r);
+	u64 end = 1ull << (r[0] & 0xff);
+	vmcb.iopm = end - 3 * 4096, taken("I/O map up to the last address");
+	vmcb.iopm = end - 2 * 4096, refused("I/O map across the last address");
+	vmcb.msrpm = end - 3 * 4096, taken("MSR map before the last page");
+	vmcb.msrpm = end - 2 * 4096, refused("MSR map up to the last address");
 	vmcb.eventinj = EVENT(EV_EXCEPTION, 2), refused("an exception with vector 2");
 	vmcb.eventinj = EVENT(EV_EXCEPTION, 32), refused("an exception with vector 32");
 	vmcb.eventinj = EVENT(1, 3), refused("an event of type 1");
@@ -227,6 +234,9 @@ SNIP(mwait_armed, "lea nested_rbx,%rax; xor %ecx,%ecx; xor %edx,%edx; monitor; m
 SNIP(cr0_mp, "mov %cr0,%rax; btc $1,%rax; mov %rax,%cr0");
 SNIP(msr_beyond, "mov $0x4000,%ecx; rdmsr");
 SNIP(in_two, "mov $0x81,%edx; in %dx,%ax");
+SNIP(in_across, "mov $0x87,%edx; in %dx,%ax");
+extern const u8 cpuid32[];
+__asm__(".pushsection .text\n.code32\n.globl cpuid32\ncpuid32: cpuid; hlt\n.code64\n.popsection");
 SNIP(rep_outs, "mov $0x80,%edx; mov $3,%ecx; lea nested_idt,%rsi; rep outsb %fs:(%rsi),%dx");
 
 static void details(void)
@@ -270,11 +280,20 @@ static void details(void)
 	iopm[0x82 / 8] = 1 << 0x82 % 8;
 	check_eq("the second of two ports", run_at(in_two), X_IOIO);
 	iopm[0x82 / 8] = 0;
+	iopm[0x88 / 8] = 1;
+	check_eq("the second of two ports, in the next byte", run_at(in_across), X_IOIO);
+	iopm[0x88 / 8] = 0;
 	iopm[0x80 / 8] = 1;
 	check_eq("REP OUTSB", run_at(rep_outs), X_IOIO);
 	check_eq("REP OUTSB: EXITINFO1", vmcb.info1, 0x800000 | 4 << 10 | 4 << 7 | 1 << 4 | 12);
 	check_eq("REP OUTSB: RCX", nested_rcx, 3);
 	iopm[0x80 / 8] = 0;
+	/* The last instruction of 4 GiB: 32-bit code goes on at 0. */
+	vmcb_init();
+	want(X_CPUID);
+	vmcb.cs = (struct vmcb_seg){ CODE32, 0xc9b, 0xffffffff, (u32)(uptr)cpuid32 + 2 };
+	check_eq("CPUID at the end of 32-bit code", run_at((void *)0xfffffffeull), X_CPUID);
+	check_eq("CPUID at the end of 32-bit code: the next RIP", vmcb.nrip, 0);
 }
 
 /* ---- state that goes both ways ------------------------------------------------------------------------ */
@@ -357,6 +376,18 @@ static void filter(void)
 	check_eq("the fifth PAUSE: RCX", nested_rcx, 6);
 	vmcb.pause_count = 10;
 	check_eq("ten PAUSEs", run_at(pauses), X_VMMCALL);
+	u32 r[4];
+	cpuid(0x8000000a, 0, r);
+	if (!(r[3] & 1 << 12))
+		return;
+	vmcb.pause_count = 4;
+	vmcb.pause_threshold = 1;
+	check_eq("PAUSEs that are further apart than the threshold", run_at(pauses), X_VMMCALL);
+	vmcb.pause_threshold = 0xffff;
+	u64 code = 0;
+	for (unsigned k = 0; k < 100 && code != X_PAUSE; k++) /* a busy host may come between two of them */
+		code = run_at(pauses);
+	check_eq("PAUSEs within the threshold", code, X_PAUSE);
 }
 
 /* ---- last branches --------------------------------------------------------------------------------------- */
@@ -426,7 +457,10 @@ static void skinit(void)
 	check_eq("SKINIT: CS, SS", landing.cs | (u64)landing.ss << 32, 8 | 16ull << 32);
 	check("SKINIT: EIP", landing.eip > 0x1000040 && landing.eip < 0x1000100);
 	check_eq("SKINIT: VM_CR.R_INIT", rdmsr(VM_CR) & 2, 2);
-	stgi();
+	TRY(apic_write(0x310, 0); apic_write(0x300, 0x40400); __asm__ volatile("nop"));
+	check_trap("SKINIT: GIF holds NMI", NONE, 0);
+	TRY(stgi(); __asm__ volatile("nop"));
+	check_trap("SKINIT: NMI after STGI", NMI, 0);
 	wrmsr(VM_CR, 0);
 }
 

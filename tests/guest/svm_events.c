@@ -42,6 +42,8 @@ SNIP(x_pf_w, "movabs $0x600000000123,%rax; .globl x_pf_w_at; x_pf_w_at: mov %ecx
 SNIP(x_nm, "mov %cr0,%rax; or $8,%rax; mov %rax,%cr0; .globl x_nm_at; x_nm_at: fnop");
 SNIP(x_ss, "movabs $0x8000000000000000,%rbp; .globl x_ss_at; x_ss_at: mov (%rbp),%eax");
 SNIP(x_db, "pushf; orl $0x100,(%rsp); popf; nop; .globl x_db_at; x_db_at: nop");
+SNIP(x_icebp, ".byte 0xf1");
+SNIP(x_gd, "mov %dr0,%rax");
 extern const u8 x_de_at[], x_gp_at[], x_pf_r_at[], x_pf_w_at[], x_nm_at[], x_ss_at[], x_db_at[];
 
 static void exceptions(void)
@@ -67,6 +69,12 @@ static void exceptions(void)
 		}
 	}
 	check_eq("#DB: DR6 is set", vmcb.dr6 & 0xe00f, 0x4000);
+	vmcb_init();
+	vmcb.icpt[2] = 1u << DB;
+	vmcb.dr7 |= 1 << 13;
+	check_eq("DR7.GD: exit code", run_at(x_gd), X_EXCEPTION + DB);
+	check_eq("DR7.GD: DR6.BD", vmcb.dr6 & 0xe00f, 0x2000);
+	check_eq("DR7.GD is clear, as in the handler", vmcb.dr7, 0x400);
 	/* What nobody wants goes to the guest's own handler. */
 	forget();
 	vmcb_init();
@@ -83,6 +91,10 @@ static void exceptions(void)
 	check_eq("#PF on the way of #UD: EXITINTINFO", vmcb.exitintinfo, EVENT(EV_EXCEPTION, UD));
 	check_eq("#PF on the way of #UD: EXITINFO2", vmcb.info2, 0x700000000000 + 16 * UD);
 	check_eq("#PF on the way of #UD: RIP", vmcb.rip, (uptr)x_ud);
+	run_at(x_bp);
+	check_eq("#PF on the way of INT3: EXITINTINFO", vmcb.exitintinfo, EVENT(EV_EXCEPTION, BP));
+	run_at(x_icebp);
+	check_eq("#PF on the way of INT1: EXITINTINFO", vmcb.exitintinfo, EVENT(EV_EXCEPTION, DB));
 	vmcb.icpt[2] = 1u << DF;
 	run_at(x_gp);
 	check_eq("#DF", vmcb.exitcode, X_EXCEPTION + DF);
@@ -162,6 +174,16 @@ static void virtual_interrupts(void)
 	run_at(sti_nop);
 	check("V_IRQ is taken", count[0x42] == 1 && !(vmcb.vintr & V_IRQ));
 	check_eq("after the shadow of STI", last_ip, (uptr)sti_nop + 2);
+	vmcb.rflags |= FL_IF;
+	vmcb.vintr |= V_IRQ;
+	run_at(idle);
+	check_eq("V_IRQ at VMRUN: before the first instruction", last_ip, (uptr)idle);
+	vmcb.rflags |= FL_IF;
+	vmcb.vintr |= V_IRQ;
+	vmcb.shadow = 1;
+	run_at(idle);
+	check_eq("... in an interrupt shadow after it", last_ip, (uptr)idle + 1);
+	vmcb.rflags = 2;
 	want(X_CPUID);
 	check_eq("CPUID in the shadow of STI", run_at(sti_cpuid), X_CPUID);
 	check_eq("... the shadow is told", vmcb.shadow & 1, 1);
@@ -253,6 +275,17 @@ static void physical(void)
 	check_eq("... and pending", count[NMI], 1);
 	stgi();
 	check_eq("... and taken after STGI", count[NMI], 2);
+	forget();
+	unwant(X_NMI);
+	vmcb.asid = 0;
+	clgi();
+	check_eq("a VMRUN that is refused", vmrun_once(), X_INVALID);
+	self_ipi(0x400);
+	__asm__ volatile("nop");
+	check_eq("... leaves GIF clear", count[NMI], 0);
+	stgi();
+	check_eq("... NMI after STGI", count[NMI], 1);
+	vmcb.asid = 1;
 	want(X_SMI);
 	vmcb.rip = (uptr)idle;
 	clgi();

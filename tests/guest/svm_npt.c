@@ -119,10 +119,31 @@ static void error_codes(void)
 	*own |= W;
 	check_eq("mended", run_at(rd), X_VMMCALL);
 	check("tables' pages are dirty", (*own & (A | D)) == (A | D));
+	*own &= ~(u64)W; /* by now there is nothing to be set in them */
+	vmcb.tlb_control = 3;
+	check_eq("a table in a read-only page, accessed: exit", run_at(rd), X_NPF);
+	check_eq("a table in a read-only page, accessed: EXITINFO1", vmcb.info1, 1ull << 33 | 7);
+	npml4[0] |= PS;
+	check_eq("PS in a PML4E", (run_at(rd), vmcb.info1), 1ull << 33 | 15);
+	init();
+	npd[0][SPLIT] = SPLIT * 2 * MiB | P | W | U | PS | 1 << 13;
+	check_eq("2 MiB, bit 13", (run_at(rd), vmcb.info1), 1ull << 32 | 13);
+	/* Without NXE there is no NX, and a fetch is not told from a read. */
+	u64 efer = rdmsr(EFER);
+	init();
+	wrmsr(EFER, efer & ~0x800ull);
+	*leaf |= NX;
+	check_eq("NX without EFER.NXE", (run_at(rd), vmcb.info1), 1ull << 32 | 13);
+	*leaf = 0;
+	check_eq("a fetch without EFER.NXE", (run_at(ex), vmcb.info1), 1ull << 32 | 4);
+	wrmsr(EFER, efer);
+	check_eq("a fetch with it", (run_at(ex), vmcb.info1), 1ull << 32 | 20);
 	/* Bytes of the instruction, and none for a fetch. */
 	init();
+	run_at(rd); /* VMMCALL has a next RIP */
 	*leaf = 0;
 	run_at(rd);
+	check_eq("NPF after another exit: no next RIP", vmcb.nrip, 0);
 	check("NPF: bytes of the instruction", vmcb.n_bytes == 15 && !memcmp(vmcb.bytes, rd, 15));
 	run_at(ex);
 	check_eq("NPF of a fetch: none", vmcb.n_bytes, 0);
@@ -181,6 +202,13 @@ static void invalidation(void)
 	vmcb.tlb_control = 1;
 	run_at(rd);
 	check_eq("flush of all", nested_rbx, 0x1111);
+	*leaf = (GPA + 4096) | P | W | U;
+	vmcb.tlb_control = 7;
+	run_at(rd);
+	check_eq("flush by ASID but for global ones", nested_rbx, 0x2222);
+	*leaf = GPA | P | W | U;
+	vmcb.tlb_control = 1;
+	run_at(rd);
 	vmcb.tlb_control = 0;
 	vmcb.asid = 6;
 	*leaf = (GPA + 4096) | P | W | U;
