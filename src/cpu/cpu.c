@@ -99,6 +99,7 @@ void cpu_reset(struct cpu *c, bool init)
 	memset(c->pdpte, 0, sizeof(c->pdpte));
 	c->nested = (struct nested){ .mode = NEST_NONE, .apic_page = ~0ull };
 	c->icpt = 0;
+	c->engine_l2 = false;
 	cpu_clear_event(c, EV_VINTR | EV_NESTED);
 	svm_reset(c, init);
 	vmx_reset(c, init);

@@ -91,6 +91,8 @@ static bool interpret(struct kvm_vcpu *v)
 {
 	if (!state_get(v))
 		return false;
+	if (v->l2)
+		return kvm_failed_exit(v); /* its memory is not the interpreter's */
 	v->stats.interpreted++;
 	interp_step(v->cpu);
 	mem_device_wrote(v->cpu->mem); /* perhaps */

@@ -80,12 +80,20 @@ static bool take_pic(struct kvm_vcpu *v)
 {
 	if (v->fresh) /* only KVM_RUN says whether it is ready: it is to come back at once */
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	return !v->ready || (state_get(v) && service(v->cpu) && state_put(v));
+	if (!v->ready)
+		return true;
+	if (!state_get(v))
+		return false;
+	return v->l2 ? state_put(v) && inject_interrupt(v) : service(v->cpu) && state_put(v);
 }
 
 static bool own_events(struct kvm_vcpu *v)
 {
-	return state_get(v) && (service(v->cpu) || (v->vm->split && !v->cpu->stopped));
+	if (!state_get(v))
+		return false;
+	if (v->l2 && !(atomic_load(&v->cpu->events) & EV_INIT))
+		return true; /* none that an interpreter could bring to a hypervisor's guest */
+	return (service(v->cpu) || (v->vm->split && !v->cpu->stopped));
 }
 
 /* It does not rest, or what is there ends its rest. */
@@ -210,6 +218,7 @@ static void vcpu_destroy(struct cpu *c)
 	vm_leave(v->vm);
 	interp_destroy(c);
 	free(v->last);
+	free(v->nested);
 	free(v);
 }
 
@@ -301,6 +310,7 @@ const struct engine_ops kvm_engine = {
 	.vcpu_init = vcpu_init,
 	.vcpu_destroy = vcpu_destroy,
 	.may_leave = may_leave,
+	.may_move = nested_may_move,
 	.run = run,
 	.step = step,
 	.kick = kick,

@@ -9,6 +9,7 @@
  *   doorbells.c  writes for which KVM rings an eventfd
  *   model.c   CPUID and MSRs: what the guest sees is our model, cut to what KVM offers
  *   state.c   between struct cpu and KVM, both ways
+ *   nested.c  hypervisors in the guest
  *   irqchip.c irqchip=split: KVM's LAPICs
  *   irqfd.c   messages to them
  *   exit.c    what KVM leaves to us
@@ -20,7 +21,8 @@
  *     run() it is in KVM's while `in_kvm`, and struct cpu is what it was then.
  *  2. state_get() comes after what KVM still has to complete (port input, a read of device memory or of
  *     an MSR), and carries out by our own means what KVM has taken and not yet delivered: an interrupt or
- *     exception half-way. So there is no state in KVM that struct cpu cannot hold.
+ *     exception half-way. So there is no state in KVM that struct cpu cannot hold, but a hypervisor's
+ *     (nested.c): while its guest runs, struct cpu has that one's registers, and what is half-way stays in KVM.
  *  3. The slots follow the map before each entry: map_seq, which a change moves. Who changes it posts EV_TLB
  *     to all processors, which brings them out. A slot goes while nobody is in the guest (gate.c).
  *  4. A kick sets immediate_exit and sends SIG_KICK; the thread clears immediate_exit, then looks at
@@ -68,6 +70,7 @@ struct vm {
 	struct mem *mem;
 	unsigned users;           /* processors */
 	int kvm_fd, fd;
+	size_t nested_bytes;      /* of KVM_GET_NESTED_STATE; 0: guests are no hypervisors */
 	size_t run_bytes;         /* of struct kvm_run and what follows it */
 	struct kvm_cpuid2 *supported;
 	u32 xsave_offset[16];     /* of components from 2 on, as KVM lays them out; 0: not there */
@@ -130,6 +133,8 @@ struct kvm_vcpu {
 	bool ready;               /* KVM takes an interrupt now */
 	bool fresh;               /* split: whether it does is not known since the state was put */
 	bool known;               /* `last` is what KVM has */
+	bool hypervisor, l2;      /* when last fetched: VT-x was on; its guest ran (nested.c) */
+	struct kvm_nested_state *nested;
 	bool msr_there[STATE_MSRS];
 	struct state *last;
 	struct kvm_stats stats;
@@ -149,7 +154,7 @@ static inline int vcpu_call(const struct kvm_vcpu *v, unsigned long request, voi
 struct vm *vm_join(struct mem *m, const struct kvm_options *o, struct error *e); /* the machine's, made if it is not there */
 void vm_leave(struct vm *vm);
 struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, struct error *e); /* malloced */
-bool vm_has_deadline(const struct kvm_host *h, int kvm_fd); /* KVM's LAPICs take TSC deadlines */
+bool vm_has(const struct kvm_host *h, int kvm_fd, int cap); /* an extension */
 
 /* slots.c. Takes the machine lock. False: KVM refused one; *e says which. */
 bool slots_follow(struct vm *vm, struct error *e);
@@ -181,6 +186,7 @@ bool model_fit(struct cpu_model *m, const void *options, struct error *e); /* en
 bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
 bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
 bool model_msr_is_kvms(u32 msr); /* it has refused a value, and that is the answer */
+bool model_msr_is_nested(u32 msr); /* of those: a hypervisor's, there with vm->nested_bytes alone */
 u32 model_msr(unsigned k);  /* the MSRs of struct state; 0: no more. KVM keeps these, and no others of ours */
 
 /* state.c. False: KVM refused; already reported (kvm_failed). */
@@ -188,6 +194,11 @@ bool state_get(struct kvm_vcpu *v);
 bool state_put(struct kvm_vcpu *v);
 bool state_fetch(struct kvm_vcpu *v); /* as it is, for a report: invariant 2 left aside */
 bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of it */
+
+/* nested.c. The int: 0, or -errno. */
+int nested_fetch(struct kvm_vcpu *v); /* hypervisor, l2 */
+int nested_forget(struct kvm_vcpu *v, const struct kvm_sregs2 *next); /* KVM's, if a reset has switched it off */
+bool nested_may_move(const struct cpu *c, struct error *e);       /* engine_ops.may_move */
 
 /* irqchip.c. The int: 0, or -errno. */
 bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */

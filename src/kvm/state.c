@@ -188,6 +188,23 @@ static u64 *msr_field(struct cpu *c, u32 msr)
 	}
 }
 
+static u64 msr_of(struct cpu *c, u32 msr)
+{
+	u64 val = 0;
+	if (!model_msr_is_nested(msr))
+		return *msr_field(c, msr);
+	msr_read(c, msr, &val);
+	return val;
+}
+
+static void msr_to(struct cpu *c, u32 msr, u64 val)
+{
+	if (!model_msr_is_nested(msr))
+		*msr_field(c, msr) = val;
+	else if (msr_of(c, msr) != val)
+		msr_write(c, msr, val);
+}
+
 struct msr_list { struct kvm_msrs head; struct kvm_msr_entry e[STATE_MSRS]; };
 
 static int msrs_move(const struct kvm_vcpu *v, unsigned long request, u64 *values)
@@ -283,7 +300,7 @@ static void build(struct kvm_vcpu *v, struct state *s)
 	s->debugregs.dr7 = c->dr[7];
 	events_put(c, &s->events);
 	for (unsigned k = 0; model_msr(k); k++)
-		s->msr[k] = *msr_field(c, model_msr(k));
+		s->msr[k] = v->msr_there[k] ? msr_of(c, model_msr(k)) : 0;
 	s->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust;
 	if (!v->vm->split)
 		return;
@@ -321,6 +338,8 @@ static int apic_put(struct kvm_vcpu *v, const struct state *s)
 static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 {
 	bool xsave = cpu_has(v->cpu, FEAT_XSAVE);
+	if ((*r = nested_forget(v, &s->sregs)) < 0)
+		return "KVM_SET_NESTED_STATE";
 	if (!SAME(sregs) && (*r = sregs_call(v, true, &s->sregs)) < 0)
 		return "KVM_SET_SREGS";
 	if (!SAME(regs) && (*r = vcpu_call(v, KVM_SET_REGS, &s->regs)) < 0)
@@ -339,8 +358,10 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "KVM_SET_LAPIC";
 	if (v->vm->split && !SAME(mp) && (*r = vcpu_call(v, KVM_SET_MP_STATE, &s->mp)) < 0)
 		return "KVM_SET_MP_STATE";
-	/* Always: what waits within KVM, an exception say, goes with it. */
-	if ((*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
+	/* Always: what waits within KVM, an exception say, goes with it. But a hypervisor's guest's is KVM's to deliver. */
+	if (v->l2)
+		s->events = v->last->events;
+	else if ((*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
 		return "KVM_SET_VCPU_EVENTS";
 	return NULL;
 }
@@ -367,6 +388,8 @@ static const char *get_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "KVM_GET_MP_STATE";
 	if (v->vm->split && (*r = apic_fetch(v, &s->apic)) < 0)
 		return "KVM_GET_LAPIC";
+	if ((*r = nested_fetch(v)) < 0)
+		return "KVM_GET_NESTED_STATE";
 	return NULL;
 }
 
@@ -418,7 +441,7 @@ static void apply(struct kvm_vcpu *v, struct state *s)
 	events_get(c, &s->events);
 	for (unsigned k = 0; model_msr(k); k++)
 		if (v->msr_there[k])
-			*msr_field(c, model_msr(k)) = s->msr[k];
+			msr_to(c, model_msr(k), s->msr[k]);
 	if (v->vm->split)
 		apply_apic(v, s);
 	cpu_update_mode(c);
@@ -490,7 +513,8 @@ bool state_get(struct kvm_vcpu *v)
 	if (!state_fetch(v))
 		return false;
 	v->known = true;
-	settle(v, &v->last->events);
+	if (!v->l2)
+		settle(v, &v->last->events);
 	return true;
 }
 
@@ -500,7 +524,8 @@ bool state_init(struct kvm_vcpu *v, struct error *e)
 	v->vm->tsc_offset = vcpu_call(v, KVM_HAS_DEVICE_ATTR, &a) >= 0;
 	for (unsigned k = 0; model_msr(k); k++) {
 		struct msr_list l = { .head.nmsrs = 1, .e[0].index = model_msr(k) };
-		v->msr_there[k] = vcpu_call(v, KVM_GET_MSRS, &l) == 1 && vcpu_call(v, KVM_SET_MSRS, &l) == 1;
+		v->msr_there[k] = (v->vm->nested_bytes || !model_msr_is_nested(model_msr(k))) &&
+				  vcpu_call(v, KVM_GET_MSRS, &l) == 1 && vcpu_call(v, KVM_SET_MSRS, &l) == 1;
 	}
 	v->last = calloc(1, sizeof(*v->last));
 	return v->last || error_set(e, "kvm: out of memory");

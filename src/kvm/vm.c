@@ -64,7 +64,7 @@ int kvm_open(struct error *e)
 	return -1;
 }
 
-bool vm_has_deadline(const struct kvm_host *h, int kvm_fd) { return extension(h, kvm_fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0; }
+bool vm_has(const struct kvm_host *h, int kvm_fd, int cap) { return extension(h, kvm_fd, cap) > 0; }
 
 struct kvm_cpuid2 *vm_supported_cpuid(const struct kvm_host *h, int kvm_fd, struct error *e)
 {
@@ -160,6 +160,8 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	int ring = extension(vm->host, vm->kvm_fd, KVM_CAP_COALESCED_MMIO);
 	vm->ring_page = ring > 0 ? (unsigned)ring : 0;
 	vm->ioeventfd = extension(vm->host, vm->kvm_fd, KVM_CAP_IOEVENTFD) > 0;
+	int nested = vm->split ? extension(vm->host, vm->kvm_fd, KVM_CAP_NESTED_STATE) : 0;
+	vm->nested_bytes = nested > 0 ? (size_t)nested : 0;
 	vm->irqfd = extension(vm->host, vm->kvm_fd, KVM_CAP_IRQFD) > 0;
 	vm->any_length = extension(vm->host, vm->kvm_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
 	vm->sregs2 = extension(vm->host, vm->kvm_fd, KVM_CAP_SREGS2) > 0;

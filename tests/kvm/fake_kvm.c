@@ -216,7 +216,7 @@ static int check_extension(const struct fake_kvm *f, int cap)
 	for (unsigned k = 0; k < n_kvm_required; k++)
 		if (cap == kvm_required[k].cap)
 			return 1;
-	return cap == KVM_CAP_NR_MEMSLOTS ? MAX_SLOTS : cap == KVM_CAP_SREGS2 || cap == KVM_CAP_IOEVENTFD || cap == KVM_CAP_IOEVENTFD_ANY_LENGTH ||
+	return cap == KVM_CAP_NR_MEMSLOTS ? MAX_SLOTS : cap == KVM_CAP_NESTED_STATE ? 4096 : cap == KVM_CAP_SREGS2 || cap == KVM_CAP_IOEVENTFD || cap == KVM_CAP_IOEVENTFD_ANY_LENGTH ||
 	       cap == KVM_CAP_TSC_DEADLINE_TIMER;
 }
 

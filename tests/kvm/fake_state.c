@@ -294,6 +294,8 @@ static bool add_leaf(struct cpu *c, struct kvm_cpuid2 *to, u32 room, u32 leaf, u
 {
 	u32 r[4];
 	cpu_cpuid(c, leaf, sub, r);
+	if (leaf == 0x80000001 && cpu_has(c, FEAT_SYSCALL))
+		r[3] |= 1u << 11; /* Intel's shows it to 64-bit code alone; KVM says what there can be */
 	if (to->nent == room)
 		return false;
 	to->entries[to->nent++] = (struct kvm_cpuid_entry2){ .function = leaf, .index = sub, .flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
