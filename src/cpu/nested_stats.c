@@ -62,8 +62,8 @@ void svm_count_exit(struct cpu *c, u64 code)
 static void count(struct counters *t, const struct nested_counts *n, const char *const *names, size_t n_names)
 {
 	counters_group(t, "guests of the guest", 0);
-	counter_add(t, "entered", counter_read(&n->entries));
-	counters_group(t, "left, by exit reason", NESTED_EXITS);
+	counter_add(t, "entries", counter_read(&n->entries));
+	counters_group(t, "exits of guests of the guest", NESTED_EXITS);
 	for (size_t k = 0; k < n_names; k++)
 		if (names[k])
 			counter_add(t, names[k], counter_read(&n->exits[k]));

@@ -35,10 +35,11 @@ static bool ours(u32 leaf, unsigned reg, unsigned bit)
 /* What KVM would do behind our back. VMX, SVM: a hypervisor in the guest would run within KVM, by MSRs that we answer
  * and with state that is KVM's alone (KVM_GET_NESTED_STATE), which struct cpu does not get: kvm_impl.h, invariant 2.
  * The TSC deadline: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
- * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). */
+ * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). PKS: IA32_PKRS would not
+ * be moved with the state. */
 static bool behind_us(u32 leaf, unsigned reg, unsigned bit)
 {
-	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2));
+	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2) || (leaf == 7 && bit == 31));
 }
 
 static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
