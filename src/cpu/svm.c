@@ -15,7 +15,9 @@ void svm_reset(struct cpu *c, bool init)
 {
 	struct svm *s = c->svm;
 	u64 vm_cr = s->vm_cr, hsave = s->hsave_pa, ratio = s->tsc_ratio, key = s->key;
+	struct nested_counts count = s->count;
 	memset(s, 0, sizeof(*s));
+	s->count = count;
 	s->gif = true;
 	s->tsc_ratio = TSC_RATIO_ONE;
 	if (init) {
@@ -140,6 +142,7 @@ void svm_vmrun_insn(struct cpu *c, u64 pa)
 	if (svm_enter(c, pa))
 		return;
 	st64(v + VMCB_EXITCODE, SVM_EXIT_INVALID);
+	svm_count_exit(c, SVM_EXIT_INVALID);
 	st64(v + VMCB_EXITINFO1, 0);
 	st64(v + VMCB_EXITINFO2, 0);
 	st64(v + VMCB_EXITINTINFO, 0);

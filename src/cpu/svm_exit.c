@@ -372,6 +372,7 @@ static void load_host(struct cpu *c)
 
 void svm_vmexit(struct cpu *c)
 {
+	svm_count_exit(c, c->svm->exit_code);
 	u8 *v = mem_ram(c->mem, c->svm->vmcb);
 	if (v) { /* else a device lies over it now */
 		save_guest(c, v);

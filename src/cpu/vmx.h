@@ -55,6 +55,7 @@ struct vmx {
 	struct vmx_exit second; /* why the last translation by EPT failed */
 	u64 timer_end;       /* preemption timer: the TSC at which it is 0 */
 	u64 ple_first, ple_last;
+	struct nested_counts count;
 };
 
 /* Primary and secondary processor-based, pin-based, exit, entry controls. SDM 24.6 to 24.8. */
@@ -179,6 +180,7 @@ void vmx_exit_between(struct cpu *c, struct vmx_exit x); /* on an instruction bo
 void vmx_vmexit(struct cpu *c);
 void vmx_load_host(struct cpu *c);
 void vmx_abort(struct cpu *c, u32 why);
+void vmx_count_exit(struct cpu *c, u32 reason);
 
 /* ---- non-root operation (vmx_intercept.c, vmx_info.c, vmx_event.c, vmx_apic.c, ept.c) */
 void vmx_reset(struct cpu *c, bool init);

@@ -148,6 +148,7 @@ static void enter_space(struct cpu *c)
 /* Too late for VMfail: the host's state comes from the VMCS, as for an exit; the guest's area stays. */
 static void entry_failed(struct cpu *c, u32 reason, u64 qual)
 {
+	vmx_count_exit(c, reason);
 	VF(EXIT_REASON) = reason | EXIT_ENTRY_FAILED;
 	VF(EXIT_QUALIFICATION) = qual;
 	log_debug("cpu %u: VM entry failed: reason %u, qualification %llu", c->index, reason, (unsigned long long)qual);
@@ -202,6 +203,7 @@ unsigned vmx_enter(struct cpu *c, bool launch)
 	}
 	if (launch)
 		c->vmx->vmcs.launched = 1;
+	c->vmx->count.entries++;
 	vmx_timer_start(c);
 	vmx_update_intercepts(c);
 	cpu_post_event(c, EV_NESTED);

@@ -231,6 +231,7 @@ void vmx_vmexit(struct cpu *c)
 {
 	struct vmx_exit x = c->vmx->exit;
 	bool was_nmi = x.reason == EXIT_EXCEPTION && (x.intr_info & 0x7ff) == (INTR_NMI << 8 | V_NMI);
+	vmx_count_exit(c, x.reason);
 	tell(c, &x);
 	save_segments(c);
 	save_control(c);

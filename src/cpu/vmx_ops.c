@@ -65,7 +65,8 @@ void vmx_off(struct cpu *c)
 void vmx_reset(struct cpu *c, bool init)
 {
 	u64 feature_control = init ? c->vmx->feature_control : 0;
-	*c->vmx = (struct vmx){ .current = VMCS_NONE, .feature_control = feature_control };
+	struct nested_counts count = c->vmx->count;
+	*c->vmx = (struct vmx){ .current = VMCS_NONE, .feature_control = feature_control, .count = count };
 }
 
 bool vmx_in_operation(const struct cpu *c) { return c->vmx->on; }

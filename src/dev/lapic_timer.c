@@ -10,7 +10,8 @@
  *
  * The bus clock is 1 GHz, so one tick is `divide` ns and has no rounding.
  * A period below PERIOD_FLOOR counts as the guest programmed it but interrupts no more often
- * than the floor: IRR holds one interrupt a vector anyway, and the host must stay usable. */
+ * than the floor, and not while the last one is in service: IRR holds one interrupt a vector anyway, the
+ * host must stay usable, and a slow processor come to more than its handler. */
 #define LOG_TOPIC "lapic"
 #include "dev/lapic_impl.h"
 
@@ -30,13 +31,25 @@ static unsigned timer_mode(const struct lapic *l)
 	return LVT_TIMER_MODE(l->lvt[LVT_TIMER]);
 }
 
+static bool below_floor(const struct lapic *l)
+{
+	return timer_mode(l) == TIMER_PERIODIC && l->timer_period < PERIOD_FLOOR;
+}
+
+static bool in_service(const struct lapic *l)
+{
+	u8 vector = (u8)l->lvt[LVT_TIMER];
+
+	return l->isr[vector / 32] >> (vector % 32) & 1;
+}
+
 static void arm_count(struct lapic *l)
 {
 	u64 at = l->timer_expiry;
 
 	if (lapic_lent(l))
 		return;
-	if (timer_mode(l) == TIMER_PERIODIC && l->timer_period < PERIOD_FLOOR)
+	if (below_floor(l))
 		at = MAX(at, clock_ns(l->d.clock) + PERIOD_FLOOR);
 	timer_arm(&l->timer, at);
 }
@@ -90,6 +103,8 @@ static void timer_fire(void *arg)
 		/* Periods missed while the host was busy are one interrupt, as IRR would have it. */
 		l->timer_expiry += ((now - l->timer_expiry) / l->timer_period + 1) * l->timer_period;
 		arm_count(l);
+		if (below_floor(l) && in_service(l))
+			return;
 	} else {
 		l->timer_counting = false;
 	}

@@ -39,10 +39,11 @@ struct offer { const struct kvm_cpuid2 *cpuid; bool deadline, nested; };
  * guest's turn must then be KVM's own, and what KVM keeps of it be told (nested.c). With SVM the first VMRUN there ends in a
  * shutdown (Linux 6.1's kvm-amd in a guest of Linux 6.1's), the reason is yet to be found: it stays out.
  * The TSC deadline with LAPICs that are ours: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
- * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). */
+ * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). PKS: IA32_PKRS would not be moved
+ * with the state. */
 static bool behind_us(u32 leaf, unsigned reg, unsigned bit)
 {
-	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2));
+	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2) || (leaf == 7 && bit == 31));
 }
 
 /* Its CPUID says nothing of TSC deadlines: whose LAPICs there will be it does not know yet (api.rst, 4.46). */

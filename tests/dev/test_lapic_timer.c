@@ -347,11 +347,39 @@ static void random_one_shots(void **state)
 	assert_in_range(n, 1000, 20000);
 }
 
+/* A period that no handler keeps up with: the next interrupt comes once the last one is over, and a while later. */
+static void not_on_top_of_itself(void **state)
+{
+	struct apic_rig *a = *state;
+	struct board *b = a->b;
+
+	apic_set(a, 0, A_TIMER, PERIODIC | VECTOR);
+	apic_set(a, 0, A_TICR, 1000);
+	board_advance(b, 100000);
+	assert_int_equal(lapic_ack(a->l[0]), VECTOR);
+	for (int i = 0; i < 10; i++) {
+		board_advance(b, 100000);
+		assert_false(a->cpu[0].intr || apic_bit(a, 0, A_IRR, VECTOR));
+	}
+	apic_set(a, 0, A_EOI, 0);
+	assert_false(a->cpu[0].intr);
+	board_advance(b, 20000);
+	assert_int_equal(fired(a), 1);
+	/* One that is long enough is kept, as ever. */
+	apic_set(a, 0, A_TICR, 50000);
+	board_advance(b, 50000);
+	assert_int_equal(lapic_ack(a->l[0]), VECTOR);
+	board_advance(b, 50000);
+	assert_true(apic_bit(a, 0, A_IRR, VECTOR));
+	apic_set(a, 0, A_EOI, 0);
+	assert_int_equal(fired(a), 1);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(one_shot), T(dividers), T(periodic), T(shortest_period), T(mode_change),
+		T(one_shot), T(not_on_top_of_itself), T(dividers), T(periodic), T(shortest_period), T(mode_change),
 		T(tsc_deadline), T(tsc_adjusted), T(never_early), T(random_one_shots),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -120,8 +120,9 @@ static void instructions(void)
 	check_eq("a loop of PAUSE", run(), R_PAUSE);
 	fresh(g_pause_loop);
 	set_controls(0, 0, PAUSE_LOOP);
-	wr(PLE_WINDOW, 0xffffffff);
-	check_eq("... that is no longer than it may", run(), R_VMCALL);
+	wr(PLE_GAP, 0);
+	wr(PLE_WINDOW, 1000);
+	check_eq("... too far from each other to be one", run(), R_VMCALL);
 }
 
 /* ---- task switches ---------------------------------------------------------------------------------------------- */

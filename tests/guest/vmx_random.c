@@ -50,7 +50,7 @@ static void random_states(void)
 		G_GDTR_LIMIT, G_IDTR_LIMIT, G_BLOCK, G_DEBUG, G_CR0, G_CR3, G_CR4, G_EFER, G_PAT, G_DR7, G_RSP, G_RIP, G_RFLAGS,
 		G_DEBUGCTL, LINK, INJECT, INJECT_ERR, INJECT_LEN, CR0_MASK, CR4_MASK, CR0_SHADOW, CR4_SHADOW, VPID, TPR_THRESHOLD,
 		APIC_PAGE, MSR_BITMAP, IO_A, IO_B, ENTRY, PROC, PROC2, TSC_OFFSET, CR3_COUNT, PML_INDEX, EPTP_LIST, VMREAD_BITMAP,
-		ENTRY_LOAD_N,
+		ENTRY_LOAD_N, PIN, EXIT, G_PKRS, H_PKRS, G_SYSENTER_ESP, G_SYSENTER_EIP, G_AR + 8, G_AR + 10, G_LIMIT + 6, POSTED_VECTOR, POSTED_DESC,
 	};
 	enum { N = 100000 };
 	ept_confined();
@@ -66,14 +66,18 @@ static void random_states(void)
 		wr(EPTP, at(pml4) | 3 << 3 | 6);
 		wr(VPID, 1);
 		wr(ENTRY_LOAD_N, 0);
+		wr(G_PKRS, 0);
+		wr(H_PKRS, 0);
+		wr(POSTED_VECTOR, 0);
 		for (unsigned k = dice() % 3 + 1; k; k--) {
 			u32 f = fields[dice() % ARRAY_LEN(fields)];
 			wr(f, odd_value(rd(f)));
 		}
+		wr(PIN, rd(PIN) | PIN_TIMER);
 		wr(EXC_BITMAP, 0xffffffff);
 		wr(TIMER, 4);
 		if (enter() != SUCCEED)
-			refused += rd(ERROR) == 7;
+			refused += rd(ERROR) == 7 || rd(ERROR) == 8;
 		else if (rd(REASON) & FAILED)
 			bad_state += (rd(REASON) & 0xffff) == R_BAD_GUEST || (rd(REASON) & 0xffff) == R_BAD_MSR;
 		else
