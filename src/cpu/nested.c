@@ -119,3 +119,15 @@ unsigned nested_state(const struct cpu *c, u64 to[NESTED_STATE_MAX])
 	memcpy(to + n, v->vmcs.f, sizeof(v->vmcs.f));
 	return n + N_VMCS_FIELDS;
 }
+
+void nested_count(const struct cpu *c, struct counters *t)
+{
+	const struct nested_counts *n = &c->nested_counts;
+	counters_group(t, "hypervisors inside", 0);
+	counter_add(t, "entries to a guest", counter_read(&n->entries));
+	counter_add(t, "  the guest's translations kept", counter_read(&n->entries_kept));
+	counter_add(t, "exits to the host", counter_read(&n->exits));
+	counter_add(t, "  the host's translations kept", counter_read(&n->exits_kept));
+	counter_add(t, "flushes of guests' translations", counter_read(&n->flushes));
+	counter_add(t, "fields of shadow VMCSs read or written", counter_read(&n->shadowed));
+}

@@ -116,6 +116,9 @@ int nested_vintr(struct cpu *c);
 #define NESTED_STATE_MAX 256u
 unsigned nested_state(const struct cpu *c, u64 to[NESTED_STATE_MAX]);
 
+/* Adds what was counted, always the same ones. Any thread. */
+void nested_count(const struct cpu *c, struct counters *t);
+
 /* ---- paging ------------------------------------------------------------------------------------ */
 
 enum nested_what { NP_FINAL, NP_TABLE, NP_PEEK /* as NP_FINAL, and changes nothing */ };

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "cpu/engine_api.h"
+#include "cpu/nested_api.h"
 #include "interp/block.h"
 
 /* The exception that brought us here by longjmp: state is that of the faulting instruction's
@@ -187,6 +188,7 @@ void interp_count(const struct cpu *c, struct counters *t)
 	counter_add(t, "blocks decoded", built);
 	counter_ratio(t, "  instructions a block", decoded, built);
 	counter_add(t, "blocks forgotten: no more room", counter_read(&bc->flushes));
+	nested_count(c, t);
 }
 
 static void vcpu_destroy(struct cpu *c)
