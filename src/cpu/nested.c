@@ -130,4 +130,5 @@ void nested_count(const struct cpu *c, struct counters *t)
 	counter_add(t, "  the host's translations kept", counter_read(&n->exits_kept));
 	counter_add(t, "flushes of guests' translations", counter_read(&n->flushes));
 	counter_add(t, "fields of shadow VMCSs read or written", counter_read(&n->shadowed));
+	counter_add(t, "posted interrupts taken in a guest", counter_read(&n->posted));
 }

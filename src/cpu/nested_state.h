@@ -43,6 +43,7 @@ struct nested_counts {
 	u64 entries, entries_kept, exits, exits_kept; /* to a guest's address space, to the host's */
 	u64 flushes;       /* of a guest's that had been entered: INVEPT, INVVPID, TLB_CONTROL */
 	u64 shadowed;      /* VMREAD and VMWRITE of a shadow VMCS, which did not exit */
+	u64 posted;        /* notifications of posted interrupts that the guest's virtual APIC took, without an exit */
 };
 
 #endif
