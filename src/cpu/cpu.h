@@ -182,6 +182,7 @@ struct cpu {
 	u64 epoch_next;
 	u16 *pcid_epoch;        /* epoch of each PCID of the address space that is current, 0: none */
 	struct tlb_space spaces[TLB_SPACES]; /* [0]: the host's */
+	struct nested_counts nested_counts;
 	u8 space;               /* the current one */
 	u64 space_clock;
 	struct tlb_entry tlbs[N_MMU][TLB_SIZE];

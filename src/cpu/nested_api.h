@@ -117,9 +117,7 @@ int nested_vintr(struct cpu *c);
 #define NESTED_STATE_MAX 256u
 unsigned nested_state(const struct cpu *c, u64 to[NESTED_STATE_MAX]);
 
-/* For --stats: entries, and exits by reason. Rows of a model that has AMD-V or VT-x. */
-#define NESTED_EXITS 80u
-struct nested_counts { u64 entries, exits[NESTED_EXITS]; };
+/* For --stats: what struct nested_counts holds; nothing for a model without AMD-V and VT-x. Any thread. */
 void nested_count(const struct cpu *c, struct counters *t);
 
 /* ---- paging ------------------------------------------------------------------------------------ */

@@ -37,4 +37,15 @@ struct tlb_space {
 };
 #define TLB_SPACES 8u
 
+/* For --stats; written by the processor's thread, read by any. A translation is kept where the address space that is
+ * gone to (ASID or VPID, second level, CR3 or PCID) has had some and nobody has asked for them to go. */
+#define NESTED_EXITS 80u
+struct nested_counts {
+	u64 entries, entries_kept, exits, exits_kept; /* to a guest's address space, to the host's */
+	u64 flushes;       /* of a guest's that had been entered: INVEPT, INVVPID, TLB_CONTROL */
+	u64 shadowed;      /* VMREAD and VMWRITE of a shadow VMCS, which did not exit */
+	u64 by_reason[NESTED_EXITS]; /* exits: nested_stats.c */
+	u64 posted;        /* notifications of posted interrupts that the guest's virtual APIC took, without an exit */
+};
+
 #endif

@@ -25,7 +25,7 @@ static const char *const vmx_names[] = {
 };
 _Static_assert(ARRAY_LEN(vmx_names) <= NESTED_EXITS, "a counter for each");
 
-void vmx_count_exit(struct cpu *c, u32 reason) { c->vmx->count.exits[reason & 0xffff]++; }
+void vmx_count_exit(struct cpu *c, u32 reason) { c->nested_counts.by_reason[reason & 0xffff]++; }
 
 /* ---- AMD-V ------------------------------------------------------------------------------------------- */
 
@@ -54,25 +54,35 @@ void svm_count_exit(struct cpu *c, u64 code)
 	unsigned k = code == SVM_EXIT_NPF ? NPF : code > SVM_EXIT_INVPCID ? REFUSED
 		: code >= SVM_EXIT_INTR ? FIRST_SINGLE + (unsigned)code - SVM_EXIT_INTR
 		: code >= SVM_EXIT_EXCEPTION ? EXCEPTION : (unsigned)code / 16;
-	c->svm->count.exits[k]++;
+	c->nested_counts.by_reason[k]++;
 }
 
 /* ---- the table ---------------------------------------------------------------------------------------- */
 
-static void count(struct counters *t, const struct nested_counts *n, const char *const *names, size_t n_names)
+static void exits_by_reason(struct counters *t, const struct nested_counts *n, const char *const *names, size_t n_names)
 {
-	counters_group(t, "guests of the guest", 0);
-	counter_add(t, "entries", counter_read(&n->entries));
-	counters_group(t, "exits of guests of the guest", NESTED_EXITS);
+	counters_group(t, "exits to the host", NESTED_EXITS);
 	for (size_t k = 0; k < n_names; k++)
 		if (names[k])
-			counter_add(t, names[k], counter_read(&n->exits[k]));
+			counter_add(t, names[k], counter_read(&n->by_reason[k]));
 }
 
 void nested_count(const struct cpu *c, struct counters *t)
 {
-	if (cpu_has(c, FEAT_SVM))
-		count(t, &c->svm->count, svm_names, ARRAY_LEN(svm_names));
-	if (cpu_has(c, FEAT_VMX))
-		count(t, &c->vmx->count, vmx_names, ARRAY_LEN(vmx_names));
+	const struct nested_counts *n = &c->nested_counts;
+	bool svm = cpu_has(c, FEAT_SVM), vmx = cpu_has(c, FEAT_VMX);
+	if (!svm && !vmx)
+		return;
+	counters_group(t, "hypervisors inside", 0);
+	counter_add(t, "entries to a guest", counter_read(&n->entries));
+	counter_add(t, "  the guest's translations kept", counter_read(&n->entries_kept));
+	counter_add(t, "exits to the host", counter_read(&n->exits));
+	counter_add(t, "  the host's translations kept", counter_read(&n->exits_kept));
+	counter_add(t, "flushes of guests' translations", counter_read(&n->flushes));
+	counter_add(t, "fields of shadow VMCSs read or written", counter_read(&n->shadowed));
+	counter_add(t, "posted interrupts taken in a guest", counter_read(&n->posted));
+	if (svm)
+		exits_by_reason(t, n, svm_names, ARRAY_LEN(svm_names));
+	if (vmx)
+		exits_by_reason(t, n, vmx_names, ARRAY_LEN(vmx_names));
 }

@@ -15,9 +15,7 @@ void svm_reset(struct cpu *c, bool init)
 {
 	struct svm *s = c->svm;
 	u64 vm_cr = s->vm_cr, hsave = s->hsave_pa, ratio = s->tsc_ratio, key = s->key;
-	struct nested_counts count = s->count;
 	memset(s, 0, sizeof(*s));
-	s->count = count;
 	s->gif = true;
 	s->tsc_ratio = TSC_RATIO_ONE;
 	if (init) {

@@ -86,7 +86,6 @@ struct svm {
 	u8 shadow;         /* SHADOW_* that the instruction stood in, which has not been carried out */
 
 	u8 image[VMCB_BYTES]; /* the VMCB as VMRUN found it */
-	struct nested_counts count;
 };
 
 void svm_count_exit(struct cpu *c, u64 code);

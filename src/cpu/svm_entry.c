@@ -267,7 +267,6 @@ bool svm_enter(struct cpu *c, u64 pa)
 	mmu_space_leave(c);
 	load_control(c, v);
 	s->vmcb = pa;
-	s->count.entries++;
 	s->gif = true;
 	c->nested.mode = NEST_SVM;
 	c->nested.paging = ld64(v + VMCB_NP_ENABLE) & 1;

@@ -120,18 +120,24 @@ static unsigned space_find(struct cpu *c, u64 tag, u64 root)
 	return oldest;
 }
 
+static void space_flush(struct cpu *c, struct tlb_space *s)
+{
+	forget_epochs(s);
+	c->nested_counts.flushes++;
+}
+
 void mmu_space_flush(struct cpu *c, u64 tag)
 {
 	for (unsigned k = 1; k < TLB_SPACES; k++)
 		if (c->spaces[k].used && c->spaces[k].tag == tag)
-			forget_epochs(&c->spaces[k]);
+			space_flush(c, &c->spaces[k]);
 }
 
 void mmu_root_flush(struct cpu *c, u64 root)
 {
 	for (unsigned k = 1; k < TLB_SPACES; k++)
 		if (c->spaces[k].used && (!root || !((c->spaces[k].root ^ root) & ~PAGE_MASK)))
-			forget_epochs(&c->spaces[k]);
+			space_flush(c, &c->spaces[k]);
 }
 
 void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
@@ -149,6 +155,9 @@ void mmu_space_enter(struct cpu *c, u64 tag, u64 root, bool flush)
 		c->epoch = old;
 	else
 		mmu_flush_current(c);
+	struct nested_counts *n = &c->nested_counts;
+	*(tag ? &n->entries : &n->exits) += 1;
+	*(tag ? &n->entries_kept : &n->exits_kept) += old != 0;
 }
 
 /* CR3 holds val (bit 63 already taken off). noflush: the PCID's translations may stay. */

@@ -55,7 +55,6 @@ struct vmx {
 	struct vmx_exit second; /* why the last translation by EPT failed */
 	u64 timer_end;       /* preemption timer: the TSC at which it is 0 */
 	u64 ple_first, ple_last;
-	struct nested_counts count;
 };
 
 /* Primary and secondary processor-based, pin-based, exit, entry controls. SDM 24.6 to 24.8. */

@@ -130,6 +130,7 @@ void vmx_posted(struct cpu *c)
 	u64 at = VF(POSTED_DESC_ADDR);
 	u8 top = 0;
 	u8 *desc = mem_ram(c->mem, at);
+	c->nested_counts.posted++;
 	if (c->hooks->eoi)
 		c->hooks->eoi(c->hooks->arg);
 	if (!desc)

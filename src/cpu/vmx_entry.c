@@ -203,7 +203,6 @@ unsigned vmx_enter(struct cpu *c, bool launch)
 	}
 	if (launch)
 		c->vmx->vmcs.launched = 1;
-	c->vmx->count.entries++;
 	vmx_timer_start(c);
 	vmx_update_intercepts(c);
 	cpu_post_event(c, EV_NESTED);

@@ -65,8 +65,7 @@ void vmx_off(struct cpu *c)
 void vmx_reset(struct cpu *c, bool init)
 {
 	u64 feature_control = init ? c->vmx->feature_control : 0;
-	struct nested_counts count = c->vmx->count;
-	*c->vmx = (struct vmx){ .current = VMCS_NONE, .feature_control = feature_control, .count = count };
+	*c->vmx = (struct vmx){ .current = VMCS_NONE, .feature_control = feature_control };
 }
 
 bool vmx_in_operation(const struct cpu *c) { return c->vmx->on; }
@@ -146,6 +145,7 @@ bool vmx_read(struct cpu *c, u64 encoding, u64 *v)
 	unsigned slot;
 	if (!field_known(c, encoding, &slot))
 		return false;
+	c->nested_counts.shadowed += c->nested.mode == NEST_VMX;
 	*v = c->nested.mode == NEST_VMX ? vmcs_region_read(c, shadow_of(c), encoding, slot)
 					 : vmcs_field_read(&c->vmx->vmcs, encoding, slot);
 	return true;
@@ -156,6 +156,7 @@ void vmx_write(struct cpu *c, u64 encoding, u64 v)
 	unsigned slot;
 	if (!field_known(c, encoding, &slot))
 		return;
+	c->nested_counts.shadowed += c->nested.mode == NEST_VMX;
 	if (c->nested.mode == NEST_VMX)
 		vmcs_region_write(c, shadow_of(c), encoding, slot, v);
 	else
