@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "cpu/features.h"
 #include "kvm/kvm_impl.h"
 
 int nested_fetch(struct kvm_vcpu *v)

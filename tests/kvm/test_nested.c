@@ -2,7 +2,6 @@
 #include <errno.h>
 
 #include "test.h"
-#include "cpu/features.h"
 #include "kvm/kvm_impl.h"
 
 #define NESTED_BYTES (sizeof(struct kvm_nested_state) + 4096)
