@@ -206,7 +206,7 @@ void ahci_port_write(struct ahci_port *p, unsigned reg, u32 val)
 		return;
 	case PX_CI:
 		if (p->cmd & CMD_ST)
-			p->ci |= val;
+			p->ci |= val & ~p->queued; /* not those whose command is not at its end */
 		ahci_run(p);
 		break;
 	default: return;

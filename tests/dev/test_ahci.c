@@ -563,6 +563,23 @@ static void both_kinds_at_once_end_all(void **state)
 	assert_ended(0, IS_DHRS);
 }
 
+/* A slot whose command is with the host's disk: what is put there meanwhile is not taken, then or later. */
+static void a_slot_is_taken_once(void **state)
+{
+	queue(3, true, 8, 1, false);
+	fill(DATA + 0x18000, 0x77, 512);
+	go(1u << 3);
+	queue(3, true, 9, 1, false);
+	go(1u << 3);
+	wait_done();
+	assert_int_equal(port(0, CI) | port(0, SACT), 0);
+	assert_ended(0, IS_SDBS);
+	assert_disk(8, 0x77);
+	command(0x25, 9, 1, 0, 512);
+	assert_ended(0, IS_DHRS);
+	assert_pattern(DATA, 9 * 512, 512);
+}
+
 /* ---- CD ------------------------------------------------------------------------------------------------ */
 
 static void packet(const u8 *cmd, bool dma, u32 bytes)
@@ -750,7 +767,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(registers), T(the_first_fis_waits_for_its_place), T(interrupts_by_level), T(interrupts_by_message), T(identifies),
 		T(reads_and_writes), T(memory_in_tiny_pieces), T(refuses_what_is_not_there), T(host_errors), T(trims), T(smart), T(code_that_is_read_over),
-		T(queued_commands), T(a_queued_command_fails), T(both_kinds_at_once_end_all), T(cd_reads), T(cd_says_why_not),
+		T(queued_commands), T(a_queued_command_fails), T(both_kinds_at_once_end_all), T(a_slot_is_taken_once), T(cd_reads), T(cd_says_why_not),
 		T(memory_that_is_not_there), T(waits_for_bus_master), T(a_stop_in_the_middle), T(a_reset_in_the_middle), T(a_software_reset),
 		T(state_goes_round),
 	};
