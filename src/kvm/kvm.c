@@ -36,18 +36,20 @@ static int enter(struct kvm_vcpu *v)
 	return r;
 }
 
-/* NMIs that are due go to KVM, which knows whether they are blocked; a second one waits for its turn here. */
+/* NMIs that are due go to KVM, which knows whether they are blocked, and holds a second one. */
 static bool inject_nmi(struct kvm_vcpu *v)
 {
 	struct cpu *c = v->cpu;
 	if (c->activity == ACT_HLT && c->nmi_blocked)
 		return true;
 	atomic_fetch_and(&c->events, ~(u32)EV_NMI); /* before the count, or one would be lost */
-	if (!atomic_exchange(&c->nmis, 0))
-		return true;
-	c->activity = ACT_RUN;
-	int r = vcpu_call(v, KVM_NMI, NULL);
-	return r >= 0 || refused(v, "KVM_NMI", r);
+	for (u32 n = MIN(atomic_exchange(&c->nmis, 0), 2u); n; n--) {
+		int r = vcpu_call(v, KVM_NMI, NULL);
+		if (r < 0)
+			return refused(v, "KVM_NMI", r);
+		c->activity = ACT_RUN;
+	}
+	return true;
 }
 
 /* INTR is there, and the processor takes it now. */

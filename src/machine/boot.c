@@ -300,6 +300,8 @@ bool boot_load(struct machine *m, struct error *e)
 		return error_set(e, "nothing to boot: give --kernel FILE or --firmware FILE");
 	if ((!f->kernel.format || strcmp(f->kernel.format, "flat")) && (f->kernel.mode || f->kernel.addr_set || f->kernel.entry_set))
 		return error_set(e, "--kernel %s: addr, entry and mode are for format=flat; other formats say it themselves", f->kernel.path);
+	if (f->kernel.format && !strcmp(f->kernel.format, "flat") && (f->initrd || f->append))
+		return error_set(e, "--%s: not with format=flat, which nothing is handed to", f->initrd ? "initrd" : "append");
 	if (m->mem.ram_size < 2 << 20)
 		return error_set(e, "-m %lluK: booting a kernel needs at least 2M", (unsigned long long)(m->mem.ram_size >> 10));
 	pam_all_ram(m);

@@ -278,7 +278,6 @@ static void physical(void)
 	forget();
 	unwant(X_NMI);
 	vmcb.asid = 0;
-	clgi();
 	check_eq("a VMRUN that is refused", vmrun_once(), X_INVALID);
 	self_ipi(0x400);
 	__asm__ volatile("nop");

@@ -105,6 +105,38 @@ static void runs_to_its_end(void **state)
 	assert_true(fake_kvm_count(fake, KVM_RUN) > 400); /* an exit for each port access */
 }
 
+/* Two NMIs that are due at one boundary: both are taken. */
+static void two_nmis(void **state)
+{
+	static const u8 handler[] = { 0xff, 0x06, 0x00, 0x05, 0xcf }; /* inc word [0x500]; iret */
+	static struct mem mem;
+	static struct clock clk;
+	static struct cpu_model model;
+	static struct cpu_hooks hooks;
+	struct error e;
+	assert_true(mem_init(&mem, 1 << 20, &e) && clock_init(&clk, false, &e) && cpu_model_parse(&model, "max", &clk, &e));
+	assert_true(kvm_engine.fit_model(&model, &e));
+	struct cpu *c = cpu_new(0, &mem, &clk, &model, &hooks);
+	memcpy(mem.ram + 0x1000, handler, sizeof(handler));
+	st32(mem.ram + 4 * 2, 0x1000);
+	mem.ram[0x2000] = 0xf4; /* hlt */
+	c->seg[S_CS].sel = 0;
+	c->seg[S_CS].base = 0;
+	c->rip = 0x2000;
+	c->regs[R_SP] = 0x3000;
+	cpu_update_mode(c);
+	assert_true(kvm_engine.vcpu_init(c, &e));
+	cpu_post_event(c, EV_NMI);
+	cpu_post_event(c, EV_NMI);
+	assert_int_equal(kvm_engine.run(c), RUN_HALT);
+	assert_int_equal(ld16(mem.ram + 0x500), 2);
+	assert_int_equal(c->rip, 0x2001);
+	kvm_engine.vcpu_destroy(c);
+	cpu_free(c);
+	clock_destroy(&clk);
+	mem_destroy(&mem);
+}
+
 /* EINTR again and again, wherever a signal may come. */
 static void storms_of_signals(void **state)
 {
@@ -483,7 +515,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(vt_x_with_its_lapics), T(doorbells),
+		T(runs_to_its_end), T(two_nmis), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(vt_x_with_its_lapics), T(doorbells),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(what_hangs_is_called_back), T(auto_gives_way_to_cpu), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -654,6 +654,14 @@ static void no_way_out_by_names(void **state)
 	memset(long_name, 'a', sizeof(long_name));
 	assert_int_equal(walk_one(1, 3, long_name, 255), ENOENT);
 	assert_int_equal(walk_one(1, 3, long_name, 256), ENAMETOOLONG);
+	/* Longer than the message, behind which those before have left what is no zero. */
+	begin(TWALK);
+	add(1, 4);
+	add(3, 4);
+	add(1, 2);
+	add(20, 2);
+	add(0x616161, 3);
+	assert_int_equal(send_message(), EINVAL);
 	host_has("in/file", "hello world");
 	host_has("secret", "secret");
 }
@@ -769,6 +777,15 @@ static void any_bytes(void **state)
 	host_has("secret", "secret");
 }
 
+static unsigned count_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 4096; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
 static void bounded(void **state)
 {
 	static struct session s;
@@ -782,6 +799,22 @@ static void bounded(void **state)
 	assert_int_equal(fid_new(&s, n, &s.top), -ENOMEM);
 	fid_free(&s, fid_get(&s, 5));
 	assert_int_equal(fid_new(&s, n, &s.top), 0);
+	assert_in_range(s.max_open, 16, 16384);
+	s.max_open = 3;
+	for (u32 k = 0; k < 3; k++)
+		assert_int_equal(fid_keep_open(&s, fid_get(&s, k), dup(0), false), 0);
+	unsigned open_now = count_fds();
+	assert_int_equal(fid_keep_open(&s, fid_get(&s, 3), dup(0), false), -EMFILE);
+	assert_int_equal(count_fds(), open_now);
+	assert_int_equal(fid_get(&s, 3)->fd, -1);
+	fid_free(&s, fid_get(&s, 0));
+	assert_int_equal(fid_keep_open(&s, fid_get(&s, 3), dup(0), false), 0);
+	/* A directory that the host has moved into itself, by what is known here, is nowhere: no way up from it goes round. */
+	struct node *a = node_child(&s, &s.top, "a"), *b = node_child(&s, a, "b");
+	node_renamed(&s, &s.top, "a", b, "c");
+	assert_int_equal(node_open(&s, b), -ENOENT);
+	node_put(&s, b);
+	node_put(&s, a);
 	session_destroy(&s);
 	/* No deeper than a thousand directories. */
 	assert_int_equal(walk(ROOT, 1, ""), 0);
@@ -791,15 +824,6 @@ static void bounded(void **state)
 			err = walk(1, 1, "d");
 	assert_int_equal(err, ENAMETOOLONG);
 	assert_in_range(n, 1000, 1100);
-}
-
-static unsigned count_fds(void)
-{
-	unsigned n = 0;
-
-	for (int fd = 0; fd < 4096; fd++)
-		n += fcntl(fd, F_GETFD) >= 0;
-	return n;
 }
 
 static void nothing_stays_open(void **state)
