@@ -115,7 +115,7 @@ static void two_nmis(void **state)
 	static struct cpu_hooks hooks;
 	struct error e;
 	assert_true(mem_init(&mem, 1 << 20, &e) && clock_init(&clk, false, &e) && cpu_model_parse(&model, "max", &clk, &e));
-	assert_true(kvm_engine.fit_model(&model, &e));
+	assert_true(kvm_engine.fit_model(&model, NULL, &e));
 	struct cpu *c = cpu_new(0, &mem, &clk, &model, &hooks);
 	memcpy(mem.ram + 0x1000, handler, sizeof(handler));
 	st32(mem.ram + 4 * 2, 0x1000);
