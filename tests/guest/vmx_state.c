@@ -27,6 +27,10 @@ static void events(void)
 	check_eq("#DF exits", run(), R_EXC);
 	check_eq("#DF: interruption information", rd(INTR_INFO) & 0x800007ff, 0x80000308);
 	check_eq("#DF: no IDT-vectoring information", rd(IDT_INFO) >> 31, 0);
+	fresh(g_ud2);
+	wr(EXC_BITMAP, 1 << UD);
+	check_eq("#UD exits", run(), R_EXC);
+	check_eq("... with RF, as its handler would find it", rd(G_RFLAGS) & FL_RF, FL_RF);
 	fresh(g_nops);
 	set_controls(PIN_NMI | PIN_VNMI, NMI_WINDOW, 0);
 	wr(G_BLOCK, 2);
