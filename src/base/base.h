@@ -170,7 +170,7 @@ u64 clock_icount_at(const struct clock *c, u64 ns);
 /* Real mode: CLOCK_MONOTONIC at so many ns of the machine's clock. Any thread. */
 u64 clock_host_ns(const struct clock *c, u64 ns);
 void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg); /* in the clock's own queue */
-/* To another queue, while it is not armed. In icount mode it stays: all timers are in one order there. */
+/* To another queue, armed or not; machine lock held. In icount mode it stays: all timers are in one order there. */
 void timer_move(struct timer *t, struct timer_queue *q);
 void timer_arm(struct timer *t, u64 deadline_ns);  /* machine lock held; re-arms */
 void timer_cancel(struct timer *t);

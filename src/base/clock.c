@@ -307,14 +307,6 @@ void timer_init(struct timer *t, struct clock *c, void (*fn)(void *), void *arg)
 	*t = (struct timer){ .fn = fn, .arg = arg, .heap_pos = -1, .queue = &c->timers };
 }
 
-void timer_move(struct timer *t, struct timer_queue *q)
-{
-	if (timer_armed(t))
-		bug("a timer changes its queue while it is armed");
-	if (!q->clock->icount_mode)
-		t->queue = q;
-}
-
 void timer_queue_init(struct timer_queue *q, struct clock *c)
 {
 	*q = (struct timer_queue){ .clock = c };
@@ -359,6 +351,18 @@ void timer_cancel(struct timer *t)
 		return;
 	heap_remove(t->queue, t);
 	publish(t->queue);
+}
+
+void timer_move(struct timer *t, struct timer_queue *q)
+{
+	bool armed = timer_armed(t);
+
+	if (q->clock->icount_mode)
+		return;
+	timer_cancel(t);
+	t->queue = q;
+	if (armed)
+		timer_arm(t, t->deadline);
 }
 
 u64 timer_queue_run(struct timer_queue *q)

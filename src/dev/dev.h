@@ -56,6 +56,8 @@ struct device {
 
 /* Allocates, zeroes, fills the links, calls init and reset. */
 struct device *device_new(const struct device_class *cls, const struct device *links, struct error *e);
+/* Its timers go to another queue; before the guest runs. */
+void device_set_timers(struct device *d, struct timer_queue *q);
 void device_free(struct device *d);
 /* State in and out: name/size/bytes per field, little-endian. Returns bytes written; 0 if cap is too small. */
 size_t device_save(const struct device *d, u8 *buf, size_t cap);

@@ -105,6 +105,13 @@ struct device *device_new(const struct device_class *cls, const struct device *l
 	return d;
 }
 
+void device_set_timers(struct device *d, struct timer_queue *q)
+{
+	for (const struct state_field *f = d->cls->state; f && f->name; f++)
+		if (field_is_timer(f))
+			timer_move(field_timer(d, f), q);
+}
+
 void device_free(struct device *d)
 {
 	if (!d)

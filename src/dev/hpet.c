@@ -16,6 +16,9 @@
  *  5. `due` is when the next match is. The host's timer is armed for it only while somebody could
  *     see it happen: an interrupt, or the status bit of a level-triggered timer. Else a periodic
  *     comparator, which Linux leaves running, is brought up to date when it is looked at (settle).
+ *  6. Edges of a periodic timer that the host was too busy to give in time are owed, up to OWED_NS
+ *     of them: a guest that counts its ticks, as Linux does when it tries the timer at boot, finds
+ *     them all. They follow each other in a quarter of the period, in half of a short one.
  *
  * A comparator that the counter has passed matches when the counter comes round again, as on
  * the chip: never at once. A period below PERIOD_FLOOR interrupts no more often than that.
@@ -27,6 +30,8 @@
 #define TIMERS 3u
 #define TICK_NS 10u
 #define PERIOD_FLOOR 20000u            /* ns */
+#define CATCH_UP_NS 250000u            /* periodic matches that were missed are made up for no more often than that */
+#define OWED_NS 125000000u             /* as many of them as this time has */
 #define FAR_FUTURE (1ull << 62)        /* ns; not armed beyond */
 #define NEVER UINT64_MAX
 #define ROUTES 0x00ff0000u             /* IOAPIC pins that a timer may use */
@@ -60,6 +65,7 @@ struct hpet_timer {
 	u8 set_high;      /* the write with VAL_SET was of the low half: the high half may follow */
 	u64 comparator, period;
 	u64 due;          /* ns of the clock; NEVER */
+	u32 owed;         /* edges */
 };
 
 struct hpet {
@@ -102,7 +108,9 @@ static void disarm(struct hpet_timer *t)
 		timer_cancel(&t->timer);
 }
 
-/* The host's timer for the next match, where that shows. */
+static u64 period_ns(const struct hpet_timer *t) { return (t->period & width(t)) * TICK_NS; }
+
+/* The host's timer for the next match, or for an edge that is owed, where that shows. */
 static void watch(struct hpet_timer *t)
 {
 	u64 at = t->due;
@@ -111,8 +119,11 @@ static void watch(struct hpet_timer *t)
 		disarm(t);
 		return;
 	}
-	if (periodic(t) && (t->period & width(t)) * TICK_NS < PERIOD_FLOOR)
-		at = MAX(at, clock_ns(t->hpet->d.clock) + PERIOD_FLOOR);
+	u64 now = clock_ns(t->hpet->d.clock);
+	if (t->owed)
+		at = MIN(at, now + MIN(MAX(period_ns(t) / 4, CATCH_UP_NS), period_ns(t) / 2));
+	if (periodic(t) && period_ns(t) < PERIOD_FLOOR)
+		at = MAX(at, now + PERIOD_FLOOR);
 	timer_arm(&t->timer, at);
 }
 
@@ -170,28 +181,43 @@ static void match(struct hpet_timer *t)
 	}
 }
 
+/* One of so many matches is told now. */
+static void owe(struct hpet_timer *t, u64 matches)
+{
+	bool edges = periodic(t) && (t->config & T_ENABLE) && !(t->config & T_LEVEL) && period_ns(t) >= PERIOD_FLOOR;
+	u64 most = edges ? OWED_NS / period_ns(t) : 0;
+
+	t->owed = (u32)MIN(most, t->owed + matches - 1);
+}
+
 static void timer_fire(void *arg)
 {
 	struct hpet_timer *t = arg;
 	u64 now = clock_ns(t->hpet->d.clock);
 
-	if (now < t->due)
-		return;
-	if (periodic(t)) {
-		u64 period = t->period & width(t);
-		u64 late = (now - t->due) / TICK_NS;
+	if (now >= t->due) {
+		u64 matches = 1;
+		if (periodic(t)) {
+			u64 period = t->period & width(t);
 
-		/* Matches missed while the host was busy are one interrupt. */
-		t->comparator = (t->comparator + (late / period + 1) * period) & width(t);
+			matches = (now - t->due) / TICK_NS / period + 1;
+			t->comparator = (t->comparator + matches * period) & width(t);
+		}
+		owe(t, matches);
+		arm(t, true);
+	} else if (t->owed) {
+		t->owed--;
+		watch(t);
+	} else {
+		return;
 	}
-	arm(t, true);
 	match(t);
 }
 
 /* Matches that nobody saw (invariant 5); before what they depend on is looked at or changed. */
 static void settle(struct hpet_timer *t)
 {
-	if (!timer_armed(&t->timer))
+	if (!timer_armed(&t->timer) && clock_ns(t->hpet->d.clock) >= t->due)
 		timer_fire(t);
 }
 
@@ -237,6 +263,7 @@ static void t_config_write(struct hpet_timer *t, u32 val)
 	if (!(ROUTES >> T_ROUTE(val) & 1))
 		val = (val & ~T_ROUTE_MASK) | (old & T_ROUTE_MASK);
 	t->config = val;
+	t->owed = 0;
 	if (val & T_32BIT) {
 		t->comparator = (u32)t->comparator;
 		t->period = (u32)t->period;
@@ -267,6 +294,7 @@ static void t_comparator_write(struct hpet_timer *t, u64 val, u64 mask)
 		t->period = merge(t->period, val, mask) & width(t);
 	t->set_high = (t->config & T_VAL_SET) && mask == UINT32_MAX;
 	t->config &= ~T_VAL_SET;
+	t->owed = 0;
 	arm(t, !set);
 }
 
@@ -284,8 +312,10 @@ static void config_write(struct hpet *h, u32 val)
 	if ((old ^ h->config) & CFG_ENABLE) {
 		h->base = now;
 		h->start_ns = clock_ns(h->d.clock);
-		for (unsigned i = 0; i < TIMERS; i++)
+		for (unsigned i = 0; i < TIMERS; i++) {
+			h->t[i].owed = 0;
 			arm(&h->t[i], false);
+		}
 	}
 	if ((old ^ h->config) & CFG_LEGACY)
 		irq_set_hpet_legacy(h->d.irqs, h->config & CFG_LEGACY);
@@ -383,6 +413,7 @@ static void hpet_reset(struct device *d)
 		t->comparator = UINT64_MAX;
 		t->period = 0;
 		t->due = NEVER;
+		t->owed = 0;
 	}
 	for (int gsi = 0; gsi < 24; gsi++)
 		irq_set_source(d->irqs, (unsigned)gsi, IRQ_SOURCE_HPET, false);
@@ -405,7 +436,7 @@ static void hpet_loaded(struct device *d)
 #define TIMER_STATE(i) \
 	STATE(struct hpet, t[i].config), \
 	STATE(struct hpet, t[i].pulsed), STATE(struct hpet, t[i].set_high), \
-	STATE(struct hpet, t[i].comparator), STATE(struct hpet, t[i].period), STATE(struct hpet, t[i].due), \
+	STATE(struct hpet, t[i].comparator), STATE(struct hpet, t[i].period), STATE(struct hpet, t[i].due), STATE(struct hpet, t[i].owed), \
 	STATE_TIMER(struct hpet, t[i].timer)
 
 static const struct state_field hpet_state[] = {

@@ -182,7 +182,7 @@ static bool alarm_make(struct vcpu *v, struct error *e)
 	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIG_ALARM, .sigev_value.sival_ptr = v };
 	sigset_t set;
 
-	sigemptyset(&a.sa_mask);
+	sigfillset(&a.sa_mask); /* an engine's kick finds what was interrupted, not on_alarm */
 	ev._sigev_un._tid = gettid();
 	v->alarm_set = !sigaction(SIG_ALARM, &a, NULL) && !timer_create(CLOCK_MONOTONIC, &ev, &v->alarm);
 	if (!v->alarm_set)

@@ -270,6 +270,11 @@ static bool add_chips(struct machine *m, struct error *e)
 	    !pc_add_device(m, &pci_host_class, &m->pci, e) || !pc_add_device(m, &acpi_pm_class, &m->acpi_pm, e) ||
 	    !pc_add_device(m, &fw_cfg_class, &m->fw_cfg, e) || !pc_add_device(m, &isa_debug_exit_class, NULL, e))
 		return false;
+	/* Ticks are the boot processor's: what its thread comes to late it makes up for while the guest runs, where edges
+	 * from another thread would meet in the LAPIC as one while it does not. */
+	struct device *ticking[] = { m->pit, m->rtc, m->hpet };
+	for (unsigned k = 0; k < ARRAY_LEN(ticking); k++)
+		device_set_timers(ticking[k], &m->cpus[0].timers);
 	pam_init(m);
 	struct device *dbg;
 	if (!pc_add_device(m, &debugcon_class, &dbg, e))

@@ -195,14 +195,27 @@ static void periodic(void **state)
 		assert_int_equal(take(h), 0x42);
 		assert_int_equal(rd(h, T_CMP(0)), 5000 + 10000 * (i + 1));
 	}
-	/* Late: one, and in step. */
-	board_at(h->b, 50000 + 100000ull * 25 + 30000);
+	/* Late: one, the others one by one soon after, and in step. */
+	u64 at = 50000 + 100000ull * 25 + 30000;
+	board_at(h->b, at);
 	assert_int_equal(take(h), 0x42);
 	assert_int_equal(take(h), 0);
-	board_at(h->b, 50000 + 100000ull * 26 - 1);
-	assert_int_equal(take(h), 0);
-	board_at(h->b, 50000 + 100000ull * 26);
-	assert_int_equal(take(h), 0x42);
+	assert_int_equal(rd(h, T_CMP(0)), 5000 + 10000 * 26);
+	int told = 1;
+	for (u64 end = 50000 + 100000ull * 40 + 1; at < end; at += 1000) {
+		board_at(h->b, at);
+		told += take(h) == 0x42;
+		assert_int_equal(take(h), 0);
+	}
+	assert_int_equal(told, 40 - 19); /* 20 to 40 */
+	/* So many, and not a day's. */
+	board_at(h->b, at += 86400ull * 1000000000);
+	told = take(h) == 0x42;
+	for (u64 end = at + 100000ull * 1500; at < end; at += 10000) {
+		board_at(h->b, at);
+		told += take(h) == 0x42;
+	}
+	assert_true(told > 2700 && told < 2800); /* 1,500 of their own, an eighth of a second's */
 	/* One write with VAL_SET is both. Two halves are one write. */
 	wr(h, T_CFG(1), ENABLE | PERIODIC | VAL_SET);
 	wr32(h, T_CMP(1), 0);

@@ -1,8 +1,10 @@
 /* vCPU threads: pausing, sleeping, waking, deterministic time. The engine is a dummy that counts,
  * so that what is tested is the thread alone. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "test.h"
@@ -446,6 +448,47 @@ static void timers_on_its_thread(void **state)
 	assert_int_equal(tick_early_ns, 0);
 }
 
+/* An engine that is kicked by a signal looks at what it interrupted: not the handler of the timer's. */
+static _Atomic int kicks, kicks_within;
+static void on_kick_signal(int sig, siginfo_t *si, void *context)
+{
+	kicks++;
+	kicks_within += sigismember(&((ucontext_t *)context)->uc_sigmask, SIGVTALRM);
+}
+static void signal_kick(struct cpu *cpu)
+{
+	if (gettid() == thread_id)
+		pthread_kill(pthread_self(), SIGURG);
+}
+static bool signal_init(struct cpu *cpu, struct error *e)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGURG);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	return true;
+}
+static const struct engine_ops kicked_by_signal = {
+	.name = "kicked", .usable = dummy_usable, .vcpu_init = signal_init, .vcpu_destroy = dummy_destroy,
+	.run = dummy_run, .step = dummy_run, .kick = signal_kick,
+};
+static void a_timer_kicks_the_engine(void **state)
+{
+	struct error e;
+	struct sigaction a = { .sa_sigaction = on_kick_signal, .sa_flags = SA_SIGINFO | SA_RESTART }, old;
+	sigaction(SIGURG, &a, &old);
+	assert_true(vcpu_set_engine(v, &kicked_by_signal, NULL, &e));
+	kicks = kicks_within = 0;
+	again_ns = 100000;
+	vcpu_resume(v);
+	arm_tick(1000);
+	SOON(ticks > 100);
+	vcpu_pause(v);
+	assert_true(kicks > 0);
+	assert_int_equal(kicks_within, 0);
+	sigaction(SIGURG, &old, NULL);
+}
+
 static void step_arms(void)
 {
 	if (rounds == 10)
@@ -780,7 +823,7 @@ static void engines_by_name(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TT(timers_on_its_thread), TT(timers_armed_by_the_guest), TT(timers_end_a_halt), TT(timers_wait_for_a_pause),
+		TT(timers_on_its_thread), TT(a_timer_kicks_the_engine), TT(timers_armed_by_the_guest), TT(timers_end_a_halt), TT(timers_wait_for_a_pause),
 		T(starts_paused), T(pause_stands_still), T(pause_of_a_sleeper), T(init_failure), T(ends_from_any_state),
 		T(halt_costs_nothing), T(masked_interrupt_does_not_wake), T(waiting_for_sipi_sleeps),
 		T(mwait_wakes_by_a_store), T(mwait_costs_little), T(stop_is_told_once), T(every_post_wakes),
