@@ -35,6 +35,7 @@ struct vmx_exit {
 	u32 insn_len, insn_info;
 	u8 shadow;       /* SHADOW_* that the instruction stood in, which has not been carried out */
 	bool set_rf;     /* the exception's RF belongs into the image that is saved */
+	u64 tsc;         /* the host's, as the exit began: what an MSR list stores */
 };
 struct vmx {
 	bool on;             /* VMX operation: between VMXON and VMXOFF */

@@ -41,6 +41,8 @@ bool vmx_store_msrs(struct cpu *c, u64 addr, u32 count)
 		u64 index = mem_phys_read(c->mem, addr, 8), v;
 		if (k >= VMX_MSR_LIST_MAX || index >> 32 || !listable((u32)index, false) || !msr_read(c, (u32)index, &v))
 			return false;
+		if (index == 0x10) /* IA32_TIME_STAMP_COUNTER */
+			v = c->vmx->exit.tsc;
 		vmx_phys_store(c, addr + 8, v, 8);
 	}
 	return true;

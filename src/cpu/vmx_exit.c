@@ -22,6 +22,7 @@ static bool trap_like(u32 reason)
 
 _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 {
+	x.tsc = cpu_tsc(c);
 	const u64 vec = c->nested.vectoring;
 	u32 len = c->cur ? c->cur->len : c->vmx->soft_len;
 	if (vec) /* of an event on its way only software's have an instruction */
@@ -40,6 +41,7 @@ _Noreturn void vmx_leave(struct cpu *c, enum vmx_reason why, u64 qual)
 
 void vmx_exit_between(struct cpu *c, struct vmx_exit x)
 {
+	x.tsc = cpu_tsc(c);
 	c->vmx->exit = x;
 	vmx_vmexit(c);
 }
