@@ -244,6 +244,11 @@ static void msr_lists(void)
 	wr(EXIT_STORE_N, 1);
 	run_at(g_nothing);
 	check_eq("an exit stores MSRs", msr_list[1], 0x1234);
+	msr_list[0] = 0x10;
+	u64 before = rdtsc();
+	run_at(g_nothing);
+	check("... the TSC: the host's, between entry and exit", msr_list[1] > before && msr_list[1] < rdtsc());
+	msr_list[0] = 0xc0000082;
 	wr(EXIT_STORE_N, 0);
 	msr_list[1] = keep;
 	wr(EXIT_LOAD, at(msr_list));
