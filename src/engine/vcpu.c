@@ -67,10 +67,15 @@ struct vcpu {
 	timer_t alarm;               /* the host's, for the first of them while the engine runs: invariant 6 */
 	bool alarm_set;              /* it is there */
 	_Atomic u64 alarm_at;        /* CLOCK_MONOTONIC; 0: not armed */
+	u64 alarm_from;              /* no other before: see ALARM_GAP_NS */
 	struct error error;          /* of the last vcpu_init */
 };
 
 #define SIG_ALARM SIGVTALRM
+
+/* So long the engine runs between two alarms: they and what they bring about take some microseconds, and a guest whose timer
+ * has a shorter period would come to nothing else. */
+#define ALARM_GAP_NS 50000u
 
 /* MWAIT looks at its line this often: at first, and at most after a long wait. */
 #define MWAIT_FIRST_NS 50000u
@@ -197,8 +202,13 @@ static bool alarm_make(struct vcpu *v, struct error *e)
 /* Before the engine runs, and while it does. An alarm too early is harmless, one for nothing is not called back. */
 static void alarm_arm(struct vcpu *v)
 {
-	u64 at = first_deadline(v);
-	if (at == UINT64_MAX || at == atomic_load(&v->alarm_at))
+	u64 at = first_deadline(v), armed = atomic_load(&v->alarm_at);
+	if (at == UINT64_MAX)
+		return;
+	if (!armed)
+		v->alarm_from = host_now() + ALARM_GAP_NS;
+	at = MAX(at, v->alarm_from);
+	if (at == armed)
 		return;
 	struct itimerspec t = { .it_value = { (time_t)(at / 1000000000), (long)(at % 1000000000) } };
 	atomic_store(&v->alarm_at, at); /* not after: it may be due at once */
