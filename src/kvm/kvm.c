@@ -43,7 +43,8 @@ static bool inject_nmi(struct kvm_vcpu *v)
 	if (c->activity == ACT_HLT && c->nmi_blocked)
 		return true;
 	atomic_fetch_and(&c->events, ~(u32)EV_NMI); /* before the count, or one would be lost */
-	for (u32 n = MIN(atomic_exchange(&c->nmis, 0), 2u); n; n--) {
+	u32 due = atomic_exchange(&c->nmis, 0);
+	for (u32 n = MIN(due, 2u); n; n--) {
 		int r = vcpu_call(v, KVM_NMI, NULL);
 		if (r < 0)
 			return refused(v, "KVM_NMI", r);
