@@ -477,6 +477,7 @@ static void a_timer_kicks_the_engine(void **state)
 	struct error e;
 	struct sigaction a = { .sa_sigaction = on_kick_signal, .sa_flags = SA_SIGINFO | SA_RESTART }, old;
 	sigaction(SIGURG, &a, &old);
+	vcpu_pause(v); /* it begins so, but perhaps has not come to it */
 	assert_true(vcpu_set_engine(v, &kicked_by_signal, NULL, &e));
 	kicks = kicks_within = 0;
 	again_ns = 100000;
