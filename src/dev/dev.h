@@ -162,7 +162,6 @@ void lapic_get_state(struct lapic *l, struct apic_state *s);
 void lapic_set_state(struct lapic *l, const struct apic_state *s);
 /* The LAPIC of the calling vCPU thread; on other threads that of the first processor; NULL if none. */
 struct lapic *lapic_current(struct lapic_bus *b);
-void lapic_set_timers(struct lapic *l, struct timer_queue *q); /* where its timer is; before the guest runs */
 void lapic_set_current(struct lapic *l);           /* by each vCPU thread before it runs, NULL at its end */
 
 /* IOAPIC (ioapic.c), 24 pins, 0xfec00000 */

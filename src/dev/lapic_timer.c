@@ -116,8 +116,6 @@ void lapic_timer_setup(struct lapic *l)
 	timer_init(&l->timer, l->d.clock, timer_fire, l);
 }
 
-void lapic_set_timers(struct lapic *l, struct timer_queue *q) { timer_move(&l->timer, q); }
-
 static void timer_stop(struct lapic *l)
 {
 	disarm(l);

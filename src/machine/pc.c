@@ -206,7 +206,7 @@ static bool add_cpu(struct machine *m, unsigned index, struct error *e)
 		.maxphyaddr = m->model.phys_bits,
 		.x2apic = m->model.has[FEAT_X2APIC],
 		.tsc_deadline = m->model.has[FEAT_TSC_DEADLINE] });
-	lapic_set_timers(mc->lapic, &mc->timers);
+	device_set_timers((struct device *)mc->lapic, &mc->timers);
 	mc->vcpu = vcpu_start(mc->cpu, m->engine.ops, vcpu_stopped, mc, e);
 	if (!mc->vcpu) {
 		cpu_free(mc->cpu);
