@@ -426,6 +426,21 @@ static void caching(void)
 	}
 }
 
+/* One access to a page with key 5 under these rules. wrong[0]: whether it is let through, [1]: the error code. Where both the key
+ * and the page forbid, PK may or may not be set along with P: it is, if the key forbids. */
+static void keyed_access(const struct rules *r, unsigned u, unsigned w, enum access a, unsigned wrong[2])
+{
+	pt[1] = (uptr)page[0] | P | (w ? W : 0) | (u ? U : 0) | 5ull << 59;
+	set_mode(r);
+	__asm__ volatile("invlpg (%0)" : : "r"(VA) : "memory");
+	struct entry x[1] = { { true, w, u, false, false } };
+	int want = expect(x, 1, a, r, 5), got = access_va(VA, a, r);
+	u32 err = trap.err;
+	set_mode(&plain);
+	wrong[0] += got != (want < 0 ? DONE : PF);
+	wrong[1] += got == PF && want >= 0 && err != (u32)want;
+}
+
 static void keys(void)
 {
 	if (!pku) {
@@ -433,26 +448,16 @@ static void keys(void)
 		return;
 	}
 	map(0);
-	unsigned bad = 0, bad_ec = 0;
+	unsigned wrong[2] = { 0 };
 	for (unsigned m = 0; m < 64; m++) {
 		struct rules r = { .nxe = true, .pke = true, .cpl3 = m & 1, .wp = m >> 1 & 1 };
 		unsigned u = m >> 2 & 1, w = m >> 3 & 1;
 		r.pkru = (m >> 4 & 3) << 10 | 0; /* key 5 */
-		for (enum access a = READ; a <= FETCH; a++) {
-			pt[1] = (uptr)page[0] | P | (w ? W : 0) | (u ? U : 0) | 5ull << 59;
-			set_mode(&r);
-			__asm__ volatile("invlpg (%0)" : : "r"(VA) : "memory");
-			struct entry x[1] = { { true, w, u, false, false } };
-			int want = expect(x, 1, a, &r, 5), got = access_va(VA, a, &r);
-			u32 err = trap.err;
-			set_mode(&plain);
-			bad += got != (want < 0 ? DONE : PF);
-			/* When both forbid, PK may or may not be set along with P: it is, if the key forbids. */
-			bad_ec += got == PF && want >= 0 && err != (u32)want;
-		}
+		for (enum access a = READ; a <= FETCH; a++)
+			keyed_access(&r, u, w, a, wrong);
 	}
-	check_eq("protection keys: AD, WD, W, U, CPL, WP, all accesses", bad, 0);
-	check_eq("protection keys: error codes", bad_ec, 0);
+	check_eq("protection keys: AD, WD, W, U, CPL, WP, all accesses", wrong[0], 0);
+	check_eq("protection keys: error codes", wrong[1], 0);
 	set_mode(&(struct rules){ .nxe = true, .pke = true });
 	u32 v;
 	TRY(__asm__ volatile("mov $1,%%ecx; rdpkru" : "=a"(v) : : "ecx", "edx"));
@@ -472,26 +477,17 @@ static void supervisor_keys(void)
 		return;
 	}
 	map(0);
-	unsigned bad = 0, bad_ec = 0;
+	unsigned wrong[2] = { 0 };
 	for (unsigned m = 0; m < 256; m++) {
 		struct rules r = { .nxe = true, .pke = m >> 6 & 1, .pks = m >> 7, .cpl3 = m & 1, .wp = m >> 1 & 1, .ac = true };
 		unsigned u = m >> 2 & 1, w = m >> 3 & 1;
 		r.pkrs = (m >> 4 & 3) << 10; /* key 5 */
 		r.pkru = (~m >> 4 & 3) << 10;
-		for (enum access a = READ; a <= FETCH; a++) {
-			pt[1] = (uptr)page[0] | P | (w ? W : 0) | (u ? U : 0) | 5ull << 59;
-			set_mode(&r);
-			__asm__ volatile("invlpg (%0)" : : "r"(VA) : "memory");
-			struct entry x[1] = { { true, w, u, false, false } };
-			int want = expect(x, 1, a, &r, 5), got = access_va(VA, a, &r);
-			u32 err = trap.err;
-			set_mode(&plain);
-			bad += got != (want < 0 ? DONE : PF);
-			bad_ec += got == PF && want >= 0 && err != (u32)want;
-		}
+		for (enum access a = READ; a <= FETCH; a++)
+			keyed_access(&r, u, w, a, wrong);
 	}
-	check_eq("IA32_PKRS: AD, WD, W, U, CPL, WP, PKE, PKS, all accesses", bad, 0);
-	check_eq("IA32_PKRS: error codes", bad_ec, 0);
+	check_eq("IA32_PKRS: AD, WD, W, U, CPL, WP, PKE, PKS, all accesses", wrong[0], 0);
+	check_eq("IA32_PKRS: error codes", wrong[1], 0);
 	/* A write of the register, and of CR4.PKS, counts at once. */
 	pt[1] = (uptr)page[0] | P | W | 5ull << 59;
 	set_mode(&(struct rules){ .nxe = true, .pks = true });
