@@ -10,7 +10,7 @@
  *     the interpreter, system.c's, strings.c's.
  *  2. Nothing resumes inside a group, nor between it and the copies of registers that it counts on, so that all
  *     that has always been there before: after an exit the interpreter carries out the rest of it (bt.c), or a
- *     block of its own goes on. A group that keeps missing is given up (cache_ungroup).
+ *     block of its own goes on. A group that keeps missing is given up (cache_ungroup); in a window none misses.
  *  3. Where one of them stores, all go by the store entry: who may store there may load. */
 #include <string.h>
 
@@ -295,7 +295,7 @@ static void form(struct plan *p, unsigned k)
 		return;
 	p->taken |= 1ull << k | members;
 	u64 lin = insn_lin_of(p->t, k);
-	if (p->t->b->ungrouped[ungroup_slot(lin)] == lin)
+	if (!windowed && p->t->b->ungrouped[ungroup_slot(lin)] == lin)
 		return;
 	unsigned last = 63u - (unsigned)__builtin_clzll(members);
 	bool store = first->store;
