@@ -43,6 +43,7 @@ void cpu_free(struct cpu *c)
 		munmap(c->alias, 2 * PAGE_SIZE);
 	free(c->svm);
 	free(c->vmx);
+	free(c->engine_keeps);
 	munmap(c, sizeof(*c));
 }
 

@@ -242,6 +242,7 @@ struct cpu {
 	void *engine;           /* the engine's own per-vCPU state */
 	const void *engine_options; /* of the machine: engine_ops.keys; NULL: the defaults */
 	bool engine_l2;         /* the engine's: what is here are the registers of a guest of the guest's; a reset ends that */
+	void *engine_keeps;     /* the engine's, which none but itself takes up again: from vcpu_destroy to the next vcpu_init; malloced */
 	bool engine_rests;      /* the engine waits itself where the processor rests: run() is called all the same */
 	bool measure;           /* count also what costs time to count (--stats) */
 	const struct insn *first; /* of the block under way; NULL between instructions: cur - first are complete */

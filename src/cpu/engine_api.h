@@ -30,8 +30,8 @@ struct engine_ops {
 	bool (*vcpu_init)(struct cpu *c, struct error *e);
 	/* Whether a machine with these options may go on in another engine; NULL: always. */
 	bool (*may_leave)(const void *options, struct error *e);
-	/* Whether this processor, which is paused, may; NULL: always. */
-	bool (*may_move)(const struct cpu *c, struct error *e);
+	/* Whether this processor, which is paused, may go on in engine `to` with these options; NULL: always. */
+	bool (*may_move)(const struct cpu *c, const struct engine_ops *to, const void *options, struct error *e);
 	void (*vcpu_destroy)(struct cpu *c);
 	/* Runs until an exit; on the vCPU's thread; returns with fpu state saved and c->rip exact. */
 	enum run_exit (*run)(struct cpu *c);

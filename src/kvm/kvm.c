@@ -213,6 +213,7 @@ static void vcpu_destroy(struct cpu *c)
 	irqchip_leaves(v);
 	posted_leaves(v);
 	gate_leaves(v);
+	nested_keep(v);
 	c->engine_rests = false;
 	if (v->run)
 		h->unmap(h->arg, v->run, v->vm->run_bytes);
@@ -235,7 +236,7 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	v->run = h->map(h->arg, v->fd, v->vm->run_bytes, &err);
 	if (!v->run)
 		return error_set(e, "%s: mapping processor %u: %s", h->name, v->cpu->index, strerror(err));
-	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e))
+	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e) || !nested_take(v, e))
 		return false;
 	v->cpu->engine_rests = v->vm->split;
 	gate_joined(v);
@@ -250,7 +251,7 @@ static bool vcpu_init(struct cpu *c, struct error *e)
 	const struct kvm_options *o = c->engine_options ? c->engine_options : &defaults;
 	if (c->clock->icount_mode)
 		return error_set(e, "--icount: not with --engine kvm, which cannot count instructions; with bt or interp");
-	if (vmx_in_operation(c) || (c->efer & EFER_SVME)) /* a hop: KVM has its own state of that */
+	if (!c->engine_keeps && (vmx_in_operation(c) || (c->efer & EFER_SVME))) /* a hop: KVM has its own state of that */
 		return error_set(e, "kvm: processor %u is a hypervisor's (VT-x or AMD-V is on), which cannot move to another engine", c->index);
 	struct kvm_vcpu *v = calloc(1, sizeof(*v));
 	if (!v)

@@ -22,7 +22,7 @@
  *  2. state_get() comes after what KVM still has to complete (port input, a read of device memory or of
  *     an MSR), and carries out by our own means what KVM has taken and not yet delivered: an interrupt or
  *     exception half-way. So there is no state in KVM that struct cpu cannot hold, but a hypervisor's
- *     (nested.c): while its guest runs, struct cpu has that one's registers, and what is half-way stays in KVM.
+ *     (nested.c): while its guest runs, struct cpu has that one's registers, and what is half-way stays KVM's.
  *  3. The slots follow the map before each entry: map_seq, which a change moves. Who changes it posts EV_TLB
  *     to all processors, which brings them out. A slot goes while nobody is in the guest (gate.c).
  *  4. A kick sets immediate_exit and sends SIG_KICK; the thread clears immediate_exit, then looks at
@@ -101,7 +101,7 @@ struct vm {
 
 /* ---- a processor's ------------------------------------------------------------------------------ */
 
-#define STATE_MSRS 16
+#define STATE_MSRS 20
 
 /* All that is moved. Zeroed before it is filled, so that it can be compared as bytes. */
 struct state {
@@ -115,6 +115,12 @@ struct state {
 	u64 tsc_offset;
 	struct apic_state apic;   /* split */
 	struct kvm_mp_state mp;   /* split */
+};
+
+/* A hypervisor's, in KVM's own form; state.size bytes of it are there. */
+struct hypervisor {
+	struct kvm_vcpu_events events; /* of its guest, where that runs */
+	struct kvm_nested_state state;
 };
 
 struct kvm_stats { u64 enters, kicks, io, mmio, rdmsr, wrmsr, hlt, window, tpr, posted, interpreted, gets, puts, injected; };
@@ -133,8 +139,9 @@ struct kvm_vcpu {
 	bool ready;               /* KVM takes an interrupt now */
 	bool fresh;               /* split: whether it does is not known since the state was put */
 	bool known;               /* `last` is what KVM has */
-	bool hypervisor, l2;      /* when last fetched: VT-x was on; its guest ran (nested.c) */
-	struct kvm_nested_state *nested;
+	bool hypervisor, l2;      /* when last fetched: VT-x or AMD-V was on; its guest ran (nested.c) */
+	bool untold;              /* `nested` is what another processor of KVM's had: this one is yet to be told */
+	struct hypervisor *nested;    /* as last fetched; NULL: not yet, or told */
 	bool msr_there[STATE_MSRS];
 	struct state *last;
 	struct kvm_stats stats;
@@ -187,6 +194,7 @@ bool model_put_cpuid(struct kvm_vcpu *v, struct error *e);
 bool model_filter_msrs(struct vm *vm, struct error *e); /* before there are processors */
 bool model_msr_is_kvms(u32 msr); /* it has refused a value, and that is the answer */
 bool model_msr_is_nested(u32 msr); /* of those: a hypervisor's, there with vm->nested_bytes alone */
+bool model_has_msr(const struct kvm_vcpu *v, u32 msr); /* of those: it is this processor's */
 u32 model_msr(unsigned k);  /* the MSRs of struct state; 0: no more. KVM keeps these, and no others of ours */
 
 /* state.c. False: KVM refused; already reported (kvm_failed). */
@@ -196,9 +204,12 @@ bool state_fetch(struct kvm_vcpu *v); /* as it is, for a report: invariant 2 lef
 bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of it */
 
 /* nested.c. The int: 0, or -errno. */
-int nested_fetch(struct kvm_vcpu *v); /* hypervisor, l2 */
+int nested_fetch(struct kvm_vcpu *v, const struct state *s); /* hypervisor, l2; s: what else was fetched */
 int nested_forget(struct kvm_vcpu *v, const struct kvm_sregs2 *next); /* KVM's, if a reset has switched it off */
-bool nested_may_move(const struct cpu *c, struct error *e);       /* engine_ops.may_move */
+int nested_tell(struct kvm_vcpu *v);  /* KVM, what the processor before had; after MSRs and KVM_SET_SREGS */
+void nested_keep(struct kvm_vcpu *v); /* it goes: for the next one */
+bool nested_take(struct kvm_vcpu *v, struct error *e); /* from the one before; false: this KVM cannot have it, which stays kept */
+bool nested_may_move(const struct cpu *c, const struct engine_ops *to, const void *options, struct error *e); /* engine_ops.may_move */
 
 /* irqchip.c. The int: 0, or -errno. */
 bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */

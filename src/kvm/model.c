@@ -36,14 +36,19 @@ static bool ours(u32 leaf, unsigned reg, unsigned bit)
 struct offer { const struct kvm_cpuid2 *cpuid; bool deadline, nested; };
 
 /* What KVM would do behind our back. VMX, SVM: a hypervisor in the guest runs within KVM; an interrupt that is to end its
- * guest's turn must then be KVM's own, and what KVM keeps of it be told (nested.c). With SVM the first VMRUN there ends in a
- * shutdown (Linux 6.1's kvm-amd in a guest of Linux 6.1's), the reason is yet to be found: it stays out.
+ * guest's turn must then be KVM's own, and what KVM keeps of it be told (nested.c). LBRV: the branch records are not moved with the state.
  * The TSC deadline with LAPICs that are ours: where the processor has VMX's preemption timer, KVM takes writes of that MSR before it looks at its
  * filter, and drops them without a LAPIC of its own (handle_fastpath_set_tscdeadline() of Linux 6.1). PKS: IA32_PKRS would not be moved
  * with the state. */
 static bool behind_us(u32 leaf, unsigned reg, unsigned bit)
 {
-	return reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2) || (leaf == 7 && bit == 31));
+	return (reg == 2 && ((leaf == 1 && (bit == 5 || bit == 24)) || (leaf == 0x80000001 && bit == 2) || (leaf == 7 && bit == 31))) ||
+	       (leaf == 0x8000000a && reg == 3 && bit == 1);
+}
+
+static bool of_hypervisors(u32 leaf, unsigned reg, unsigned bit)
+{
+	return reg == 2 && ((leaf == 1 && bit == 5) || (leaf == 0x80000001 && bit == 2));
 }
 
 /* Its CPUID says nothing of TSC deadlines: whose LAPICs there will be it does not know yet (api.rst, 4.46). */
@@ -57,7 +62,7 @@ static bool kvm_can(void *arg, u32 leaf, u32 sub, unsigned reg, unsigned bit)
 	const struct offer *o = arg;
 	const struct kvm_cpuid_entry2 *x = entry_of(o->cpuid, leaf, sub);
 	const u32 r[4] = { x ? x->eax : 0, x ? x->ebx : 0, x ? x->ecx : 0, x ? x->edx : 0 };
-	if (o->nested && leaf == 1 && reg == 2 && bit == 5)
+	if (o->nested && of_hypervisors(leaf, reg, bit))
 		return r[reg] >> bit & 1;
 	return ours(leaf, reg, bit) || of_its_lapics(o, leaf, reg, bit) || (!behind_us(leaf, reg, bit) && r[reg] >> bit & 1);
 }
@@ -188,7 +193,7 @@ enum { RD = 1, WR = 2 };
 /* Moved with the state, in this order. */
 static const u32 kept[] = {
 	0x174, 0x175, 0x176, 0x277, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000102, 0xc0000103, 0xda0, 0x48, 0x1d9,
-	0x3a,
+	0x3a, 0xc0000104, 0xc0010114, 0xc0010117,
 };
 _Static_assert(ARRAY_LEN(kept) <= STATE_MSRS, "struct state has room for them");
 
@@ -197,13 +202,21 @@ _Static_assert(ARRAY_LEN(kept) <= STATE_MSRS, "struct state has room for them");
 static const struct { u32 msr; u8 how; } passed[] = {
 	FS_GS_EFER_MSRS, { 0x10, RD }, { 0x49, WR }, { 0x10b, WR },
 };
-enum { FEATURE_CONTROL = 0x3a, VMX_FIRST = 0x480, VMX_LAST = 0x491 }; /* of kept; VMX's capabilities: read only */
+/* Of kept: a hypervisor's. VM_HSAVE_PA, say: KVM refuses VMRUN, with #GP, where it has not been told. */
+enum { FEATURE_CONTROL = 0x3a, TSC_RATIO = 0xc0000104, VM_CR = 0xc0010114, VM_HSAVE_PA = 0xc0010117 };
+enum { VMX_FIRST = 0x480, VMX_LAST = 0x491 }; /* VMX's capabilities: read only */
 static const u32 apic_msrs[] = { 0x1b, 0x6e0 }; /* where the LAPICs are KVM's */
 static const u32 clock_msrs[] = { 0x11, 0x12, MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW };
 
 u32 model_msr(unsigned k) { return k < ARRAY_LEN(kept) ? kept[k] : 0; }
 
-bool model_msr_is_nested(u32 msr) { return msr == FEATURE_CONTROL; }
+bool model_msr_is_nested(u32 msr) { return msr == FEATURE_CONTROL || msr == TSC_RATIO || msr == VM_CR || msr == VM_HSAVE_PA; }
+
+bool model_has_msr(const struct kvm_vcpu *v, u32 msr)
+{
+	enum cpu_feature f = msr == TSC_RATIO ? FEAT_TSCRATEMSR : FEAT_SVM;
+	return !model_msr_is_nested(msr) || (v->vm->nested_bytes && (msr == FEATURE_CONTROL || cpu_has(v->cpu, f)));
+}
 
 bool model_msr_is_kvms(u32 msr)
 {
@@ -218,7 +231,7 @@ bool model_msr_is_kvms(u32 msr)
 
 /* Where the filter lets something through: a bit for each MSR. */
 #define RANGE_MSRS 0xe00u
-static const u32 range_base[] = { 0, 0xc0000000, MSR_KVM_WALL_CLOCK_NEW & ~7u };
+static const u32 range_base[] = { 0, 0xc0000000, 0xc0010000, MSR_KVM_WALL_CLOCK_NEW & ~7u };
 struct filter { u8 bits[ARRAY_LEN(range_base)][2][RANGE_MSRS / 8]; };
 
 static void let(struct filter *f, u32 msr, unsigned how)

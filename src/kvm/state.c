@@ -7,6 +7,7 @@
  *   xcr0                       KVM_GET_XCRS
  *   dr                         KVM_GET_DEBUGREGS
  *   nmi_blocked, shadow        KVM_GET_VCPU_EVENTS
+ *   engine_keeps               KVM_GET_NESTED_STATE (nested.c)
  *   msr                        KVM_GET_MSRS, those of model.c
  *   TSC                        an offset to the host's: the clock's and TSC_ADJUST
  * Events that nobody has taken yet (EV_*) are ours alone.
@@ -340,16 +341,19 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 	bool xsave = cpu_has(v->cpu, FEAT_XSAVE);
 	if ((*r = nested_forget(v, &s->sregs)) < 0)
 		return "KVM_SET_NESTED_STATE";
+	if (!SAME(msr) && (*r = msrs_move(v, KVM_SET_MSRS, s->msr)) < 0)
+		return "KVM_SET_MSRS";
 	if (!SAME(sregs) && (*r = sregs_call(v, true, &s->sregs)) < 0)
 		return "KVM_SET_SREGS";
+	bool moved = v->untold;
+	if ((*r = nested_tell(v)) < 0)
+		return "KVM_SET_NESTED_STATE";
 	if (!SAME(regs) && (*r = vcpu_call(v, KVM_SET_REGS, &s->regs)) < 0)
 		return "KVM_SET_REGS";
 	if (xsave && !SAME(xcrs) && (*r = vcpu_call(v, KVM_SET_XCRS, &s->xcrs)) < 0)
 		return "KVM_SET_XCRS";
 	if (!SAME(xsave) && (*r = vcpu_call(v, KVM_SET_XSAVE, &s->xsave)) < 0)
 		return "KVM_SET_XSAVE";
-	if (!SAME(msr) && (*r = msrs_move(v, KVM_SET_MSRS, s->msr)) < 0)
-		return "KVM_SET_MSRS";
 	if (!SAME(tsc_offset) && (*r = tsc_put(v, s->tsc_offset)) < 0)
 		return "the TSC's offset";
 	if (!SAME(debugregs) && (*r = vcpu_call(v, KVM_SET_DEBUGREGS, &s->debugregs)) < 0)
@@ -361,7 +365,7 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 	/* Always: what waits within KVM, an exception say, goes with it. But a hypervisor's guest's is KVM's to deliver. */
 	if (v->l2)
 		s->events = v->last->events;
-	else if ((*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
+	if ((!v->l2 || moved) && (*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
 		return "KVM_SET_VCPU_EVENTS";
 	return NULL;
 }
@@ -388,7 +392,7 @@ static const char *get_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "KVM_GET_MP_STATE";
 	if (v->vm->split && (*r = apic_fetch(v, &s->apic)) < 0)
 		return "KVM_GET_LAPIC";
-	if ((*r = nested_fetch(v)) < 0)
+	if ((*r = nested_fetch(v, s)) < 0)
 		return "KVM_GET_NESTED_STATE";
 	return NULL;
 }
@@ -524,7 +528,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e)
 	v->vm->tsc_offset = vcpu_call(v, KVM_HAS_DEVICE_ATTR, &a) >= 0;
 	for (unsigned k = 0; model_msr(k); k++) {
 		struct msr_list l = { .head.nmsrs = 1, .e[0].index = model_msr(k) };
-		v->msr_there[k] = (v->vm->nested_bytes || !model_msr_is_nested(model_msr(k))) &&
+		v->msr_there[k] = model_has_msr(v, model_msr(k)) &&
 				  vcpu_call(v, KVM_GET_MSRS, &l) == 1 && vcpu_call(v, KVM_SET_MSRS, &l) == 1;
 	}
 	v->last = calloc(1, sizeof(*v->last));

@@ -31,10 +31,10 @@ static void leave_all(struct machine *m)
 		vcpu_set_engine(m->cpus[k].vcpu, NULL, NULL, &none);
 }
 
-static bool all_may_move(const struct machine *m, struct error *e)
+static bool all_may_move(const struct machine *m, const struct engine_choice *to, struct error *e)
 {
 	for (unsigned k = 0; k < m->n_cpus; k++)
-		if (m->engine.ops->may_move && !m->engine.ops->may_move(m->cpus[k].cpu, e))
+		if (m->engine.ops->may_move && !m->engine.ops->may_move(m->cpus[k].cpu, to->ops, to->options, e))
 			return false;
 	return true;
 }
@@ -43,7 +43,7 @@ static bool all_may_move(const struct machine *m, struct error *e)
 static bool move(struct machine *m, const struct engine_choice *to, struct error *e)
 {
 	struct error back;
-	if (!all_may_move(m, e))
+	if (!all_may_move(m, to, e))
 		return false;
 	leave_all(m);
 	if (enter_all(m, to, e)) {

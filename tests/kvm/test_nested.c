@@ -13,6 +13,7 @@ struct rig {
 	struct cpu cpu;
 	struct cpu_model model;
 	struct kvm_nested_state answer, last;
+	struct state s;
 	unsigned gets, sets;
 	int fail;
 };
@@ -62,21 +63,21 @@ static void vt_x(void **state)
 	struct rig *g = *state;
 	struct kvm_sregs2 s = { .cr4 = CR4_VMXE }, reset = { 0 };
 	struct error e;
-	assert_int_equal(nested_fetch(&g->v), 0);
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 	assert_int_equal(g->gets, 0); /* this processor has none */
 	g->model.has[FEAT_VMX] = true;
 	g->answer = (struct kvm_nested_state){ .format = KVM_STATE_NESTED_FORMAT_VMX, .hdr.vmx = { ~0ull, ~0ull, { 0 } } };
-	assert_int_equal(nested_fetch(&g->v), 0);
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 	assert_false(g->v.hypervisor); /* no VMXON yet */
-	assert_true(nested_may_move(&g->cpu, &e));
+	assert_true(nested_may_move(&g->cpu, &kvm_engine, NULL, &e));
 	g->answer.hdr.vmx.vmxon_pa = 0x1000;
-	assert_int_equal(nested_fetch(&g->v), 0);
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 	assert_true(g->v.hypervisor && !g->v.l2);
 	assert_int_equal(nested_forget(&g->v, &s), 0);
 	assert_int_equal(g->sets, 0);
 	s.cr4 = 0; /* its guest's CR4, as that one sees it */
 	g->answer.flags = KVM_STATE_NESTED_GUEST_MODE;
-	assert_int_equal(nested_fetch(&g->v), 0);
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 	assert_true(g->v.l2);
 	assert_int_equal(nested_forget(&g->v, &s), 0);
 	assert_int_equal(g->sets, 0);
@@ -96,9 +97,9 @@ static void refused(void **state)
 	struct rig *g = *state;
 	g->model.has[FEAT_VMX] = true;
 	g->fail = -EINVAL;
-	assert_int_equal(nested_fetch(&g->v), -EINVAL);
+	assert_int_equal(nested_fetch(&g->v, &g->s), -EINVAL);
 	g->vm.nested_bytes = 0;
-	assert_int_equal(nested_fetch(&g->v), 0);
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 }
 
 int main(void)
