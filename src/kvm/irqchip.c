@@ -88,6 +88,18 @@ void irqchip_joined(struct kvm_vcpu *v)
 	mem_unlock(vm->mem);
 }
 
+/* An NMI of another processor's that has come since this one came out of the guest. */
+static void take_late_nmi(struct kvm_vcpu *v)
+{
+	struct kvm_vcpu_events e;
+	if (vcpu_call(v, KVM_GET_VCPU_EVENTS, &e) < 0 || !e.nmi.pending)
+		return;
+	if (v->l2)
+		v->nested->events.nmi.pending = e.nmi.pending;
+	else if (!v->last->events.nmi.pending) /* that one is known */
+		cpu_post_event(v->cpu, EV_NMI);
+}
+
 void irqchip_leaves(struct kvm_vcpu *v)
 {
 	struct vm *vm = v->vm;
@@ -99,8 +111,10 @@ void irqchip_leaves(struct kvm_vcpu *v)
 	for (unsigned k = 0; vm->lent && k < vm->n_vcpus; k++) {
 		struct kvm_vcpu *o = vm->vcpu[k];
 		struct apic_state s = { .base = o->last->sregs.apic_base };
-		if (o->known && !o->in_kvm && apic_fetch(o, &s) >= 0)
-			o->cpu->hooks->apic_set(o->cpu->hooks->arg, &s);
+		if (!o->known || o->in_kvm || apic_fetch(o, &s) < 0)
+			continue;
+		o->cpu->hooks->apic_set(o->cpu->hooks->arg, &s);
+		take_late_nmi(o);
 	}
 	if (vm->lent)
 		lend(vm, NULL);

@@ -219,8 +219,10 @@ static int msrs_move(const struct kvm_vcpu *v, unsigned long request, u64 *value
 		l.e[l.head.nmsrs++] = (struct kvm_msr_entry){ .index = model_msr(k), .data = values[k] };
 	}
 	int r = vcpu_call(v, request, &l);
-	if (r >= 0 && (u32)r < l.head.nmsrs) /* the number of those that went well */
+	if (r >= 0 && (u32)r < l.head.nmsrs) { /* the number of those that went well */
+		log_error("%s: processor %u: MSR %#x: %#llx is refused", v->vm->host->name, v->cpu->index, l.e[r].index, (unsigned long long)l.e[r].data);
 		return -EINVAL;
+	}
 	for (u32 k = 0; r >= 0 && k < l.head.nmsrs; k++)
 		values[at[k]] = l.e[k].data;
 	return r;
@@ -261,11 +263,12 @@ static void regs_get(struct cpu *c, const struct kvm_regs *r)
 }
 _Static_assert(offsetof(struct kvm_regs, r15) - offsetof(struct kvm_regs, r8) == 7 * sizeof(u64), "r8 to r15 in a row");
 
-static void events_put(const struct cpu *c, struct kvm_vcpu_events *e)
+/* own: the LAPICs are ours, so that none but us gives KVM an NMI; or it has one that was taken over. */
+static void events_put(const struct cpu *c, struct kvm_vcpu_events *e, bool own)
 {
 	e->nmi.masked = c->nmi_blocked;
 	e->interrupt.shadow = (u8)((c->shadow & SHADOW_STI ? KVM_X86_SHADOW_INT_STI : 0) | (c->shadow & SHADOW_SS ? KVM_X86_SHADOW_INT_MOV_SS : 0));
-	e->flags = KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_NMI_PENDING;
+	e->flags = KVM_VCPUEVENT_VALID_SHADOW | (own ? KVM_VCPUEVENT_VALID_NMI_PENDING : 0);
 }
 
 static void events_get(struct cpu *c, const struct kvm_vcpu_events *e)
@@ -299,7 +302,7 @@ static void build(struct kvm_vcpu *v, struct state *s)
 	memcpy(s->debugregs.db, c->dr, sizeof(s->debugregs.db));
 	s->debugregs.dr6 = c->dr[6];
 	s->debugregs.dr7 = c->dr[7];
-	events_put(c, &s->events);
+	events_put(c, &s->events, !v->vm->split || v->last->events.nmi.pending);
 	for (unsigned k = 0; model_msr(k); k++)
 		s->msr[k] = v->msr_there[k] ? msr_of(c, model_msr(k)) : 0;
 	s->tsc_offset = c->clock->tsc_offset + c->msr.tsc_adjust;
@@ -452,6 +455,15 @@ static void apply(struct kvm_vcpu *v, struct state *s)
 	mmu_flush_all(c); /* tables have changed unseen */
 }
 
+/* An exception that KVM has taken. What a #PF and a #DB leave in CR2 and DR6 it may have yet to write. */
+static struct exception taken(const struct cpu *c, const struct kvm_vcpu_events *e)
+{
+	u64 left = e->exception_payload;
+	bool pf = e->exception_has_payload && e->exception.nr == V_PF, db = e->exception_has_payload && e->exception.nr == V_DB;
+	return (struct exception){ .vector = e->exception.nr, .has_error = e->exception.has_error_code, .error = e->exception.error_code,
+				   .cr2 = pf ? left : c->cr2, .dr6 = (db ? left : c->dr[6]) & 0xe00f };
+}
+
 /* What KVM has taken and not yet delivered. */
 static void settle(struct kvm_vcpu *v, const struct kvm_vcpu_events *e)
 {
@@ -459,8 +471,7 @@ static void settle(struct kvm_vcpu *v, const struct kvm_vcpu_events *e)
 	if (e->nmi.pending)
 		cpu_post_event(c, EV_NMI);
 	if (e->exception.injected || e->exception.pending) {
-		c->exc = (struct exception){ .vector = e->exception.nr, .has_error = e->exception.has_error_code,
-					     .error = e->exception.error_code, .cr2 = c->cr2, .dr6 = c->dr[6] & 0xe00f };
+		c->exc = taken(c, e);
 		cpu_exception(c);
 	} else if (e->nmi.injected) {
 		c->nmi_blocked = true;

@@ -122,6 +122,10 @@ static bool set_up(struct vm *vm, struct error *e)
 				       .args = { KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER } };
 	if ((r = kvm_call(vm, vm->fd, KVM_ENABLE_CAP, &msrs)) < 0)
 		return refused(vm, "KVM_CAP_X86_USER_SPACE_MSR", r, e);
+	/* What waits for a hypervisor's guest is then not taken for what is on its way, which the hypervisor would not see any more. */
+	struct kvm_enable_cap payload = { .cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = { 1 } };
+	if (vm->nested_bytes && extension(vm->host, vm->kvm_fd, KVM_CAP_EXCEPTION_PAYLOAD) > 0 && (r = kvm_call(vm, vm->fd, KVM_ENABLE_CAP, &payload)) < 0)
+		return refused(vm, "KVM_CAP_EXCEPTION_PAYLOAD", r, e);
 	return (!vm->split || irqchip_set_up(vm, e)) && model_filter_msrs(vm, e);
 }
 

@@ -312,11 +312,13 @@ static void deadlines_with_its_lapics(void **state)
 	}
 }
 
-/* Nor VT-x, but where its interrupts are KVM's and KVM tells its state. */
-static void vt_x_with_its_lapics(void **state)
+/* Nor VT-x and AMD-V, but where their interrupts are KVM's and KVM tells their state. */
+static void hypervisors_with_its_lapics(void **state)
 {
-	static const struct { const char *engine; int lack; bool has; } cases[] = {
-		{ "kvm,irqchip=split", 0, true }, { "kvm,irqchip=split", KVM_CAP_NESTED_STATE, false }, { "kvm", 0, false } };
+	static const struct { const char *cpu, *engine; int lack; bool has; } cases[] = {
+		{ "max,vendor=intel,+vmx", "kvm,irqchip=split", 0, true }, { "max,vendor=intel,+vmx", "kvm,irqchip=split", KVM_CAP_NESTED_STATE, false },
+		{ "max,vendor=intel,+vmx", "kvm", 0, false }, { "max,vendor=amd,+svm,-lbrv", "kvm,irqchip=split", 0, true },
+		{ "max,vendor=amd,+svm,-lbrv", "kvm,irqchip=split", KVM_CAP_NESTED_STATE, false }, { "max,vendor=amd,+svm,-lbrv", "kvm", 0, false } };
 	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
 		struct engine_choice to;
 		struct clock clock;
@@ -324,13 +326,14 @@ static void vt_x_with_its_lapics(void **state)
 		struct error e;
 		fake_kvm_lack(fake, cases[k].lack);
 		assert_true(clock_init(&clock, false, &e));
-		assert_true(cpu_model_parse(&m, "max,vendor=intel,+vmx", &clock, &e));
+		assert_true(cpu_model_parse(&m, cases[k].cpu, &clock, &e));
 		fake_kvm_offer(fake, &m);
 		assert_true(engine_choose(cases[k].engine, false, &to, &e));
 		strcpy(e.msg, "");
 		if (to.ops->fit_model(&m, to.options, &e) != cases[k].has) /* it was asked for */
 			fail_msg("%s, without %d: %s", cases[k].engine, cases[k].lack, e.msg);
-		assert_int_equal(m.has[FEAT_VMX], cases[k].has);
+		assert_int_equal(m.has[FEAT_VMX] || (m.has[FEAT_SVM] && m.has[FEAT_NPT] && m.has[FEAT_NRIPS]), cases[k].has);
+		assert_false(m.has[FEAT_LBRV]); /* its records would not be moved */
 		engine_options_free(to.ops, to.options);
 		clock_destroy(&clock);
 	}
@@ -520,7 +523,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(one_nmi_and_two), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(vt_x_with_its_lapics), T(doorbells),
+		T(runs_to_its_end), T(one_nmi_and_two), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(hypervisors_with_its_lapics), T(doorbells),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(what_hangs_is_called_back), T(auto_gives_way_to_cpu), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);

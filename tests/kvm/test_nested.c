@@ -73,6 +73,12 @@ static void vt_x(void **state)
 	g->answer.hdr.vmx.vmxon_pa = 0x1000;
 	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
 	assert_true(g->v.hypervisor && !g->v.l2);
+	const struct kvm_options own = { .irqchip = IRQCHIP_OWN }, split = { .irqchip = IRQCHIP_SPLIT };
+	assert_false(nested_may_move(&g->cpu, &interp_engine, NULL, &e));
+	assert_false(nested_may_move(&g->cpu, &interp_engine, &split, &e)); /* options of its own */
+	assert_false(nested_may_move(&g->cpu, &kvm_engine, NULL, &e));
+	assert_false(nested_may_move(&g->cpu, &kvm_engine, &own, &e));
+	assert_true(nested_may_move(&g->cpu, &kvm_engine, &split, &e));
 	assert_int_equal(nested_forget(&g->v, &s), 0);
 	assert_int_equal(g->sets, 0);
 	s.cr4 = 0; /* its guest's CR4, as that one sees it */
@@ -92,6 +98,40 @@ static void vt_x(void **state)
 	assert_int_equal(g->sets, 1);
 }
 
+/* On by EFER.SVME; GIF, which is clear from VMRUN's end on, is in the state, too. */
+static void amd_v(void **state)
+{
+	struct rig *g = *state;
+	struct kvm_sregs2 on = { .efer = EFER_SVME }, reset = { 0 };
+	struct error e;
+	g->model.has[FEAT_SVM] = true;
+	g->answer = (struct kvm_nested_state){ .format = KVM_STATE_NESTED_FORMAT_SVM, .flags = KVM_STATE_NESTED_GIF_SET };
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
+	assert_false(g->v.hypervisor);
+	assert_true(nested_may_move(&g->cpu, &interp_engine, NULL, &e));
+	g->s.sregs = on;
+	g->answer.flags = KVM_STATE_NESTED_GUEST_MODE;
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
+	assert_true(g->v.hypervisor && g->v.l2 && g->cpu.engine_l2);
+	assert_false(nested_may_move(&g->cpu, &interp_engine, NULL, &e));
+	assert_non_null(strstr(e.msg, "AMD-V"));
+	assert_int_equal(nested_forget(&g->v, &on), 0);
+	assert_int_equal(g->sets, 0);
+	g->cpu.engine_l2 = false;
+	assert_int_equal(nested_forget(&g->v, &reset), 0);
+	assert_int_equal(g->sets, 1);
+	assert_int_equal(g->last.format, KVM_STATE_NESTED_FORMAT_SVM);
+	assert_int_equal(g->last.flags, KVM_STATE_NESTED_GIF_SET);
+	assert_false(g->v.hypervisor || g->v.l2 || g->v.known);
+	g->answer.flags = 0;
+	assert_int_equal(nested_fetch(&g->v, &g->s), 0);
+	assert_true(g->v.hypervisor && !g->v.l2);
+	assert_int_equal(nested_forget(&g->v, &on), 0);
+	assert_int_equal(g->sets, 1);
+	assert_int_equal(nested_forget(&g->v, &reset), 0);
+	assert_int_equal(g->sets, 2);
+}
+
 static void refused(void **state)
 {
 	struct rig *g = *state;
@@ -106,6 +146,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(vt_x, setup, teardown),
+		cmocka_unit_test_setup_teardown(amd_v, setup, teardown),
 		cmocka_unit_test_setup_teardown(refused, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
