@@ -197,15 +197,6 @@ static bool catch_kicks(struct error *e)
 	return true;
 }
 
-static bool usable(struct error *why_not)
-{
-	int fd = kvm_open(why_not);
-	if (fd < 0)
-		return false;
-	kvm_host()->close(kvm_host()->arg, fd);
-	return true;
-}
-
 static void vcpu_destroy(struct cpu *c)
 {
 	struct kvm_vcpu *v = kvm_of(c);
@@ -307,7 +298,7 @@ static const struct kv_key keys[] = {
 const struct engine_ops kvm_engine = {
 	.name = "kvm",
 	.help = "the processor's own virtualization, by /dev/kvm",
-	.usable = usable,
+	.usable = kvm_usable,
 	.worth = kvm_worth,
 	.uncounted = true,
 	.fit_model = model_fit,

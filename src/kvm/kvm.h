@@ -14,5 +14,7 @@ extern const unsigned n_kvm_required;
 
 /* Opens it and looks at its version and extensions. The handle of KVM, or -1: e says what is missing. */
 int kvm_open(struct error *e);
+/* Whether that would do; a KVM that does not open within a second is one that cannot be opened. */
+bool kvm_usable(struct error *why_not);
 
 #endif

@@ -1,6 +1,6 @@
 /* Private to kvm/: a machine's VM, its memory slots, a processor's part.
  *
- *   host.c    the door to the kernel
+ *   host.c    the door to the kernel; opens.c whether it opens at all
  *   vm.c      what KVM must offer; the VM, made by the first processor and gone with the last
  *   slots.c   guest memory: the map's RAM and ROM as memory slots
  *   gate.c    all processors out of the guest while slots change
@@ -206,7 +206,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of
 /* nested.c. The int: 0, or -errno. */
 int nested_fetch(struct kvm_vcpu *v, const struct state *s); /* hypervisor, l2; s: what else was fetched */
 int nested_forget(struct kvm_vcpu *v, const struct kvm_sregs2 *next); /* KVM's, if a reset has switched it off */
-int nested_tell(struct kvm_vcpu *v);  /* KVM, what the processor before had; after MSRs and KVM_SET_SREGS */
+int nested_tell(struct kvm_vcpu *v);  /* KVM, what the processor before had; after KVM_SET_SREGS and MSRs */
 void nested_keep(struct kvm_vcpu *v); /* it goes: for the next one */
 bool nested_take(struct kvm_vcpu *v, struct error *e); /* from the one before; false: this KVM cannot have it, which stays kept */
 bool nested_may_move(const struct cpu *c, const struct engine_ops *to, const void *options, struct error *e); /* engine_ops.may_move */

@@ -8,7 +8,7 @@
  * then, since its memory is behind tables of its own: what is half-way (events) goes back to KVM as it came. A reset or
  * INIT, which clears engine_l2, CR4.VMXE and EFER.SVME in struct cpu, ends it in KVM too.
  *
- * Order: MSRs (IA32_FEATURE_CONTROL) and KVM_SET_SREGS (EFER.SVME, without which KVM refuses it) come before
+ * Order: KVM_SET_SREGS (EFER.SVME, without which KVM refuses it) and MSRs (IA32_FEATURE_CONTROL) come before
  * KVM_SET_NESTED_STATE, which makes the guest's mode; general registers and events are then those of that mode.
  * Documentation/virt/kvm/api.rst, 4.114, 4.115 (KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE). */
 #define LOG_TOPIC "kvm"

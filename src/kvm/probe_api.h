@@ -3,7 +3,7 @@
 #ifndef RING3_KVM_PROBE_API_H
 #define RING3_KVM_PROBE_API_H
 
-#include "base/base.h"
+#include "kvm/host.h"
 
 enum kvm_verdict {
 	KVM_GOOD,
@@ -28,6 +28,9 @@ struct kvm_finding {
 /* About 10 ms where KVM is as it should be, 30 ms where it is not, 1 s at most; on any thread that is not a
  * processor's. Through the door (kvm/host.h). */
 void kvm_probe(struct kvm_finding *f);
+/* Opens it and closes it again, in a child: 0, -errno, or -ETIMEDOUT where it does not open within a second. Any thread; about
+ * 1 ms. */
+int kvm_try_open(const struct kvm_host *h);
 bool kvm_worth(struct error *found); /* engine_ops.worth */
 
 #endif

@@ -344,10 +344,10 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 	bool xsave = cpu_has(v->cpu, FEAT_XSAVE);
 	if ((*r = nested_forget(v, &s->sregs)) < 0)
 		return "KVM_SET_NESTED_STATE";
-	if (!SAME(msr) && (*r = msrs_move(v, KVM_SET_MSRS, s->msr)) < 0)
-		return "KVM_SET_MSRS";
 	if (!SAME(sregs) && (*r = sregs_call(v, true, &s->sregs)) < 0)
 		return "KVM_SET_SREGS";
+	if (!SAME(msr) && (*r = msrs_move(v, KVM_SET_MSRS, s->msr)) < 0) /* CR4.LA57 says which addresses are canonical */
+		return "KVM_SET_MSRS";
 	bool moved = v->untold;
 	if ((*r = nested_tell(v)) < 0)
 		return "KVM_SET_NESTED_STATE";

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kvm/kvm_impl.h"
+#include "kvm/probe_api.h"
 
 const struct kvm_extension kvm_required[] = {
 #define NEED(cap, since) { KVM_CAP_##cap, "KVM_CAP_" #cap, since }
@@ -27,7 +28,7 @@ const unsigned n_kvm_required = ARRAY_LEN(kvm_required);
 
 static bool open_error(const struct kvm_host *h, int err, struct error *e)
 {
-	const char *hint = err == ENOENT ? "the kernel has no KVM, or its module (kvm_intel, kvm_amd) is not loaded"
+	const char *hint = err == ETIMEDOUT ? "does not open within 1 s" : err == ENOENT ? "the kernel has no KVM, or its module (kvm_intel, kvm_amd) is not loaded"
 		: err == EACCES || err == EPERM ? "this user may not open it; the group kvm may, as a rule"
 		: err == ENODEV ? "the processor has no virtualization, or the firmware has switched it off" : strerror(err);
 	return error_set(e, "%s: %s", h->name, hint);
@@ -62,6 +63,15 @@ int kvm_open(struct error *e)
 		return fd;
 	h->close(h->arg, fd);
 	return -1;
+}
+
+bool kvm_usable(struct error *why_not)
+{
+	const struct kvm_host *h = kvm_host();
+	int r = kvm_try_open(h), fd = r < 0 ? -1 : kvm_open(why_not);
+	if (fd >= 0)
+		h->close(h->arg, fd);
+	return fd >= 0 || (r < 0 && open_error(h, -r, why_not));
 }
 
 bool vm_has(const struct kvm_host *h, int kvm_fd, int cap) { return extension(h, kvm_fd, cap) > 0; }

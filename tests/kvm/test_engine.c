@@ -432,6 +432,7 @@ static void auto_passes_over_it(void **state)
 	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
 	engine_options_free(c.ops, c.options);
+	fake_kvm_fail(fake, 0, 0, 0); /* it was a child's open that failed */
 	assert_true(engine_choose("kvm", false, &c, &e)); /* who asks for it by name gets it */
 	assert_string_equal(c.ops->name, "kvm");
 	engine_options_free(c.ops, c.options);
@@ -451,6 +452,16 @@ static void what_hangs_is_called_back(void **state)
 			fail_msg("verdict %d: %s", f.verdict, f.why);
 		assert_int_equal(fake_kvm_open_handles(fake), 0);
 	}
+	struct engine_choice c;
+	struct error e;
+	fake_kvm_hang(fake, FAKE_OPEN);
+	assert_true(engine_choose("auto", false, &c, &e));
+	assert_string_not_equal(c.ops->name, "kvm");
+	assert_non_null(strstr(c.why, "does not open within 1 s"));
+	engine_options_free(c.ops, c.options);
+	assert_false(engine_choose("kvm", false, &c, &e));
+	assert_non_null(strstr(e.msg, "does not open within 1 s"));
+	assert_int_equal(fake_kvm_count(fake, FAKE_OPEN), 1); /* children did, all but once */
 }
 
 /* auto takes a good KVM; one that cannot have the processors asked for is passed over, and it is said why. */

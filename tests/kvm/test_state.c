@@ -36,7 +36,11 @@ struct rig {
 	struct box box[N_BOXES];
 	struct apic_state board;
 	u64 seed;
-	unsigned failures;
+	unsigned failures, lends;
+	u32 caps[8];              /* of KVM_ENABLE_CAP */
+	unsigned n_caps;
+	struct kvm_msr_filter filter;
+	u8 bits[KVM_MSR_FILTER_MAX_RANGES][0x600];
 };
 
 /* ---- KVM ------------------------------------------------------------------------------------------------- */
@@ -52,11 +56,19 @@ static u64 *box_msr(struct box *b, u32 index)
 	return NULL;
 }
 
+/* Of those that hold an address. */
+static bool is_canonical(const struct box *b, u32 msr, u64 val)
+{
+	unsigned unused = b->sregs.cr4 & CR4_LA57 ? 7 : 16;
+	return (msr != 0x175 && msr != 0x176 && msr != 0xc0000082 && msr != 0xc0000083 && msr != 0xc0000102) || (i64)(val << unused) >> unused == (i64)val;
+}
+
 /* IA32_FEATURE_CONTROL is Intel's. */
 static int box_msrs(struct box *b, struct kvm_msrs *m, bool set)
 {
 	for (u32 k = 0; k < m->nmsrs; k++)
-		if (m->entries[k].index == 0x3a && b->nested.format == KVM_STATE_NESTED_FORMAT_SVM)
+		if ((m->entries[k].index == 0x3a && b->nested.format == KVM_STATE_NESTED_FORMAT_SVM) ||
+		    (set && !is_canonical(b, m->entries[k].index, m->entries[k].data)))
 			return (int)k;
 		else if (set)
 			*box_msr(b, m->entries[k].index) = m->entries[k].data;
@@ -101,10 +113,41 @@ static void set_events(struct kvm_vcpu_events *to, const struct kvm_vcpu_events 
 		to->exception.pending = to->exception_has_payload = 0;
 }
 
+static int set_filter(struct rig *g, const struct kvm_msr_filter *f)
+{
+	g->filter = *f;
+	for (unsigned k = 0; k < KVM_MSR_FILTER_MAX_RANGES; k++) {
+		assert_true(f->ranges[k].nmsrs <= 8 * sizeof(g->bits[k]));
+		if (f->ranges[k].nmsrs)
+			memcpy(g->bits[k], f->ranges[k].bitmap, f->ranges[k].nmsrs / 8);
+	}
+	return 0;
+}
+
+/* KVM itself and its VM: it has every extension. */
+enum { FD_KVM = 8, FD_VM };
+static int on_vm_ioctl(struct rig *g, unsigned long request, void *p)
+{
+	switch (request) {
+	case KVM_GET_API_VERSION: return KVM_API_VERSION;
+	case KVM_CHECK_EXTENSION: return (uintptr_t)p == KVM_CAP_NESTED_STATE ? NESTED_BYTES : 1;
+	case KVM_GET_SUPPORTED_CPUID: ((struct kvm_cpuid2 *)p)->nent = 0; return 0;
+	case KVM_CREATE_VM: return FD_VM;
+	case KVM_ENABLE_CAP: g->caps[g->n_caps++ % ARRAY_LEN(g->caps)] = ((struct kvm_enable_cap *)p)->cap; return 0;
+	case KVM_X86_SET_MSR_FILTER: return set_filter(g, p);
+	default: return 0;
+	}
+}
+
+static int on_open(void *arg) { return FD_KVM; }
+static void on_close(void *arg, int fd) {}
+
 static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 {
 	struct rig *g = arg;
-	struct box *b = &g->box[fd];
+	struct box *b = &g->box[fd % N_BOXES];
+	if (fd >= FD_KVM)
+		return on_vm_ioctl(g, request, p);
 	switch (request) {
 #define KEPT(get, set, field) case get: memcpy(p, &b->field, sizeof(b->field)); return 0; case set: memcpy(&b->field, p, sizeof(b->field)); return 0
 	KEPT(KVM_GET_REGS, KVM_SET_REGS, regs);
@@ -135,6 +178,7 @@ static bool apic_msr_read(void *arg, u32 msr, u64 *val)
 	*val = ((struct rig *)arg)->board.base;
 	return msr == 0x1b;
 }
+static void apic_lend(void *arg, const struct apic_runner *r) { ((struct rig *)arg)->lends++; }
 static void failed(void *arg, const char *why) { ((struct rig *)arg)->failures++; }
 
 /* ---- the rig ----------------------------------------------------------------------------------------------- */
@@ -158,12 +202,12 @@ static struct rig *rig_new(const char *model, bool split)
 	struct error e;
 	assert_non_null(g);
 	g->seed = 88172645463325252ull;
-	g->host = (struct kvm_host){ .arg = g, .name = "a box", .ioctl = on_ioctl };
-	g->hooks = (struct cpu_hooks){ .arg = g, .apic_get = apic_get, .apic_set = apic_set, .get_tpr = get_tpr, .apic_msr_read = apic_msr_read, .failed = failed };
+	g->host = (struct kvm_host){ .arg = g, .name = "a box", .open = on_open, .close = on_close, .ioctl = on_ioctl };
+	g->hooks = (struct cpu_hooks){ .arg = g, .apic_get = apic_get, .apic_set = apic_set, .apic_lend = apic_lend, .get_tpr = get_tpr, .apic_msr_read = apic_msr_read, .failed = failed };
 	assert_true(mem_init(&g->mem, 1 << 20, &e) && clock_init(&g->clock, false, &e) && cpu_model_parse(&g->model, model, &g->clock, &e));
 	g->cpu = cpu_new(0, &g->mem, &g->clock, &g->model, &g->hooks);
 	assert_non_null(g->cpu);
-	g->vm = (struct vm){ .host = &g->host, .mem = &g->mem, .sregs2 = true, .split = split, .nested_bytes = split ? NESTED_BYTES : 0 };
+	g->vm = (struct vm){ .host = &g->host, .fd = FD_VM, .kvm_fd = FD_KVM, .mem = &g->mem, .sregs2 = true, .split = split, .nested_bytes = split ? NESTED_BYTES : 0 };
 	memcpy(g->vm.xsave_offset, g->model.xsave_offset, MIN(sizeof(g->vm.xsave_offset), sizeof(g->model.xsave_offset)));
 	for (int k = 0; k < N_BOXES; k++) {
 		g->box[k].nested = (struct kvm_nested_state){ .size = NESTED_BYTES, .flags = KVM_STATE_NESTED_GIF_SET, .format = KVM_STATE_NESTED_FORMAT_SVM };
@@ -216,10 +260,13 @@ static struct kvm_segment any_segment(struct rig *g)
 static void any_msrs(struct rig *g, struct box *b)
 {
 	for (unsigned k = 0; model_msr(k); k++)
-		*box_msr(b, model_msr(k)) = any(g) | 1;
+		*box_msr(b, model_msr(k)) = (u64)((i64)(any(g) << 7) >> 7) | 1; /* canonical with 57 bits */
 	const struct { u32 msr; u64 val; } limited[] = { { 0x3a, 5 }, { 0xc0010114, 8 }, { 0xc0010117, 0x123000 }, { 0xc0000104, 0x80000000 } };
 	for (unsigned k = 0; k < ARRAY_LEN(limited); k++)
 		*box_msr(b, limited[k].msr) = limited[k].val;
+	for (unsigned k = 0; !(b->sregs.cr4 & CR4_LA57) && model_msr(k); k++)
+		if (!is_canonical(b, model_msr(k), *box_msr(b, model_msr(k))))
+			*box_msr(b, model_msr(k)) = 0xffff800000000000ull | k;
 	*box_msr(b, 0x6e0) = any(g);
 }
 
@@ -234,7 +281,7 @@ static void any_state(struct rig *g, struct box *b, bool pae)
 		*seg[k] = any_segment(g);
 	s->gdt.base = any(g), s->gdt.limit = (u16)any(g);
 	s->idt.base = any(g), s->idt.limit = (u16)any(g);
-	s->cr0 = 0x80050033, s->cr2 = any(g), s->cr3 = any(g) & 0xffffffffff000, s->cr4 = CR4_PAE | CR4_VMXE, s->cr8 = 5;
+	s->cr0 = 0x80050033, s->cr2 = any(g), s->cr3 = any(g) & 0xffffffffff000, s->cr4 = CR4_PAE | CR4_VMXE | (pae ? 0 : CR4_LA57), s->cr8 = 5;
 	s->efer = pae ? 0 : EFER_LME | EFER_LMA | EFER_SVME;
 	s->apic_base = 0xfee00900;
 	s->flags = pae ? KVM_SREGS2_FLAGS_PDPTRS_VALID : 0;
@@ -498,6 +545,34 @@ static void an_nmi_that_comes_meanwhile(void **state)
 	rig_free(g);
 }
 
+/* Or before the processor goes for a hop: it is an event of ours then; a hypervisor's guest's goes on with that one's state. */
+static void an_nmi_that_comes_late(void **state)
+{
+	for (unsigned k = 0; k < 4; k++) {
+		bool l2 = k & 1, known = k & 2;
+		struct rig *g = rig_new(hypervisors[0], true);
+		struct kvm_vcpu *v = g->v[0];
+		any_state(g, &g->box[0], false);
+		if (l2)
+			hypervisors_state(g, &g->box[0], true);
+		g->box[0].events.nmi.pending = known;
+		fetch(g, 0);
+		assert_int_equal(atomic_load(&g->cpu->nmis), !l2 && known);
+		g->box[0].events.nmi.pending = 1;
+		g->vm.vcpu[0] = v;
+		g->vm.n_vcpus = 1;
+		g->vm.lent = true;
+		irqchip_leaves(v);
+		assert_int_equal(g->lends, 1);
+		assert_int_equal(g->vm.n_vcpus, 0);
+		assert_int_equal(atomic_load(&g->cpu->nmis), !l2); /* once */
+		nested_keep(v);
+		if (l2)
+			assert_int_equal(((struct hypervisor *)g->cpu->engine_keeps)->events.nmi.pending, 1);
+		rig_free(g);
+	}
+}
+
 /* #PF, #DB that KVM has taken and that have not come to CR2 and DR6 yet. */
 static void payloads(void **state)
 {
@@ -540,13 +615,54 @@ static void selectors_of_the_fpu(void **state)
 	rig_free(g);
 }
 
+static bool passes(const struct rig *g, u32 msr, u32 how)
+{
+	for (unsigned k = 0; k < KVM_MSR_FILTER_MAX_RANGES; k++) {
+		const struct kvm_msr_filter_range *r = &g->filter.ranges[k];
+		if (r->flags & how && msr - r->base < r->nmsrs)
+			return g->bits[k][(msr - r->base) / 8] >> ((msr - r->base) & 7) & 1;
+	}
+	return !(g->filter.flags & KVM_MSR_FILTER_DEFAULT_DENY);
+}
+
+/* A VM whose guests may be hypervisors: KVM tells waiting exceptions from taken ones, and gets their MSRs. */
+static void a_vm_for_hypervisors(void **state)
+{
+	static const struct { u32 msr; bool rd, wr, always; } msrs[] = {
+		{ 0x3a, true, true, false }, { 0x480, true, false, false }, { 0x491, true, false, false }, { 0xc0000104, true, true, false },
+		{ 0xc0010114, true, true, false }, { 0xc0010117, true, true, false }, { 0xc0010115, false, false, true }, { 0x492, false, false, true },
+		{ 0x10, true, false, true }, { 0x8b, false, false, true }, { 0xc0000080, true, true, true }, { 0xc0000082, true, true, true } };
+	for (unsigned split = 0; split < 2; split++) {
+		struct rig *g = rig_new("max", false);
+		const struct kvm_options o = { .irqchip = split ? IRQCHIP_SPLIT : IRQCHIP_OWN };
+		struct error e;
+		bool payload = false;
+		kvm_host_replace(&g->host);
+		struct vm *vm = vm_join(&g->mem, &o, &e);
+		if (!vm)
+			fail_msg("%s", e.msg);
+		assert_int_equal(vm->nested_bytes, split ? NESTED_BYTES : 0);
+		for (unsigned k = 0; k < g->n_caps; k++)
+			payload |= g->caps[k] == KVM_CAP_EXCEPTION_PAYLOAD;
+		assert_int_equal(payload, split);
+		for (unsigned k = 0; k < ARRAY_LEN(msrs); k++) {
+			bool there = split || msrs[k].always;
+			if (passes(g, msrs[k].msr, KVM_MSR_FILTER_READ) != (there && msrs[k].rd) || passes(g, msrs[k].msr, KVM_MSR_FILTER_WRITE) != (there && msrs[k].wr))
+				fail_msg("MSR %#x, LAPICs %s", msrs[k].msr, split ? "KVM's" : "ours");
+		}
+		vm_leave(vm);
+		kvm_host_replace(NULL);
+		rig_free(g);
+	}
+}
+
 int main(void)
 {
 	log_configure("error", "/dev/null", &(struct error){ "" });
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_of_a_processor), cmocka_unit_test(a_hypervisors_state), cmocka_unit_test(reset_on_the_way),
 		cmocka_unit_test(a_state_that_is_refused), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
-		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(payloads), cmocka_unit_test(selectors_of_the_fpu),
+		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(a_vm_for_hypervisors), cmocka_unit_test(payloads), cmocka_unit_test(selectors_of_the_fpu),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
