@@ -206,6 +206,7 @@ bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of
 /* nested.c. The int: 0, or -errno. */
 int nested_fetch(struct kvm_vcpu *v, const struct state *s); /* hypervisor, l2; s: what else was fetched */
 int nested_forget(struct kvm_vcpu *v, const struct kvm_sregs2 *next); /* KVM's, if a reset has switched it off */
+u64 nested_wider_cr4(const struct kvm_vcpu *v); /* what CR4 must have besides when that comes */
 int nested_tell(struct kvm_vcpu *v);  /* KVM, what the processor before had; after KVM_SET_SREGS and MSRs */
 void nested_keep(struct kvm_vcpu *v); /* it goes: for the next one */
 bool nested_take(struct kvm_vcpu *v, struct error *e); /* from the one before; false: this KVM cannot have it, which stays kept */

@@ -10,6 +10,8 @@
  *
  * Order: KVM_SET_SREGS (EFER.SVME, without which KVM refuses it) and MSRs (IA32_FEATURE_CONTROL) come before
  * KVM_SET_NESTED_STATE, which makes the guest's mode; general registers and events are then those of that mode.
+ * KVM judges by CR4.LA57, as it is then, which of the addresses of VT-x's hypervisor are canonical (Linux 6.1): it is set for
+ * that while a guest of its runs, whose own CR4 comes with the state.
  * Documentation/virt/kvm/api.rst, 4.114, 4.115 (KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE). */
 #define LOG_TOPIC "kvm"
 #include <errno.h>
@@ -59,6 +61,11 @@ int nested_forget(struct kvm_vcpu *v, const struct kvm_sregs2 *next)
 		off = (struct kvm_nested_state){ .size = sizeof(off), .format = KVM_STATE_NESTED_FORMAT_SVM, .flags = KVM_STATE_NESTED_GIF_SET };
 	v->hypervisor = v->l2 = v->known = v->untold = false;
 	return there ? vcpu_call(v, KVM_SET_NESTED_STATE, &off) : 0;
+}
+
+u64 nested_wider_cr4(const struct kvm_vcpu *v)
+{
+	return v->untold && v->l2 && !is_svm(v->cpu) && cpu_has(v->cpu, FEAT_LA57) ? CR4_LA57 : 0;
 }
 
 int nested_tell(struct kvm_vcpu *v)

@@ -328,6 +328,13 @@ static int sregs_call(const struct kvm_vcpu *v, bool put, struct kvm_sregs2 *s)
 }
 _Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags), "alike up to there");
 
+static int sregs_give(const struct kvm_vcpu *v, const struct kvm_sregs2 *s)
+{
+	struct kvm_sregs2 as_taken = *s;
+	as_taken.cr4 |= nested_wider_cr4(v);
+	return sregs_call(v, true, &as_taken);
+}
+
 #define SAME(field) (v->known && !memcmp(&s->field, &v->last->field, sizeof(s->field)))
 
 /* As seldom as can be: another processor's IPI that came just then would be lost. */
@@ -344,7 +351,7 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 	bool xsave = cpu_has(v->cpu, FEAT_XSAVE);
 	if ((*r = nested_forget(v, &s->sregs)) < 0)
 		return "KVM_SET_NESTED_STATE";
-	if (!SAME(sregs) && (*r = sregs_call(v, true, &s->sregs)) < 0)
+	if (!SAME(sregs) && (*r = sregs_give(v, &s->sregs)) < 0)
 		return "KVM_SET_SREGS";
 	if (!SAME(msr) && (*r = msrs_move(v, KVM_SET_MSRS, s->msr)) < 0) /* CR4.LA57 says which addresses are canonical */
 		return "KVM_SET_MSRS";

@@ -91,6 +91,11 @@ static int box_nested(struct box *b, struct kvm_nested_state *s, bool set)
 		return -EINVAL;
 	if (on && !svm && !*box_msr(b, 0x3a))
 		return -EINVAL;
+	if (!svm && s->flags & KVM_STATE_NESTED_GUEST_MODE) { /* the hypervisor's addresses are of 57 bits; its guest has a CR4 of its own */
+		if (!(b->sregs.cr4 & CR4_LA57))
+			return -EINVAL;
+		b->sregs.cr4 = ld64(s->data.vmx[0].vmcs12);
+	}
 	memcpy(&b->nested, s, s->size);
 	b->nested_sets++;
 	if (s->flags & KVM_STATE_NESTED_GUEST_MODE) {
@@ -311,6 +316,7 @@ static void any_vectors(struct rig *g, struct box *b)
 	st64(area + 512, bv);
 }
 
+/* VT-x's guest has 48 bits, its hypervisor 57. */
 static void hypervisors_state(struct rig *g, struct box *b, bool l2)
 {
 	struct kvm_nested_state *s = &b->nested;
@@ -322,6 +328,10 @@ static void hypervisors_state(struct rig *g, struct box *b, bool l2)
 		s->hdr.vmx.vmxon_pa = 0x1000, s->hdr.vmx.vmcs12_pa = 0x2000;
 	else
 		s->hdr.svm.vmcb_pa = 0x3000;
+	if (s->format == KVM_STATE_NESTED_FORMAT_VMX && l2) {
+		b->sregs.cr4 &= ~(u64)CR4_LA57;
+		st64(s->data.vmx[0].vmcs12, b->sregs.cr4);
+	}
 	if (l2) { /* whatever waits */
 		fill(g, &b->events, sizeof(b->events));
 		b->events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -393,6 +403,7 @@ static void a_hypervisors_state(void **state)
 		any_state(g, a, false);
 		any_vectors(g, a);
 		hypervisors_state(g, a, l2);
+		any_msrs(g, a);
 		fetch(g, 0);
 		assert_true(g->v[0]->hypervisor && g->v[0]->l2 == l2 && g->cpu->engine_l2 == l2);
 		nested_keep(g->v[0]);
