@@ -5,6 +5,7 @@
  *   test_kvm_engine --guest ELF LOG CPUS [HOP]     a bare-metal guest of tests/guest; its exit status (tests/kvm/run)
  *   test_kvm_engine --options ENGINE               (before --guest) instead of "kvm" */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -384,7 +385,10 @@ static void doorbells(void **state)
 static void a_software_kvm_is_found_out(void **state)
 {
 	struct kvm_finding f;
+	struct sigaction before;
 	kvm_probe(&f);
+	assert_int_equal(sigaction(SIGURG, NULL, &before), 0);
+	assert_true(before.sa_handler == SIG_DFL); /* as it was */
 	if (f.verdict != KVM_SLOW) /* as one that interprets */
 		fail_msg("verdict %d: %s", f.verdict, f.why);
 	assert_true(f.ips > 1000 && f.ips < 200000000);

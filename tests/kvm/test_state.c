@@ -36,7 +36,8 @@ struct rig {
 	struct box box[N_BOXES];
 	struct apic_state board;
 	u64 seed;
-	unsigned failures, lends;
+	unsigned failures, lends, vcpus;
+	struct kvm_run run;
 	u32 caps[8];              /* of KVM_ENABLE_CAP */
 	unsigned n_caps;
 	struct kvm_msr_filter filter;
@@ -129,6 +130,19 @@ static int set_filter(struct rig *g, const struct kvm_msr_filter *f)
 	return 0;
 }
 
+static int every_feature(struct rig *g, struct kvm_cpuid2 *to)
+{
+	static const u32 leaves[][2] = { { 1, 0 }, { 7, 0 }, { 7, 1 }, { 7, 2 }, { 0xd, 1 }, { 0x14, 0 }, { 0x19, 0 }, { 0x80000001, 0 }, { 0x80000007, 0 }, { 0x80000008, 0 },
+					 { 0x8000000a, 0 }, { 0x80000021, 0 } };
+	to->nent = 0;
+	for (unsigned k = 0; k < ARRAY_LEN(leaves); k++)
+		to->entries[to->nent++] = (struct kvm_cpuid_entry2){ leaves[k][0], leaves[k][1], 0, ~0u, ~0u, ~0u, ~0u };
+	for (unsigned k = 2; k < ARRAY_LEN(g->model.xsave_offset); k++)
+		if (g->model.xcr0_mask >> k & 1)
+			to->entries[to->nent++] = (struct kvm_cpuid_entry2){ 0xd, k, 0, 4, g->model.xsave_offset[k], 0, 0 };
+	return 0;
+}
+
 /* KVM itself and its VM: it has every extension. */
 enum { FD_KVM = 8, FD_VM };
 static int on_vm_ioctl(struct rig *g, unsigned long request, void *p)
@@ -136,8 +150,9 @@ static int on_vm_ioctl(struct rig *g, unsigned long request, void *p)
 	switch (request) {
 	case KVM_GET_API_VERSION: return KVM_API_VERSION;
 	case KVM_CHECK_EXTENSION: return (uintptr_t)p == KVM_CAP_NESTED_STATE ? NESTED_BYTES : 1;
-	case KVM_GET_SUPPORTED_CPUID: ((struct kvm_cpuid2 *)p)->nent = 0; return 0;
+	case KVM_GET_SUPPORTED_CPUID: return every_feature(g, p);
 	case KVM_CREATE_VM: return FD_VM;
+	case KVM_CREATE_VCPU: return (int)g->vcpus++;
 	case KVM_ENABLE_CAP: g->caps[g->n_caps++ % ARRAY_LEN(g->caps)] = ((struct kvm_enable_cap *)p)->cap; return 0;
 	case KVM_X86_SET_MSR_FILTER: return set_filter(g, p);
 	default: return 0;
@@ -146,6 +161,8 @@ static int on_vm_ioctl(struct rig *g, unsigned long request, void *p)
 
 static int on_open(void *arg) { return FD_KVM; }
 static void on_close(void *arg, int fd) {}
+static void *on_map(void *arg, int fd, size_t bytes, int *err) { return &((struct rig *)arg)->run; }
+static void on_unmap(void *arg, void *at, size_t bytes) {}
 
 static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 {
@@ -168,6 +185,7 @@ static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 	case KVM_GET_MSRS: case KVM_SET_MSRS: return box_msrs(b, p, request == KVM_SET_MSRS);
 	case KVM_GET_NESTED_STATE: case KVM_SET_NESTED_STATE: return box_nested(b, p, request == KVM_SET_NESTED_STATE);
 	case KVM_HAS_DEVICE_ATTR: return 0;
+	case KVM_SET_CPUID2: return 0;
 	case KVM_SET_DEVICE_ATTR: b->tsc_offset = *(u64 *)(uintptr_t)((struct kvm_device_attr *)p)->addr; return 0;
 	default: fail_msg("request %#lx", request); return -ENOTTY;
 	}
@@ -207,7 +225,7 @@ static struct rig *rig_new(const char *model, bool split)
 	struct error e;
 	assert_non_null(g);
 	g->seed = 88172645463325252ull;
-	g->host = (struct kvm_host){ .arg = g, .name = "a box", .open = on_open, .close = on_close, .ioctl = on_ioctl };
+	g->host = (struct kvm_host){ .arg = g, .name = "a box", .open = on_open, .close = on_close, .ioctl = on_ioctl, .map = on_map, .unmap = on_unmap };
 	g->hooks = (struct cpu_hooks){ .arg = g, .apic_get = apic_get, .apic_set = apic_set, .apic_lend = apic_lend, .get_tpr = get_tpr, .apic_msr_read = apic_msr_read, .failed = failed };
 	assert_true(mem_init(&g->mem, 1 << 20, &e) && clock_init(&g->clock, false, &e) && cpu_model_parse(&g->model, model, &g->clock, &e));
 	g->cpu = cpu_new(0, &g->mem, &g->clock, &g->model, &g->hooks);
@@ -434,6 +452,46 @@ static void a_hypervisors_state(void **state)
 	}
 }
 
+/* All of it by the engine: from VMXON and EFER.SVME on, to another of its own processors alone. */
+static void a_hypervisor_hops(void **state)
+{
+	for (unsigned k = 0; k < 4; k++) {
+		const struct kvm_options split = { .irqchip = IRQCHIP_SPLIT };
+		struct rig *g = rig_new(hypervisors[k & 1], true);
+		struct error e;
+		kvm_host_replace(&g->host);
+		assert_true(cpu_model_parse(&g->model, k & 1 ? "max,vendor=amd" : "max,vendor=intel", &g->clock, &e));
+		assert_true(kvm_engine.fit_model(&g->model, &split, &e));
+		g->cpu->engine_options = &split;
+		g->cpu->n_cpus = 1;
+		if (!kvm_engine.vcpu_init(g->cpu, &e))
+			fail_msg("%s", e.msg);
+		any_state(g, &g->box[0], false);
+		any_vectors(g, &g->box[0]);
+		hypervisors_state(g, &g->box[0], k & 2);
+		any_msrs(g, &g->box[0]);
+		kvm_of(g->cpu)->in_kvm = true;
+		assert_true(state_get(kvm_of(g->cpu)));
+		assert_true(kvm_engine.may_move(g->cpu, &kvm_engine, &split, &e));
+		kvm_engine.vcpu_destroy(g->cpu);
+		g->cpu->engine = NULL;
+		if (!kvm_engine.vcpu_init(g->cpu, &e))
+			fail_msg("%s", e.msg);
+		assert_true(state_put(kvm_of(g->cpu)));
+		SAME_BOX(g, regs);
+		SAME_BOX(g, sregs);
+		SAME_BOX(g, lapic);
+		assert_int_equal(g->box[1].nested_sets, 1);
+		assert_memory_equal(&g->box[0].nested, &g->box[1].nested, g->box[0].nested.size);
+		g->box[1].nested.size = NESTED_BYTES;
+		assert_true(state_get(kvm_of(g->cpu)));
+		kvm_engine.vcpu_destroy(g->cpu);
+		assert_int_equal(g->lends, 4);
+		kvm_host_replace(NULL);
+		rig_free(g);
+	}
+}
+
 /* A reset after the last processor of KVM's is gone: the next one hears nothing of it. */
 static void reset_on_the_way(void **state)
 {
@@ -473,6 +531,47 @@ static void a_state_that_is_refused(void **state)
 	g->cpu->cr4 &= ~(u64)CR4_VMXE; /* of its guest: KVM does not take the one without the other */
 	assert_false(state_put(g->v[1]));
 	assert_int_equal(g->failures, 1);
+	rig_free(g);
+}
+
+/* Interrupts that KVM's LAPIC has got since it was fetched are not lost where it is given anew. */
+static void an_interrupt_that_comes_meanwhile(void **state)
+{
+	struct rig *g = rig_new("max", true);
+	u8 *lapic = (u8 *)g->box[0].lapic.regs;
+	any_state(g, &g->box[0], false);
+	memset(lapic + 0x180, 0, 0x100); /* TMR, IRR */
+	st32(lapic + 0x210, 1 << 3); /* 23h waits, edge */
+	fetch(g, 0);
+	st32(lapic + 0x210, 1 << 3 | 1 << 5); /* 25h, level */
+	st32(lapic + 0x190, 1 << 5);
+	g->board.page[0x80] = 0x70; /* somebody else has changed it */
+	st32(g->board.page + 0x220, 1);
+	assert_true(state_put(g->v[0]));
+	assert_int_equal(lapic[0x80], 0x70);
+	assert_int_equal(ld32(lapic + 0x210), 1 << 3 | 1 << 5);
+	assert_int_equal(ld32(lapic + 0x190), 1 << 5);
+	assert_int_equal(ld32(lapic + 0x220), 1);
+	rig_free(g);
+}
+
+/* XSAVE's way to say that a component is as after INIT: what is in its place says nothing. */
+static void components_as_after_init(void **state)
+{
+	struct rig *g = rig_new("max", false);
+	u8 *area = (u8 *)g->box[0].xsave.region;
+	const u8 zeros[64] = { 0 };
+	any_state(g, &g->box[0], false);
+	any_vectors(g, &g->box[0]);
+	st32(area + 24, 0x1f80);
+	st64(area + 512, 2); /* SSE alone */
+	fetch(g, 0);
+	assert_int_equal(ld16(g->cpu->fxarea), 0x37f);
+	assert_int_equal(ld32(g->cpu->fxarea + 24), 0x1f80);
+	assert_memory_equal(g->cpu->fxarea + 32, zeros, 64);
+	assert_memory_equal(g->cpu->zmm[3], area + 160 + 3 * 16, 16);
+	assert_memory_equal(g->cpu->zmm[3] + 16, zeros, 16);
+	assert_int_equal(g->cpu->pkru, 0);
 	rig_free(g);
 }
 
@@ -522,6 +621,18 @@ static void half_way(void **state)
 		assert_int_equal(e->nmi.masked, cases[k].nmi);
 		rig_free(g);
 	}
+}
+
+/* Which need not be what SS says. */
+static void the_privilege_level(void **state)
+{
+	struct rig *g = real_mode();
+	fetch(g, 0);
+	assert_int_equal(g->cpu->cpl, 0);
+	g->cpu->cpl = 3;
+	assert_true(state_put(g->v[0]));
+	assert_int_equal(g->box[0].sregs.ss.dpl, 3);
+	rig_free(g);
 }
 
 /* An NMI that waits in KVM is an event of ours, and given to KVM anew. */
@@ -671,8 +782,9 @@ int main(void)
 {
 	log_configure("error", "/dev/null", &(struct error){ "" });
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(all_of_a_processor), cmocka_unit_test(a_hypervisors_state), cmocka_unit_test(reset_on_the_way),
-		cmocka_unit_test(a_state_that_is_refused), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
+		cmocka_unit_test(all_of_a_processor), cmocka_unit_test(a_hypervisors_state), cmocka_unit_test(a_hypervisor_hops), cmocka_unit_test(reset_on_the_way),
+		cmocka_unit_test(a_state_that_is_refused), cmocka_unit_test(an_interrupt_that_comes_meanwhile), cmocka_unit_test(components_as_after_init),
+		cmocka_unit_test(the_privilege_level), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(a_vm_for_hypervisors), cmocka_unit_test(payloads), cmocka_unit_test(selectors_of_the_fpu),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
