@@ -38,6 +38,7 @@ struct rig {
 	u64 seed;
 	unsigned failures, lends, vcpus;
 	struct kvm_run run;
+	u8 cr8;                   /* when KVM_RUN came */
 	u32 caps[8];              /* of KVM_ENABLE_CAP */
 	unsigned n_caps;
 	struct kvm_msr_filter filter;
@@ -149,7 +150,7 @@ static int on_vm_ioctl(struct rig *g, unsigned long request, void *p)
 {
 	switch (request) {
 	case KVM_GET_API_VERSION: return KVM_API_VERSION;
-	case KVM_CHECK_EXTENSION: return (uintptr_t)p == KVM_CAP_NESTED_STATE ? NESTED_BYTES : 1;
+	case KVM_CHECK_EXTENSION: return (uintptr_t)p == KVM_CAP_NESTED_STATE ? NESTED_BYTES : (uintptr_t)p == KVM_CAP_NR_MEMSLOTS ? 32 : 1;
 	case KVM_GET_SUPPORTED_CPUID: return every_feature(g, p);
 	case KVM_CREATE_VM: return FD_VM;
 	case KVM_CREATE_VCPU: return (int)g->vcpus++;
@@ -186,6 +187,13 @@ static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 	case KVM_GET_NESTED_STATE: case KVM_SET_NESTED_STATE: return box_nested(b, p, request == KVM_SET_NESTED_STATE);
 	case KVM_HAS_DEVICE_ATTR: return 0;
 	case KVM_SET_CPUID2: return 0;
+	case KVM_RUN: /* MOV CR8 and HLT */
+		if (g->run.immediate_exit)
+			return -EINTR;
+		g->cr8 = (u8)g->run.cr8;
+		g->run.cr8 = 9;
+		g->run.exit_reason = KVM_EXIT_HLT;
+		return 0;
 	case KVM_SET_DEVICE_ATTR: b->tsc_offset = *(u64 *)(uintptr_t)((struct kvm_device_attr *)p)->addr; return 0;
 	default: fail_msg("request %#lx", request); return -ENOTTY;
 	}
@@ -196,13 +204,18 @@ static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 static void apic_get(void *arg, struct apic_state *s) { *s = ((struct rig *)arg)->board; }
 static void apic_set(void *arg, const struct apic_state *s) { ((struct rig *)arg)->board = *s; }
 static u8 get_tpr(void *arg) { return ((struct rig *)arg)->board.page[0x80]; }
+static void set_tpr(void *arg, u8 tpr) { ((struct rig *)arg)->board.page[0x80] = tpr; }
 static bool apic_msr_read(void *arg, u32 msr, u64 *val)
 {
 	*val = ((struct rig *)arg)->board.base;
 	return msr == 0x1b;
 }
 static void apic_lend(void *arg, const struct apic_runner *r) { ((struct rig *)arg)->lends++; }
-static void failed(void *arg, const char *why) { ((struct rig *)arg)->failures++; }
+static void failed(void *arg, const char *why)
+{
+	print_message("the engine gives up: %s\n", why);
+	((struct rig *)arg)->failures++;
+}
 
 /* ---- the rig ----------------------------------------------------------------------------------------------- */
 
@@ -226,7 +239,7 @@ static struct rig *rig_new(const char *model, bool split)
 	assert_non_null(g);
 	g->seed = 88172645463325252ull;
 	g->host = (struct kvm_host){ .arg = g, .name = "a box", .open = on_open, .close = on_close, .ioctl = on_ioctl, .map = on_map, .unmap = on_unmap };
-	g->hooks = (struct cpu_hooks){ .arg = g, .apic_get = apic_get, .apic_set = apic_set, .apic_lend = apic_lend, .get_tpr = get_tpr, .apic_msr_read = apic_msr_read, .failed = failed };
+	g->hooks = (struct cpu_hooks){ .arg = g, .apic_get = apic_get, .apic_set = apic_set, .apic_lend = apic_lend, .get_tpr = get_tpr, .set_tpr = set_tpr, .apic_msr_read = apic_msr_read, .failed = failed };
 	assert_true(mem_init(&g->mem, 1 << 20, &e) && clock_init(&g->clock, false, &e) && cpu_model_parse(&g->model, model, &g->clock, &e));
 	g->cpu = cpu_new(0, &g->mem, &g->clock, &g->model, &g->hooks);
 	assert_non_null(g->cpu);
@@ -635,6 +648,26 @@ static void the_privilege_level(void **state)
 	rig_free(g);
 }
 
+/* CR8, where the LAPICs are ours: what KVM_RUN comes back with is theirs. */
+static void the_task_priority(void **state)
+{
+	struct rig *g = rig_new("max", false);
+	struct error e;
+	kvm_host_replace(&g->host);
+	assert_true(kvm_engine.fit_model(&g->model, NULL, &e));
+	g->cpu->n_cpus = 1;
+	g->cpu->activity = ACT_RUN;
+	g->board.page[0x80] = 0x30;
+	if (!kvm_engine.vcpu_init(g->cpu, &e))
+		fail_msg("%s", e.msg);
+	assert_int_equal(kvm_engine.run(g->cpu), RUN_HALT);
+	assert_int_equal(g->cr8, 3);
+	assert_int_equal(g->board.page[0x80], 0x90);
+	kvm_engine.vcpu_destroy(g->cpu);
+	kvm_host_replace(NULL);
+	rig_free(g);
+}
+
 /* An NMI that waits in KVM is an event of ours, and given to KVM anew. */
 static void an_nmi_that_waits(void **state)
 {
@@ -784,7 +817,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_of_a_processor), cmocka_unit_test(a_hypervisors_state), cmocka_unit_test(a_hypervisor_hops), cmocka_unit_test(reset_on_the_way),
 		cmocka_unit_test(a_state_that_is_refused), cmocka_unit_test(an_interrupt_that_comes_meanwhile), cmocka_unit_test(components_as_after_init),
-		cmocka_unit_test(the_privilege_level), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
+		cmocka_unit_test(the_privilege_level), cmocka_unit_test(the_task_priority), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(a_vm_for_hypervisors), cmocka_unit_test(payloads), cmocka_unit_test(selectors_of_the_fpu),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
