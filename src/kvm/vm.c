@@ -180,7 +180,8 @@ static struct vm *vm_new(struct mem *m, const struct kvm_options *o, struct erro
 	vm->any_length = extension(vm->host, vm->kvm_fd, KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0;
 	vm->sregs2 = extension(vm->host, vm->kvm_fd, KVM_CAP_SREGS2) > 0;
 	find_xsave(vm);
-	vm->fd = kvm_call(vm, vm->kvm_fd, KVM_CREATE_VM, NULL);
+	for (unsigned tries = 0; tries < 100 && (vm->fd = kvm_call(vm, vm->kvm_fd, KVM_CREATE_VM, NULL)) == -EINTR; tries++)
+		; /* a signal came before it had all its locks: an alarm's, in the hop of a machine that runs */
 	if (vm->fd < 0)
 		refused(vm, "KVM_CREATE_VM", vm->fd, e);
 	if (vm->fd < 0 || !set_up(vm, e)) {

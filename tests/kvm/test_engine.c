@@ -168,6 +168,16 @@ static void an_interrupt_that_waits(void **state)
 	assert_int_equal(run(&c, end, sizeof(end), &e), COUNTED);
 }
 
+/* As Linux gives up making a VM for a signal. */
+static void a_signal_as_the_vm_is_made(void **state)
+{
+	char end[512];
+	struct error e;
+	fake_kvm_fail(fake, KVM_CREATE_VM, 0, EINTR);
+	assert_int_equal(run_counting("kvm", end, sizeof(end), &e), COUNTED);
+	assert_int_equal(fake_kvm_count(fake, KVM_CREATE_VM), 2);
+}
+
 /* EINTR again and again, wherever a signal may come. */
 static void storms_of_signals(void **state)
 {
@@ -485,6 +495,7 @@ static void what_hangs_is_called_back(void **state)
 	}
 	struct engine_choice c;
 	struct error e;
+	unsigned opens = fake_kvm_count(fake, FAKE_OPEN);
 	fake_kvm_hang(fake, FAKE_OPEN);
 	assert_true(engine_choose("auto", false, &c, &e));
 	assert_string_not_equal(c.ops->name, "kvm");
@@ -492,7 +503,7 @@ static void what_hangs_is_called_back(void **state)
 	engine_options_free(c.ops, c.options);
 	assert_false(engine_choose("kvm", false, &c, &e));
 	assert_non_null(strstr(e.msg, "does not open within 1 s"));
-	assert_int_equal(fake_kvm_count(fake, FAKE_OPEN), 1); /* children did, all but once */
+	assert_int_equal(fake_kvm_count(fake, FAKE_OPEN), opens); /* children did */
 }
 
 /* auto takes a good KVM; one that cannot have the processors asked for is passed over, and it is said why. */
@@ -565,7 +576,7 @@ int main(int argc, char **argv)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 #define T(f) cmocka_unit_test_setup_teardown(f, up, down)
 	const struct CMUnitTest tests[] = {
-		T(runs_to_its_end), T(one_nmi_and_two), T(an_interrupt_that_waits), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(hypervisors_with_its_lapics), T(doorbells),
+		T(runs_to_its_end), T(one_nmi_and_two), T(an_interrupt_that_waits), T(a_signal_as_the_vm_is_made), T(storms_of_signals), T(each_request_fails_once), T(exits_that_nobody_wants), T(engine_hops), T(a_hop_fails_both_ways), T(stays_out_of_the_model), T(deadlines_with_its_lapics), T(hypervisors_with_its_lapics), T(doorbells),
 		T(a_software_kvm_is_found_out), T(what_is_wrong_is_told), T(auto_passes_over_it), T(what_hangs_is_called_back), T(auto_gives_way_to_cpu), T(auto_with_deterministic_time_counts),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
