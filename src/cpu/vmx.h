@@ -34,6 +34,7 @@ struct vmx_exit {
 	u32 intr_info, intr_error;
 	u32 insn_len, insn_info;
 	u8 shadow;       /* SHADOW_* that the instruction stood in, which has not been carried out */
+	u64 debug;       /* debug conditions that MOV SS has put off from before it */
 	bool set_rf;     /* the exception's RF belongs into the image that is saved */
 	u64 tsc;         /* the host's, as the exit began: what an MSR list stores */
 };

@@ -30,6 +30,8 @@ _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 	else if (!trap_like(x.reason))
 		x.insn_len = len;
 	x.shadow = c->cur && !vec ? c->shadow_before : 0;
+	if ((c->shadow | x.shadow) & SHADOW_SS)
+		x.debug |= c->dr6_pending;
 	c->vmx->exit = x;
 	nested_unwind(c);
 }
@@ -93,6 +95,17 @@ static void save_control(struct cpu *c)
 		c->vmx->vmcs.f[VMCS_GUEST_PDPTE0 + k] = c->pdpte[k];
 }
 
+/* What is put off: by MOV SS, or for an exit after the instruction. TF in a shadow means a step that is yet to be
+ * reported, and an entry wants it so; but a #DB that exits is the host's now. SDM 27.3.4, 26.3.1.5. */
+static u64 pending_debug(const struct cpu *c, const struct vmx_exit *x, u8 shadow)
+{
+	u64 debug = c->dr6_pending | x->debug, hits = debug & 0xf;
+	bool is_db = x->reason == EXIT_EXCEPTION && (x->intr_info & 0xff) == V_DB;
+	if (shadow && (c->rflags & FL_TF) && !(c->msr.debugctl & 2) && !is_db)
+		debug |= PENDING_BS;
+	return (hits ? hits | PENDING_ENABLED : 0) | (debug & PENDING_BS);
+}
+
 static void save_rest(struct cpu *c, const struct vmx_exit *x)
 {
 	/* MWAIT's is none of the manual's: the guest goes on behind it. */
@@ -102,8 +115,7 @@ static void save_rest(struct cpu *c, const struct vmx_exit *x)
 	VF(GUEST_INTERRUPTIBILITY) = (shadow & SHADOW_STI ? BLOCK_STI : 0) | (shadow & SHADOW_SS ? BLOCK_MOV_SS : 0) |
 				     (nmi ? BLOCK_NMI : 0);
 	VF(GUEST_ACTIVITY) = activity[c->activity];
-	u64 pending = c->dr6_pending & 0xf;
-	VF(GUEST_PENDING_DEBUG) = (pending ? pending | PENDING_ENABLED : 0) | (c->dr6_pending & PENDING_BS);
+	VF(GUEST_PENDING_DEBUG) = pending_debug(c, x, shadow);
 	VF(GUEST_RSP) = c->regs[R_SP];
 	VF(GUEST_RIP) = c->rip;
 	VF(GUEST_RFLAGS) = c->rflags | (x->set_rf ? FL_RF : 0);

@@ -353,7 +353,7 @@ void vmx_exception(struct cpu *c, const struct exception *x)
 {
 	if (x->vector > 31 || !exception_exits(c, x))
 		return;
-	struct vmx_exit e = { .reason = EXIT_EXCEPTION, .intr_error = x->has_error ? x->error : 0 };
+	struct vmx_exit e = { .reason = EXIT_EXCEPTION, .intr_error = x->has_error ? x->error : 0, .debug = x->held_debug };
 	e.intr_info = INTR_VALID | x->vector | exception_type(x) << 8 | (x->has_error ? INTR_HAS_ERROR : 0);
 	if (vmx_iret_unblocked(c) && x->vector != V_DF)
 		e.intr_info |= INTR_NMI_UNBLOCK;
