@@ -108,13 +108,13 @@ static bool vectoring(const struct cpu *c)
 	return (VF(ENTRY_INTR_INFO) & INTR_VALID) && (VF(ENTRY_INTR_INFO) >> 8 & 7) != INTR_OTHER;
 }
 
-/* Whether pending debug exceptions outlive the entry. An injected INT n or INT1 is as one that stood behind a
- * MOV SS that met a breakpoint. SDM 26.7.3. */
+/* Whether pending debug exceptions outlive the entry. An injected INT n, INT3 or INTO is as one that stood behind a
+ * MOV SS that met a breakpoint; INT1 is not. SDM 26.7.3. */
 static bool keeps_debug(const struct cpu *c)
 {
 	unsigned type = VF(ENTRY_INTR_INFO) >> 8 & 7;
 	if (vectoring(c))
-		return (VF(GUEST_INTERRUPTIBILITY) & BLOCK_MOV_SS) && (type == INTR_SOFT_INT || type == INTR_PRIV_SOFT);
+		return (VF(GUEST_INTERRUPTIBILITY) & BLOCK_MOV_SS) && (type == INTR_SOFT_INT || type == INTR_SOFT_EXC);
 	return VF(GUEST_ACTIVITY) < 2; /* active, HLT */
 }
 

@@ -25,11 +25,12 @@ _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 	x.tsc = cpu_tsc(c);
 	const u64 vec = c->nested.vectoring;
 	u32 len = c->cur ? c->cur->len : c->vmx->soft_len;
+	const bool soft = (vec >> 8 & 7) >= VEC_SOFT_INT;
 	if (vec) /* of an event on its way only software's have an instruction */
-		x.insn_len = (vec >> 8 & 7) >= VEC_SOFT_INT ? len : 0;
+		x.insn_len = soft ? len : 0;
 	else if (!trap_like(x.reason))
 		x.insn_len = len;
-	x.shadow = c->cur && !vec ? c->shadow_before : 0;
+	x.shadow = c->cur && (!vec || soft) ? c->shadow_before : 0; /* INT n's lasts until its handler is there */
 	if ((c->shadow | x.shadow) & SHADOW_SS)
 		x.debug |= c->dr6_pending;
 	c->vmx->exit = x;

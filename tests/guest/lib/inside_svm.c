@@ -51,6 +51,8 @@ static void raise(int vec, u64 error)
 	vec = inside_combine(was >> 31 & 1 && (was >> 8 & 7) == EV_EXCEPTION ? (int)(was & 255) : -1, vec);
 	if (vec < 0)
 		inside_lost("a triple fault at", vmcb.rip, was);
+	if (vec != DB && vec != DF)
+		vmcb.rflags |= FL_RF; /* a fault's image has it */
 	vmcb.eventinj = EVENT(EV_EXCEPTION, vec) | (has_error(vec) ? 1 << 11 | (vec == DF ? 0 : error << 32) : 0);
 }
 

@@ -136,7 +136,8 @@ void host_run(void)
 {
 	extern void guest_start(void);
 	extern u8 main_stack_end[];
-	vmx_on();
+	if (!vmx_begin())
+		inside_lost("no VMX operation", 0, 0);
 	write_cr4(read_cr4() | (has(1, 2, 26) ? 0x40000 : 0)); /* OSXSAVE: we do the guest's XSETBV */
 	fresh(guest_start);
 	set_controls(0, IO_BITMAPS | MSR_BITMAPS, EPT | UNRESTRICTED | USE_VPID | RDTSCP | INVPCID | XSAVES);

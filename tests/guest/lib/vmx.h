@@ -204,7 +204,7 @@ SNIPPET(g_nothing, "");
 static inline bool vmx_there(void) { return has(1, 2, 5); }
 
 /* Into VMX operation, with a current VMCS that is clear. */
-static inline void vmx_on(void)
+static inline bool vmx_begin(void)
 {
 	u64 p = at(vmxon_region), m = at(vmcs);
 	write_cr4(read_cr4() | 0x2000);
@@ -212,8 +212,9 @@ static inline void vmx_on(void)
 	if (!(rdmsr(0x3a) & 1))
 		wrmsr(0x3a, 5);
 	vmxon_region[0] = vmcs[0] = (u32)rdmsr(0x480);
-	check("VMXON, VMCLEAR, VMPTRLD", vmxon(&p) == SUCCEED && vmclear(&m) == SUCCEED && vmptrld(&m) == SUCCEED);
+	return vmxon(&p) == SUCCEED && vmclear(&m) == SUCCEED && vmptrld(&m) == SUCCEED;
 }
+static inline void vmx_on(void) { check("VMXON, VMCLEAR, VMPTRLD", vmx_begin()); }
 
 /* ---- EPT ------------------------------------------------------------------------------------------------------- */
 
