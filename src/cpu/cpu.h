@@ -267,6 +267,7 @@ void cpu_free(struct cpu *c);
 void cpu_reset(struct cpu *c, bool init);   /* power-on or INIT state; SDM 3 9.1.1 */
 void cpu_dump(const struct cpu *c, char *buf, size_t cap); /* for people: registers, segments, control */
 void cpu_post_event(struct cpu *c, u32 ev); /* any thread */
+void cpu_unblock_nmi(struct cpu *c); /* IRET, a VM entry */
 void cpu_clear_event(struct cpu *c, u32 ev);
 
 /* ---- derived state (derive.c) ------------------------------------------------------------- */

@@ -53,7 +53,7 @@ struct vmx {
 	bool step_armed;     /* monitor trap flag: an exit is due at the next boundary */
 	bool trapped;        /* `trap` is due after this instruction */
 	struct vmx_exit trap;
-	u64 iret_unblocked;  /* the IRET that has ended blocking by virtual NMI: instructions complete before it, and 1 */
+	u64 iret_unblocked;  /* the IRET that has ended blocking by NMI, virtual or not: instructions complete before it, and 1 */
 	struct vmx_exit second; /* why the last translation by EPT failed */
 	u64 timer_end;       /* preemption timer: the TSC at which it is 0 */
 	u64 ple_first, ple_last;

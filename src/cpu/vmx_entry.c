@@ -126,7 +126,10 @@ static void load_rest(struct cpu *c)
 	bool active = vectoring(c) || VF(GUEST_ACTIVITY) == 0;
 	c->shadow = (u8)((block & BLOCK_STI ? SHADOW_STI : 0) | (block & BLOCK_MOV_SS ? SHADOW_SS : 0));
 	bool nmi = block & BLOCK_NMI, virtual = vmx_pin(c, PIN_VIRTUAL_NMI);
-	c->nmi_blocked = nmi && !virtual;
+	if (nmi && !virtual)
+		c->nmi_blocked = true;
+	else if (c->nmi_blocked)
+		cpu_unblock_nmi(c);
 	c->vmx->virtual_nmi_blocked = nmi && virtual;
 	c->activity = active ? ACT_RUN : activity[VF(GUEST_ACTIVITY) & 3];
 	c->dr6_pending = 0;

@@ -139,6 +139,16 @@ static void iret(struct cpu *c)
 		cpu_post_event(c, EV_NESTED);
 }
 
+bool vmx_keeps_nmi_blocked(struct cpu *c)
+{
+	if (c->nested.mode != NEST_VMX)
+		return false;
+	if (vmx_pin(c, PIN_NMI))
+		return true;
+	c->vmx->iret_unblocked = cpu_icount(c) + 1;
+	return false;
+}
+
 bool vmx_iret_unblocked(const struct cpu *c)
 {
 	return c->cur && c->vmx->iret_unblocked == cpu_icount(c) + 1 && !c->nested.vectoring;
