@@ -51,6 +51,7 @@ enum {
 	R_APIC_WRITE, R_RDRAND, R_INVPCID, R_VMFUNC, R_RDSEED = 61, R_PML, R_XSAVES, R_XRSTORS,
 };
 #define FAILED 0x80000000u
+#define WIDE (1ull << 46) /* beyond the width of physical addresses; vmx_checks looks whether it is */
 /* What an instruction leaves: status flags as a kind. */
 enum { SUCCEED, FAIL_INVALID, FAIL_VALID };
 
