@@ -51,6 +51,7 @@ void vmx_exit_between(struct cpu *c, struct vmx_exit x)
 
 /* ---- saving the guest ----------------------------------------------------------------------------- */
 
+/* SS.DPL is CPL always, also where SS is null and in V86 mode. */
 static void save_segments(struct cpu *c)
 {
 	static const u8 order[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
@@ -62,8 +63,6 @@ static void save_segments(struct cpu *c)
 		f[VMCS_GUEST_ES_LIMIT + k] = s->limit;
 		f[VMCS_GUEST_ES_BASE + k] = s->base;
 	}
-	/* CPL is SS.DPL, also where SS is unusable and in V86 mode. */
-	VF(GUEST_SS_AR) = (VF(GUEST_SS_AR) & ~0x60ull) | (u64)c->cpl << 5;
 	VF(GUEST_GDTR_BASE) = c->gdtr.base;
 	VF(GUEST_GDTR_LIMIT) = c->gdtr.limit;
 	VF(GUEST_IDTR_BASE) = c->idtr.base;

@@ -11,6 +11,8 @@ static bool on_event(struct frame *f)
 	if (f->vec != NMI && f->vec != DB)
 		return false;
 	++*(f->vec == NMI ? &host_nmis : &host_steps);
+	if (f->vec == DB)
+		f->flags &= ~(u64)FL_TF;
 	return true;
 }
 static void send_nmi(void)
@@ -154,6 +156,7 @@ static void x2apic(void)
 u16 ss_at = DATA;
 SNIPPET(g_ss_cpuid, "mov ss_at(%rip),%ss; cpuid; nop");
 SNIPPET(g_ss_ud2, "mov ss_at(%rip),%ss; .globl g_ss_ud2_at; g_ss_ud2_at: ud2; nop");
+SNIPPET(g_watched, "mov ss_at(%rip),%eax; nop");
 SNIPPET(g_sti, "sti; .globl g_sti_end; g_sti_end: nop");
 extern u8 g_ss_ud2_at[], g_sti_end[];
 
@@ -224,6 +227,17 @@ static void steps(void)
 	check_eq("... before an instruction", rd(G_RIP), at(g_nops) + 1);
 	check_eq("... by a step", rd(QUAL), BS);
 	check_eq("... then none pends", rd(G_DEBUG), 0);
+	watched(g_watched, 0);
+	set_controls(0, MTF, 0);
+	wr(ENTRY, must(0x490, IA32E | LOAD_DEBUG));
+	check_eq("the trap flag's exit at a breakpoint", run(), R_MTF);
+	check_eq("... which is pending", rd(G_DEBUG), B0 | ENABLED);
+	write_dr6(0xffff0ff0);
+	check_eq("... and not the host's", host_steps, 0);
+	__asm__ volatile("pushf; orl $0x100,(%%rsp); popf; nop" : : : "memory", "cc");
+	check_eq("a step of the host's own", host_steps, 1);
+	check_eq("... is nothing else", read_dr6() & 0x600f, BS);
+	host_steps = 0;
 }
 
 int main(void)
