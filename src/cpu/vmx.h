@@ -138,6 +138,8 @@ enum { VMFUNC_EPTP_SWITCHING = 1 };
 #define VMX_TAG(vpid) (0x10000ull | (vpid)) /* of struct tlb_space; the host has 0 */
 #define VF(name) (c->vmx->vmcs.f[VMCS_##name])
 
+extern const u8 vmcs_segments[8]; /* enum sreg by the order of the guest's segments in the VMCS */
+
 /* True where addr is a physical address aligned to align (a power of 2). */
 static inline bool vmx_address(const struct cpu *c, u64 addr, u64 align)
 {

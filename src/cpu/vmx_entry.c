@@ -52,10 +52,9 @@ bool vmx_store_msrs(struct cpu *c, u64 addr, u32 count)
 
 static void load_segments(struct cpu *c)
 {
-	static const u8 order[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
 	const u64 *f = c->vmx->vmcs.f;
 	for (unsigned k = 0; k < 8; k++) {
-		struct segment *s = &c->seg[order[k]];
+		struct segment *s = &c->seg[vmcs_segments[k]];
 		s->sel = (u16)f[VMCS_GUEST_ES_SEL + k];
 		s->attr = (u32)f[VMCS_GUEST_ES_AR + k] & 0x1f0ff;
 		s->limit = (u32)f[VMCS_GUEST_ES_LIMIT + k];

@@ -54,10 +54,9 @@ void vmx_exit_between(struct cpu *c, struct vmx_exit x)
 /* SS.DPL is CPL always, also where SS is null and in V86 mode. */
 static void save_segments(struct cpu *c)
 {
-	static const u8 order[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
 	u64 *f = c->vmx->vmcs.f;
 	for (unsigned k = 0; k < 8; k++) {
-		const struct segment *s = &c->seg[order[k]];
+		const struct segment *s = &c->seg[vmcs_segments[k]];
 		f[VMCS_GUEST_ES_SEL + k] = s->sel;
 		f[VMCS_GUEST_ES_AR + k] = s->attr & 0x1f0ff;
 		f[VMCS_GUEST_ES_LIMIT + k] = s->limit;

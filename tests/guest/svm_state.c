@@ -105,6 +105,19 @@ static void debug(void)
 	check_eq("a breakpoint of MOV SS before VMRUN", vmcb.exitcode, X_VMMCALL);
 }
 
+/* ---- virtual interrupts --------------------------------------------------------------------------------- */
+
+static void priorities(void)
+{
+	for (unsigned priority = 2; priority <= 4; priority++) {
+		vmcb_init();
+		want(X_VINTR);
+		vmcb.rflags = 0x202;
+		vmcb.vintr = V_INTR_MASKING | V_IRQ | priority * V_PRIO | 3;
+		check_eq(fmt("a virtual interrupt of priority %u, V_TPR 3", priority), run_at(privileged), priority > 3 ? X_VINTR : X_VMMCALL);
+	}
+}
+
 /* ---- the map of MSRs --------------------------------------------------------------------------------- */
 
 SNIP(read_low, "mov $0x117,%ecx; rdmsr");
@@ -202,6 +215,7 @@ int main(void)
 	svm_on();
 	registers();
 	debug();
+	priorities();
 	map();
 	bytes();
 	rights();
