@@ -47,6 +47,17 @@ def run(*args, timeout=60, stdin=b"", **kw):
 started = []  # what a test that fails may leave running
 
 
+def refuses(args, status, *words):
+    """ring3 run args ends with that status and one line on stderr that has all words."""
+    r = run("run", *args, timeout=20)
+    assert r.returncode == status, f"{args}: status {r.returncode}, not {status}: {r.stderr}"
+    assert r.stdout == "", f"{args}: {r.stdout!r} on standard output"
+    lines = r.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ring3: "), f"{args}: {r.stderr!r}"
+    for w in words:
+        assert w in lines[0], f"{args}: no {w!r} in: {lines[0]}"
+
+
 def start(*args, **kw):
     started.append(subprocess.Popen([RING3, *map(str, args)], **kw))
     return started[-1]

@@ -85,6 +85,12 @@ void leftover_add(const char *path);    /* it has been made: it goes at the proc
 void leftover_remove(const char *path); /* now */
 void leftover_seal(void);               /* from here on nothing is added, and the helper alone removes */
 
+/* ---- names to connect to (listen.c) ---------------------------------------------------- */
+
+/* A Unix socket that listens at path, for this user alone; it goes with the process (leftover_add). A descriptor that does
+ * not wait; -1: *e, and errno, EADDRINUSE where somebody listens there already, or what is there is no socket. */
+int listen_at_path(const char *path, int backlog, struct error *e);
+
 /* ---- logging (log.c): the process's one log -------------------------------------------- */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };

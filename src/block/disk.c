@@ -294,6 +294,11 @@ static struct image *open_image(struct block *b, const struct block_options *o, 
 	struct image *img = o->handed ? image_open_handed(o->handed - 1, o->file, e) : image_open(o->file, o->format, flags, o->hooks, e);
 
 	b->named = img;
+	if (img && !img->size) {
+		image_close(img);
+		error_set(e, "%s: has no bytes, so that it is no disk (ring3 img create or resize makes one)", o->file);
+		return NULL;
+	}
 	if (!img || !o->snapshot || o->read_only)
 		return img;
 	struct file *f = file_temporary(e);

@@ -64,7 +64,7 @@ struct image_convert {
 bool image_convert(const struct image_convert *c, struct error *e);
 
 enum image_snapshot_op { SNAPSHOT_MAKE, SNAPSHOT_APPLY, SNAPSHOT_DELETE };
-bool image_snapshot(const char *file, enum image_snapshot_op op, const char *name, struct error *e);
+bool image_snapshot(const char *file, enum block_format format, enum image_snapshot_op op, const char *name, struct error *e);
 /* shrink: to a smaller size as well; what is behind it is lost. */
 bool image_resize(const char *file, enum block_format format, u64 size, bool shrink, struct error *e);
 

@@ -198,9 +198,9 @@ bool image_check(const char *file, enum block_format format, bool repair, struct
 	return q && close_image(&q->img, file, qcow2_check(q, repair ? REPAIR_ALL : REPAIR_NOTHING, result, say, arg, e), e);
 }
 
-bool image_snapshot(const char *file, enum image_snapshot_op op, const char *name, struct error *e)
+bool image_snapshot(const char *file, enum block_format format, enum image_snapshot_op op, const char *name, struct error *e)
 {
-	struct qcow2 *q = open_qcow2(file, BLOCK_AUTO, OPEN_WRITE, "has no snapshots inside", e);
+	struct qcow2 *q = open_qcow2(file, format, OPEN_WRITE, "has no snapshots inside", e);
 
 	if (!q)
 		return false;

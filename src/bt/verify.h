@@ -186,6 +186,11 @@ struct verifier {
 enum guest_kind { G_PLAIN, G_NOP, G_PUSH, G_POP, G_LEAVE, G_CALL, G_CALL_IND, G_JMP, G_JMP_IND, G_JCC, G_LOOP, G_RET, G_SYSTEM, G_STRING, G_OTHER };
 
 const u8 *verify_pc(const struct verifier *v, u32 place);
+u32 verify_place(const struct verifier *v, const u8 *pc); /* ~0: not of the block */
+/* The instruction that begins there; NULL: none does. */
+const struct hinsn *verify_insn_at(struct verifier *v, u32 place);
+/* The other side of a branch; then this one goes on in the instruction that it is in. */
+bool verify_fork(struct verifier *v, struct path p);
 bool verify_bad(struct verifier *v, u32 off, const char *fmt, ...) PRINTF_LIKE(3, 4);
 bool path_fact(const struct verifier *v, const struct path *p, enum fact_kind kind, sym of, u32 n);
 void path_add_fact(struct path *p, enum fact_kind kind, sym of, u32 n);
@@ -204,6 +209,11 @@ sym path_reg(struct verifier *v, const struct path *p, ZydisRegister r);
 sym path_address(struct verifier *v, const struct path *p, const ZydisDecodedOperand *o);
 static inline const ZydisDecodedOperand *hinsn_memory(const struct hinsn *h) { return &h->zo[h->mem]; }
 static inline bool verify_cpl0(const struct verifier *v) { return v->k->page->cpl == 0; }
+
+/* ---- where it leaves (verify_branch.c) ----
+ * Carries out a branch. *go_on: the path continues at p->at. */
+bool path_branch(struct verifier *v, struct path *p, const struct hinsn *h, bool *go_on);
+bool branch_loads_units(const struct verifier *v, const struct hinsn *h); /* a call of units_load */
 
 /* ---- what it may reach (verify_mem.c) ----
  * Its operand is some of the block's own guest code, by the host's address: from which byte of the block on. */

@@ -170,7 +170,7 @@ static int verb_snapshot(struct args *a, u32 format, struct error *e)
 		return EXIT_USAGE;
 	}
 	if (a->make || a->apply || a->delete)
-		return image_snapshot(a->files[0], a->make ? SNAPSHOT_MAKE : a->apply ? SNAPSHOT_APPLY : SNAPSHOT_DELETE,
+		return image_snapshot(a->files[0], format, a->make ? SNAPSHOT_MAKE : a->apply ? SNAPSHOT_APPLY : SNAPSHOT_DELETE,
 				      a->make ? a->make : a->apply ? a->apply : a->delete, e) ? 0 : EXIT_START;
 	if (!image_info_get(a->files[0], format, &info, e))
 		return EXIT_START;

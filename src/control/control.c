@@ -320,24 +320,6 @@ static void on_connect(void *arg, u32 events)
 
 /* ---- life -------------------------------------------------------------------------------------------- */
 
-/* A socket that nobody listens on was left by a run that was killed. */
-static bool take_name(int fd, const char *path, const char *name, struct error *e)
-{
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	strcpy(a.sun_path, path);
-	int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	bool taken = probe >= 0 && connect(probe, (struct sockaddr *)&a, sizeof(a)) == 0;
-
-	if (probe >= 0)
-		close(probe);
-	if (taken)
-		return error_set(e, "--name %s: a machine of that name is running", name);
-	unlink(path);
-	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 4))
-		return error_set(e, "--name %s: %s: %s", name, path, strerror(errno));
-	return true;
-}
-
 struct control *control_open(struct machine *m, const char *name, struct error *e)
 {
 	struct control *c = calloc(1, sizeof(*c));
@@ -350,12 +332,14 @@ struct control *control_open(struct machine *m, const char *name, struct error *
 	for (int k = 0; k < CLIENTS; k++)
 		c->clients[k] = (struct client){ .c = c, .fd = -1, .file = -1 };
 	char path[sizeof(c->path)];
-	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listener < 0)
-		error_set(e, "--name %s: %s", name, strerror(errno));
-	if (c->listener >= 0 && control_path(name, path, sizeof(path), e) && take_name(c->listener, path, name, e)) {
+	c->listener = -1;
+	if (control_path(name, path, sizeof(path), e) && (c->listener = listen_at_path(path, 4, e)) < 0) {
+		if (errno == EADDRINUSE)
+			error_set(e, "a machine of that name is running");
+		error_prefix(e, "--name %s", name);
+	}
+	if (c->listener >= 0) {
 		strcpy(c->path, path); /* from here on ours to remove */
-		leftover_add(path);
 		if (loop_add_fd(machine_loop(m), c->listener, EPOLLIN, on_connect, c, e))
 			return c;
 	}

@@ -432,32 +432,14 @@ static void on_connect(void *arg, u32 events)
 	update_watch(c);
 }
 
-/* Is there a socket at a's path that nobody listens on, left by a run that was killed? */
-static bool is_stale(const struct sockaddr_un *a)
-{
-	struct stat st;
-	if (lstat(a->sun_path, &st) || !S_ISSOCK(st.st_mode))
-		return false;
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof(*a)) && errno == ECONNREFUSED;
-	if (fd >= 0)
-		close(fd);
-	return stale;
-}
-
 static bool open_socket(struct console *c, const char *path, struct error *e)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	if (!path || strlen(path) >= sizeof(a.sun_path))
-		return error_set(e, "socket: needs path=FILE of at most %zu characters", sizeof(a.sun_path) - 1);
-	strcpy(a.sun_path, path);
-	if (is_stale(&a))
-		unlink(path);
-	c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listener < 0 || bind(c->listener, (struct sockaddr *)&a, sizeof(a)) || listen(c->listener, 1))
-		return error_set(e, "socket %s: %s", path, errno == EADDRINUSE ? "the name is taken, by another machine or a file" : strerror(errno));
+	if (!path)
+		return error_set(e, "socket: needs path=FILE");
+	c->listener = listen_at_path(path, 1, e);
+	if (c->listener < 0)
+		return error_prefix(e, "socket");
 	c->path = strdup(path);
-	leftover_add(path);
 	c->lossy = true;
 	c->out_how = OUT_SEND;
 	snprintf(c->text, sizeof(c->text), "socket %s", path);

@@ -22,6 +22,7 @@
 #define LOOK_NS 30000000ull
 #define IDLE_NS 100000000ull
 #define STANDS_NS 1000000000ull
+#define VIEWERS_WAITING 4
 
 u64 vnc_now(void)
 {
@@ -284,38 +285,25 @@ static void describe(struct vnc *v, const struct place *p)
 		snprintf(v->text, sizeof(v->text), "[%s]:%u", inet_ntop(AF_INET6, &p->a.in6.sin6_addr, host, sizeof(host)), ntohs(p->a.in6.sin6_port));
 }
 
-/* A socket that nobody listens on was left by a run that was killed. */
-static void remove_stale(const struct place *p)
-{
-	struct stat st;
-	int fd = -1;
-
-	if (p->a.any.sa_family == AF_UNIX && !lstat(p->a.un.sun_path, &st) && S_ISSOCK(st.st_mode) &&
-	    (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) >= 0 && connect(fd, &p->a.any, p->len) && errno == ECONNREFUSED)
-		unlink(p->a.un.sun_path);
-	if (fd >= 0)
-		close(fd);
-}
-
 static bool listen_at(struct vnc *v, struct place *p, struct error *e)
 {
 	int on = 1;
 
-	remove_stale(p);
-	v->listener = socket(p->a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (v->listener >= 0 && p->a.any.sa_family == AF_UNIX)
-		fchmod(v->listener, 0600); /* of the file that bind makes: nobody else's from the first moment */
-	else if (v->listener >= 0)
-		setsockopt(v->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (v->listener < 0 || bind(v->listener, &p->a.any, p->len))
-		return error_set(e, "%s: %s", v->text, strerror(errno));
 	if (p->a.any.sa_family == AF_UNIX) {
+		v->listener = listen_at_path(p->a.un.sun_path, VIEWERS_WAITING, e);
+		if (v->listener < 0)
+			return false;
 		snprintf(v->path, sizeof(v->path), "%s", p->a.un.sun_path);
-		leftover_add(v->path);
+	} else {
+		v->listener = socket(p->a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (v->listener >= 0)
+			setsockopt(v->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+		if (v->listener < 0 || bind(v->listener, &p->a.any, p->len) || listen(v->listener, VIEWERS_WAITING))
+			return error_set(e, "%s: %s", v->text, strerror(errno));
+		getsockname(v->listener, &p->a.any, &p->len); /* the port, if any would do */
 	}
-	if (listen(v->listener, 4) || (v->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) < 0)
+	if ((v->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)) < 0)
 		return error_set(e, "%s: %s", v->text, strerror(errno));
-	getsockname(v->listener, &p->a.any, &p->len); /* the port, if any would do */
 	describe(v, p);
 	return loop_add_fd(v->loop, v->listener, EPOLLIN, on_connect, v, e) && loop_add_fd(v->loop, v->timer, EPOLLIN, on_timer, v, e);
 }

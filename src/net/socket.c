@@ -107,21 +107,11 @@ static void socket_close(struct net *n)
 	free(n->path);
 }
 
-static bool listen_at(struct net *n, const struct sockaddr_un *a, struct error *e)
+static bool listen_at(struct net *n, const char *path, struct error *e)
 {
-	struct stat st;
-
-	if (!lstat(a->sun_path, &st) && S_ISSOCK(st.st_mode))
-		unlink(a->sun_path); /* nobody answered there: left by a run that was killed */
-	n->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (n->listener < 0 || bind(n->listener, (const struct sockaddr *)a, sizeof(*a)) || listen(n->listener, 1)) {
-		error_set(e, "socket %s: %s", a->sun_path, strerror(errno));
-		if (n->listener >= 0)
-			close(n->listener);
-		n->listener = -1;
-		return false;
-	}
-	leftover_add(a->sun_path);
+	n->listener = listen_at_path(path, 1, e);
+	if (n->listener < 0)
+		return error_prefix(e, "socket");
 	return loop_add_fd(n->loop, n->listener, EPOLLIN, on_connect, n, e);
 }
 
@@ -143,5 +133,5 @@ bool net_socket_open(struct net *n, const struct net_options *o, struct error *e
 		return error_set(e, "socket %s: %s", o->path, strerror(errno));
 	close(n->fd);
 	n->fd = -1;
-	return listen_at(n, &a, e);
+	return listen_at(n, o->path, e);
 }

@@ -70,9 +70,9 @@ static void exercise(const struct kind *k, u64 seed)
 		rig_close(&r);
 		if (c.format == BLOCK_QCOW2)
 			check_sound(path, true);
-		if (k->snapshots && !image_snapshot(path, SNAPSHOT_MAKE, (const char *[]){ "a", "b", "c" }[round], &e))
+		if (k->snapshots && !image_snapshot(path, BLOCK_AUTO, SNAPSHOT_MAKE, (const char *[]){ "a", "b", "c" }[round], &e))
 			fail_msg("%s", e.msg);
-		if (k->snapshots && round == 1 && !image_snapshot(path, SNAPSHOT_DELETE, "a", &e))
+		if (k->snapshots && round == 1 && !image_snapshot(path, BLOCK_AUTO, SNAPSHOT_DELETE, "a", &e))
 			fail_msg("%s", e.msg);
 		if (k->snapshots)
 			check_sound(path, true);

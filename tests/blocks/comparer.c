@@ -144,8 +144,8 @@ static void report(struct comparer *c, const struct program *p, u64 k)
 void comparer_random(struct comparer *c)
 {
 	static struct program p;
-	for (u64 k = 0; k < c->o.count && c->differ < c->o.stop_after; k++) {
-		struct rng g = { mix(mix(c->o.seed, c->o.mode), c->o.only ? c->o.only : k + 1) };
+	for (u64 k = c->o.from; k < c->o.from + c->o.count && c->differ < c->o.stop_after; k++) {
+		struct rng g = { mix(mix(c->o.seed, c->o.mode), k) };
 		generate(&p, &g, c->pool, &c->find, c->world);
 		if (c->o.list) {
 			program_print(&p, stdout);
@@ -157,22 +157,20 @@ void comparer_random(struct comparer *c)
 		case ENDLESS:
 			c->endless++;
 			if (c->o.verbose)
-				printf("program %llu has no end\n", (unsigned long long)(k + 1));
+				printf("program %llu has no end\n", (unsigned long long)k);
 			break;
 		case UNSTABLE: c->unsteady++; break;
 		case UNDEFINED:
 			c->undefined++;
 			if (c->o.verbose)
-				printf("program %llu differs in what is undefined\n", (unsigned long long)(k + 1));
+				printf("program %llu differs in what is undefined\n", (unsigned long long)k);
 			break;
 		case DIFFERENT:
 			c->differ++;
 			if (c->o.quiet)
 				break;
-			report(c, &p, c->o.only ? c->o.only : k + 1);
+			report(c, &p, k);
 		}
-		if (c->o.only)
-			break;
 	}
 }
 

@@ -7,7 +7,7 @@
 struct options {
 	const char *engines, *model, *repro, *cases;
 	unsigned mode, planted, ignore, stop_after;
-	u64 count, seed, only;
+	u64 count, seed, from; /* from: the first program's number, from 1 */
 	bool exact, verbose, list, self_test, quiet, strict;
 };
 

@@ -14,7 +14,7 @@ static const char usage[] =
 	"blocks: random programs in two engines, compared\n"
 	"  -n N             programs (1000)\n"
 	"  --seed N\n"
-	"  --only K         only program K of the seed\n"
+	"  --from K         from program K of the seed on\n"
 	"  --engines A,B    names of --list-engines; NAME/step: one step() at a time; NAME/hop: from interp\n"
 	"                   to it and back within programs (interp and bt, if it can run here)\n"
 	"  --mode 64|32|16  (64)\n"
@@ -53,19 +53,19 @@ static int list_and_exit(bool all_engines)
 static bool parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-		{ "engines", 1, NULL, 'e' }, { "seed", 1, NULL, 's' }, { "only", 1, NULL, 'k' }, { "mode", 1, NULL, 'm' },
+		{ "engines", 1, NULL, 'e' }, { "seed", 1, NULL, 's' }, { "from", 1, NULL, 'k' }, { "mode", 1, NULL, 'm' },
 		{ "cpu", 1, NULL, 'C' }, { "repro", 1, NULL, 'p' }, { "cases", 1, NULL, 'c' }, { "exact-flags", 0, NULL, 'x' },
 		{ "ignore", 1, NULL, 'i' }, { "break", 1, NULL, 'b' }, { "list-engines", 0, NULL, 'E' },
 		{ "list-breaks", 0, NULL, 'B' }, { "list", 0, NULL, 'l' }, { "failures", 1, NULL, 'f' },
 		{ "self-test", 0, NULL, 'S' }, { "strict", 0, NULL, 'u' }, { NULL, 0, NULL, 0 },
 	};
-	*o = (struct options){ .model = "max,-rdrand,-rdseed", .mode = 64, .count = 1000, .seed = 1, .stop_after = 10 };
+	*o = (struct options){ .model = "max,-rdrand,-rdseed", .mode = 64, .count = 1000, .seed = 1, .from = 1, .stop_after = 10 };
 	for (int c; (c = getopt_long(argc, argv, "n:v", longs, NULL)) != -1;) {
 		switch (c) {
 		case 'n': o->count = strtoull(optarg, NULL, 0); break;
 		case 'e': o->engines = optarg; break;
 		case 's': o->seed = strtoull(optarg, NULL, 0); break;
-		case 'k': o->only = strtoull(optarg, NULL, 0); break;
+		case 'k': o->from = strtoull(optarg, NULL, 0); break;
 		case 'm': o->mode = (unsigned)strtoul(optarg, NULL, 0); break;
 		case 'C': o->model = optarg; break;
 		case 'p': o->repro = optarg; break;

@@ -123,6 +123,7 @@ void rig_load(struct rig *r, const struct program *p)
 	struct cpu *c = r->c;
 	r->p = p;
 	put_memory(r);
+	cpu_reset(c, true); /* the one before may have left guest mode, GIF, VMX operation otherwise */
 	put_control(r, p);
 	c->cpl = 0;
 	c->rflags = FL_1;
