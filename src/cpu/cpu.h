@@ -134,8 +134,13 @@ enum activity { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI, ACT_MWAIT };
 
 struct cpu_model; /* cpuid.c */
 
-struct exception { u8 vector; bool has_error; bool soft; /* INT n, INT3, INTO: rip is after */ u32 error; u64 cr2; u64 dr6;
-	u64 held_debug; /* debug conditions that MOV SS put off; from cpu_exception() on */ };
+struct exception {
+	u8 vector;
+	bool has_error, soft; /* soft: INT n, INT3, INTO: rip is after */
+	u32 error;
+	u64 cr2, dr6;
+	u64 held_debug;       /* debug conditions that MOV SS put off; from cpu_exception() on */
+};
 
 struct cpu {
 	/* what blocks touch */
