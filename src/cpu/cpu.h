@@ -134,7 +134,13 @@ enum activity { ACT_RUN, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI, ACT_MWAIT };
 
 struct cpu_model; /* cpuid.c */
 
-struct exception { u8 vector; bool has_error; bool soft; /* INT n, INT3, INTO: rip is after */ u32 error; u64 cr2; u64 dr6; };
+struct exception {
+	u8 vector;
+	bool has_error, soft; /* soft: INT n, INT3, INTO: rip is after */
+	u32 error;
+	u64 cr2, dr6;
+	u64 held_debug;       /* debug conditions that MOV SS put off; from cpu_exception() on */
+};
 
 struct cpu {
 	/* what blocks touch */
@@ -267,6 +273,7 @@ void cpu_free(struct cpu *c);
 void cpu_reset(struct cpu *c, bool init);   /* power-on or INIT state; SDM 3 9.1.1 */
 void cpu_dump(const struct cpu *c, char *buf, size_t cap); /* for people: registers, segments, control */
 void cpu_post_event(struct cpu *c, u32 ev); /* any thread */
+void cpu_unblock_nmi(struct cpu *c); /* IRET, a VM entry */
 void cpu_clear_event(struct cpu *c, u32 ev);
 
 /* ---- derived state (derive.c) ------------------------------------------------------------- */

@@ -87,6 +87,15 @@ static bool service_interrupts(struct cpu *c, u32 ev)
 	return true;
 }
 
+/* Of those that came while they were blocked one is taken. */
+void cpu_unblock_nmi(struct cpu *c)
+{
+	if (atomic_load(&c->nmis) > 1)
+		atomic_store(&c->nmis, 1);
+	c->nmi_blocked = false;
+	cpu_update_events(c);
+}
+
 /* What guest mode wants at a boundary, also at that which a delivery has come to. */
 static void service_nested(struct cpu *c)
 {

@@ -358,6 +358,7 @@ static void deliver_framed(struct cpu *c, const struct event *first)
 
 void cpu_exception(struct cpu *c)
 {
+	c->exc.held_debug = (c->shadow | c->shadow_before) & SHADOW_SS ? c->dr6_pending : 0;
 	c->dr6_pending = 0; /* of an instruction that did not complete */
 	c->step_skip = false;
 	if (unlikely(c->exc.vector == V_VMEXIT))

@@ -4,6 +4,7 @@
  *  2. NMIs are unblocked before all else, also by an IRET that faults (SDM vol. 3 6.7.1).
  *  3. Flags that a level may not change are kept: IOPL below CPL 0, IF above IOPL. */
 #include "cpu/seg.h"
+#include "cpu/vmx_api.h"
 
 enum {
 	/* what an IRET of each size may change at any level */
@@ -11,14 +12,10 @@ enum {
 	FLAGS32 = FLAGS16 | FL_RF | FL_AC | FL_ID,
 };
 
-static void unblock_nmi(struct cpu *c)
+static void end_nmi(struct cpu *c)
 {
-	if (!c->nmi_blocked)
-		return;
-	if (atomic_load(&c->nmis) > 1)
-		atomic_store(&c->nmis, 1);
-	c->nmi_blocked = false;
-	cpu_update_events(c);
+	if (c->nmi_blocked && !vmx_keeps_nmi_blocked(c))
+		cpu_unblock_nmi(c);
 }
 
 static void set_flags(struct cpu *c, u64 val, u64 mask)
@@ -133,7 +130,7 @@ static void iret_protected(struct cpu *c, unsigned opsz, u64 ip, u16 sel, u64 fl
 
 void cpu_iret(struct cpu *c, unsigned opsz)
 {
-	unblock_nmi(c);
+	end_nmi(c);
 	if (cpu_v86(c) && cpu_iopl(c) < 3) {
 		if (!(c->cr4 & CR4_VME) || opsz != 2)
 			cpu_gp0(c);

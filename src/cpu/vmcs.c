@@ -25,6 +25,8 @@ static const u8 slots[32][32] = {
 #undef VMCS
 };
 
+const u8 vmcs_segments[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
+
 int vmcs_slot(u64 encoding)
 {
 	bool high = encoding & 1, wide = (encoding >> 13 & 3) == 1;

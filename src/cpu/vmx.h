@@ -34,6 +34,7 @@ struct vmx_exit {
 	u32 intr_info, intr_error;
 	u32 insn_len, insn_info;
 	u8 shadow;       /* SHADOW_* that the instruction stood in, which has not been carried out */
+	u64 debug;       /* debug conditions that MOV SS has put off from before it */
 	bool set_rf;     /* the exception's RF belongs into the image that is saved */
 	u64 tsc;         /* the host's, as the exit began: what an MSR list stores */
 };
@@ -52,7 +53,7 @@ struct vmx {
 	bool step_armed;     /* monitor trap flag: an exit is due at the next boundary */
 	bool trapped;        /* `trap` is due after this instruction */
 	struct vmx_exit trap;
-	u64 iret_unblocked;  /* the IRET that has ended blocking by virtual NMI: instructions complete before it, and 1 */
+	u64 iret_unblocked;  /* the IRET that has ended blocking by NMI, virtual or not: instructions complete before it, and 1 */
 	struct vmx_exit second; /* why the last translation by EPT failed */
 	u64 timer_end;       /* preemption timer: the TSC at which it is 0 */
 	u64 ple_first, ple_last;
@@ -136,6 +137,8 @@ enum { VMFUNC_EPTP_SWITCHING = 1 };
 /* By slot: a field's number in the region and in struct vmcs. */
 #define VMX_TAG(vpid) (0x10000ull | (vpid)) /* of struct tlb_space; the host has 0 */
 #define VF(name) (c->vmx->vmcs.f[VMCS_##name])
+
+extern const u8 vmcs_segments[8]; /* enum sreg by the order of the guest's segments in the VMCS */
 
 /* True where addr is a physical address aligned to align (a power of 2). */
 static inline bool vmx_address(const struct cpu *c, u64 addr, u64 align)

@@ -19,6 +19,8 @@ void vmx_write(struct cpu *c, u64 encoding, u64 v);
 void vmx_launch_or_resume(struct cpu *c, bool launch);
 void vmx_invept(struct cpu *c, u64 type, const u64 desc[2]);
 void vmx_invvpid(struct cpu *c, u64 type, const u64 desc[2]);
+/* An IRET that would end blocking by NMI: whether it does not, in guest mode. SDM 25.3. */
+bool vmx_keeps_nmi_blocked(struct cpu *c);
 /* Guest mode: leaves for the host with the instruction's displacement and information; reg2: its register operand. */
 _Noreturn void vmx_leave_insn(struct cpu *c, const struct insn *i, unsigned reason, int reg1, int reg2);
 bool vmx_shadowed(struct cpu *c, u64 encoding, bool write); /* VMREAD, VMWRITE that do not exit */

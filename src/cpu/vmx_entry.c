@@ -52,10 +52,9 @@ bool vmx_store_msrs(struct cpu *c, u64 addr, u32 count)
 
 static void load_segments(struct cpu *c)
 {
-	static const u8 order[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
 	const u64 *f = c->vmx->vmcs.f;
 	for (unsigned k = 0; k < 8; k++) {
-		struct segment *s = &c->seg[order[k]];
+		struct segment *s = &c->seg[vmcs_segments[k]];
 		s->sel = (u16)f[VMCS_GUEST_ES_SEL + k];
 		s->attr = (u32)f[VMCS_GUEST_ES_AR + k] & 0x1f0ff;
 		s->limit = (u32)f[VMCS_GUEST_ES_LIMIT + k];
@@ -108,13 +107,13 @@ static bool vectoring(const struct cpu *c)
 	return (VF(ENTRY_INTR_INFO) & INTR_VALID) && (VF(ENTRY_INTR_INFO) >> 8 & 7) != INTR_OTHER;
 }
 
-/* Whether pending debug exceptions outlive the entry. An injected INT n or INT1 is as one that stood behind a
- * MOV SS that met a breakpoint. SDM 26.7.3. */
+/* Whether pending debug exceptions outlive the entry. An injected INT n, INT3 or INTO is as one that stood behind a
+ * MOV SS that met a breakpoint; INT1 is not. SDM 26.7.3. */
 static bool keeps_debug(const struct cpu *c)
 {
 	unsigned type = VF(ENTRY_INTR_INFO) >> 8 & 7;
 	if (vectoring(c))
-		return (VF(GUEST_INTERRUPTIBILITY) & BLOCK_MOV_SS) && (type == INTR_SOFT_INT || type == INTR_PRIV_SOFT);
+		return (VF(GUEST_INTERRUPTIBILITY) & BLOCK_MOV_SS) && (type == INTR_SOFT_INT || type == INTR_SOFT_EXC);
 	return VF(GUEST_ACTIVITY) < 2; /* active, HLT */
 }
 
@@ -126,7 +125,10 @@ static void load_rest(struct cpu *c)
 	bool active = vectoring(c) || VF(GUEST_ACTIVITY) == 0;
 	c->shadow = (u8)((block & BLOCK_STI ? SHADOW_STI : 0) | (block & BLOCK_MOV_SS ? SHADOW_SS : 0));
 	bool nmi = block & BLOCK_NMI, virtual = vmx_pin(c, PIN_VIRTUAL_NMI);
-	c->nmi_blocked = nmi && !virtual;
+	if (nmi && !virtual)
+		c->nmi_blocked = true;
+	else if (c->nmi_blocked)
+		cpu_unblock_nmi(c);
 	c->vmx->virtual_nmi_blocked = nmi && virtual;
 	c->activity = active ? ACT_RUN : activity[VF(GUEST_ACTIVITY) & 3];
 	c->dr6_pending = 0;

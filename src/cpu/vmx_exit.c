@@ -25,11 +25,14 @@ _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 	x.tsc = cpu_tsc(c);
 	const u64 vec = c->nested.vectoring;
 	u32 len = c->cur ? c->cur->len : c->vmx->soft_len;
+	const bool soft = (vec >> 8 & 7) >= VEC_SOFT_INT;
 	if (vec) /* of an event on its way only software's have an instruction */
-		x.insn_len = (vec >> 8 & 7) >= VEC_SOFT_INT ? len : 0;
+		x.insn_len = soft ? len : 0;
 	else if (!trap_like(x.reason))
 		x.insn_len = len;
-	x.shadow = c->cur && !vec ? c->shadow_before : 0;
+	x.shadow = c->cur && (!vec || soft) ? c->shadow_before : 0; /* INT n's lasts until its handler is there */
+	if ((c->shadow | x.shadow) & SHADOW_SS)
+		x.debug |= c->dr6_pending;
 	c->vmx->exit = x;
 	nested_unwind(c);
 }
@@ -48,19 +51,17 @@ void vmx_exit_between(struct cpu *c, struct vmx_exit x)
 
 /* ---- saving the guest ----------------------------------------------------------------------------- */
 
+/* SS.DPL is CPL always, also where SS is null and in V86 mode. */
 static void save_segments(struct cpu *c)
 {
-	static const u8 order[8] = { S_ES, S_CS, S_SS, S_DS, S_FS, S_GS, S_LDTR, S_TR };
 	u64 *f = c->vmx->vmcs.f;
 	for (unsigned k = 0; k < 8; k++) {
-		const struct segment *s = &c->seg[order[k]];
+		const struct segment *s = &c->seg[vmcs_segments[k]];
 		f[VMCS_GUEST_ES_SEL + k] = s->sel;
 		f[VMCS_GUEST_ES_AR + k] = s->attr & 0x1f0ff;
 		f[VMCS_GUEST_ES_LIMIT + k] = s->limit;
 		f[VMCS_GUEST_ES_BASE + k] = s->base;
 	}
-	/* CPL is SS.DPL, also where SS is unusable and in V86 mode. */
-	VF(GUEST_SS_AR) = (VF(GUEST_SS_AR) & ~0x60ull) | (u64)c->cpl << 5;
 	VF(GUEST_GDTR_BASE) = c->gdtr.base;
 	VF(GUEST_GDTR_LIMIT) = c->gdtr.limit;
 	VF(GUEST_IDTR_BASE) = c->idtr.base;
@@ -93,6 +94,17 @@ static void save_control(struct cpu *c)
 		c->vmx->vmcs.f[VMCS_GUEST_PDPTE0 + k] = c->pdpte[k];
 }
 
+/* What is put off: by MOV SS, or for an exit after the instruction. TF in a shadow means a step that is yet to be
+ * reported, and an entry wants it so; but a #DB that exits is the host's now. SDM 27.3.4, 26.3.1.5. */
+static u64 pending_debug(const struct cpu *c, const struct vmx_exit *x, u8 shadow)
+{
+	u64 debug = c->dr6_pending | x->debug, hits = debug & 0xf;
+	bool is_db = x->reason == EXIT_EXCEPTION && (x->intr_info & 0xff) == V_DB;
+	if (shadow && (c->rflags & FL_TF) && !(c->msr.debugctl & 2) && !is_db)
+		debug |= PENDING_BS;
+	return (hits ? hits | PENDING_ENABLED : 0) | (debug & PENDING_BS);
+}
+
 static void save_rest(struct cpu *c, const struct vmx_exit *x)
 {
 	/* MWAIT's is none of the manual's: the guest goes on behind it. */
@@ -102,8 +114,7 @@ static void save_rest(struct cpu *c, const struct vmx_exit *x)
 	VF(GUEST_INTERRUPTIBILITY) = (shadow & SHADOW_STI ? BLOCK_STI : 0) | (shadow & SHADOW_SS ? BLOCK_MOV_SS : 0) |
 				     (nmi ? BLOCK_NMI : 0);
 	VF(GUEST_ACTIVITY) = activity[c->activity];
-	u64 pending = c->dr6_pending & 0xf;
-	VF(GUEST_PENDING_DEBUG) = (pending ? pending | PENDING_ENABLED : 0) | (c->dr6_pending & PENDING_BS);
+	VF(GUEST_PENDING_DEBUG) = pending_debug(c, x, shadow);
 	VF(GUEST_RSP) = c->regs[R_SP];
 	VF(GUEST_RIP) = c->rip;
 	VF(GUEST_RFLAGS) = c->rflags | (x->set_rf ? FL_RF : 0);

@@ -139,6 +139,16 @@ static void iret(struct cpu *c)
 		cpu_post_event(c, EV_NESTED);
 }
 
+bool vmx_keeps_nmi_blocked(struct cpu *c)
+{
+	if (c->nested.mode != NEST_VMX)
+		return false;
+	if (vmx_pin(c, PIN_NMI))
+		return true;
+	c->vmx->iret_unblocked = cpu_icount(c) + 1;
+	return false;
+}
+
 bool vmx_iret_unblocked(const struct cpu *c)
 {
 	return c->cur && c->vmx->iret_unblocked == cpu_icount(c) + 1 && !c->nested.vectoring;
@@ -353,7 +363,7 @@ void vmx_exception(struct cpu *c, const struct exception *x)
 {
 	if (x->vector > 31 || !exception_exits(c, x))
 		return;
-	struct vmx_exit e = { .reason = EXIT_EXCEPTION, .intr_error = x->has_error ? x->error : 0 };
+	struct vmx_exit e = { .reason = EXIT_EXCEPTION, .intr_error = x->has_error ? x->error : 0, .debug = x->held_debug };
 	e.intr_info = INTR_VALID | x->vector | exception_type(x) << 8 | (x->has_error ? INTR_HAS_ERROR : 0);
 	if (vmx_iret_unblocked(c) && x->vector != V_DF)
 		e.intr_info |= INTR_NMI_UNBLOCK;

@@ -14,6 +14,16 @@ static u64 own_pdpt[4] PAGE, own_pd[4][512] PAGE, nested_pdpt[4] PAGE, nested_pd
 SNIP(rd, "mov (%eax),%ebx");
 SNIP(wr, "mov %ebx,(%eax)");
 
+SNIP(read_by_cs, "mov %cs:absent_cs,%ebx");
+u32 absent_cs = 0x1234;
+static void code_segment(void)
+{
+	vmcb_init();
+	vmcb.cs.attr &= ~0x80;
+	check_eq("CS that is not present in the VMCB is usable", run_at(read_by_cs), X_VMMCALL);
+	check_eq("... also for reads", (u32)nested_rbx, 0x1234);
+}
+
 static void format32(void)
 {
 	for (u32 k = 0; k < 1024; k++) {
@@ -170,6 +180,7 @@ int main(void)
 		return 0;
 	}
 	svm_on();
+	code_segment();
 	init(own32);
 	vmcb.rip = (uptr)rd;
 	vmrun_once();

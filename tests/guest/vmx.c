@@ -60,14 +60,17 @@ static void instructions(void)
 	vmptrst(&v);
 	check_eq("VMPTRST", v, p);
 	static const struct { const char *name; int op; u64 off; u32 error; } bad[] = {
-		{ "VMCLEAR, not aligned", 0, 1, 2 }, { "VMPTRLD, not aligned", 1, 1, 9 }, { "VMCLEAR beyond the address width", 0, 1ull << 52, 2 },
-		{ "VMPTRLD beyond the address width", 1, 1ull << 52, 9 },
+		{ "VMCLEAR, not aligned", 0, 1, 2 }, { "VMPTRLD, not aligned", 1, 1, 9 }, { "VMCLEAR beyond the address width", 0, WIDE, 2 },
+		{ "VMPTRLD beyond the address width", 1, WIDE, 9 },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(bad); k++) {
 		v = p + bad[k].off;
 		check_eq(bad[k].name, bad[k].op ? vmptrld(&v) : vmclear(&v), FAIL_VALID);
 		check_eq(fmt("%s: error", bad[k].name), rd(ERROR), bad[k].error);
 	}
+	v = WIDE / 2; /* nothing is there */
+	check_eq("VMCLEAR within the address width", vmclear(&v), SUCCEED);
+	check_eq("VMPTRLD within it: another revision", vmptrld(&v) == FAIL_VALID ? rd(ERROR) : 0, 11);
 	v = at(vmxon_region);
 	check_eq("VMCLEAR of the VMXON region, VMfailValid", vmclear(&v) == FAIL_VALID ? rd(ERROR) : 0, 3);
 	check_eq("VMPTRLD of the VMXON region", vmptrld(&v) == FAIL_VALID ? rd(ERROR) : 0, 10);

@@ -9,7 +9,6 @@
 const char guest_name[] = "vmx_checks";
 
 #define A(x) ((u64)(uptr)(x))
-#define WIDE (1ull << 52)  /* beyond any physical address */
 #define HIGH (1ull << 60)  /* in no canonical address */
 /* Of control words: bits to be set; CLEAR: bits to be cleared. Other fields: the value. */
 #define CLEAR(bits) ((u64)(bits) << 32)
@@ -210,7 +209,8 @@ static void execution_controls(void)
 	/* The last byte of a list is beyond the width of addresses. */
 	u32 r[4];
 	cpuid(0x80000008, 0, r);
-	struct entry_case end = { "entry loads MSRs: the list's end", LONG, { { ENTRY_LOAD_N, 2 }, { ENTRY_LOAD, (1ull << (r[0] & 0xff)) - 16 } },
+	check_eq("the width of physical addresses", 1ull << (r[0] & 0xff), WIDE);
+	struct entry_case end = { "entry loads MSRs: the list's end", LONG, { { ENTRY_LOAD_N, 2 }, { ENTRY_LOAD, WIDE - 16 } },
 				  ENTRY_LOAD_N, 2, 0, CTRL, 0 };
 	both_ways(&end);
 }

@@ -326,11 +326,11 @@ static void entries(void)
 	check_eq("... nothing has ended HLT", rd(G_ACTIVITY), 1);
 	static const struct { const char *name; u32 info, block; bool kept; } t[] = {
 		{ "an interrupt", 0x80000050, 0, false }, { "INT n", 0x80000450, 0, false }, { "INT n behind MOV SS", 0x80000450, 2, true },
-		{ "INT1 behind MOV SS", 0x80000550, 2, true },
+		{ "INT1 behind MOV SS", 0x80000550, 2, false }, { "INT3 behind MOV SS", 0x80000603, 2, true },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(t); k++) {
 		fresh(g_nops);
-		guest_handles(VECTOR);
+		guest_handles(t[k].info & 0xff);
 		wr(EXC_BITMAP, 1 << DB);
 		wr(G_RFLAGS, 0x202);
 		wr(G_BLOCK, t[k].block);

@@ -71,6 +71,52 @@ static void instructions(void)
 	check("... by 5", seen / 5 >= before && seen / 5 <= rdtsc());
 }
 
+/* ---- privilege, long mode ------------------------------------------------------------------------------------------- */
+
+enum { CS1 = FREE * 8 | 1, UNUSABLE = 0x10000, DPL1 = 0x20 };
+SNIPPET(g_privileged, "mov %cr0,%rax");
+SNIPPET(g_to_1, "mov %rsp,%rax; push $1; push %rax; pushf; push $" STR(10 * 8 + 1) "; lea 3f(%rip),%rax; push %rax; iretq; 3: nop");
+/* To compatibility mode, out of long mode; its own code goes on at the second VMCALL. */
+SNIPPET(g_leave, "push $0x40; lea 3f(%rip),%rax; push %rax; lretq\n.code32\n3: mov %cr0,%eax; btr $31,%eax; mov %eax,%cr0; vmcall; mov %cr0,%eax; bts $31,%eax; mov %eax,%cr0\n.code64");
+
+static void unrestricted(void)
+{
+	ept_identity(pml4);
+	set_controls(0, 0, EPT | UNRESTRICTED);
+	wr(EPTP, at(pml4) | 3 << 3 | 6);
+}
+
+/* CPL is SS.DPL, whatever CS's selector says and also where SS is null. SDM 24.4.1, 26.3.2.2, 27.3.2. */
+static void privilege(void)
+{
+	fresh(g_privileged);
+	unrestricted();
+	wr(EXC_BITMAP, 1 << GP);
+	wr(G_CS, CODE | 3);
+	check_eq("RPL 3 of CS, DPL 0 of SS: CPL 0", run(), R_VMCALL);
+	fresh(g_to_1);
+	gdt[FREE] = desc(0, 0xfffff, A_XR | A_DPL1, F_G | F_L);
+	check_eq("IRET to CPL 1 with a null SS", run(), R_VMCALL);
+	check_eq("... SS is unusable, of DPL 1", rd(G_AR + 2 * SEG_SS) & (UNUSABLE | 0x60), UNUSABLE | DPL1);
+	wr(EXC_BITMAP, 1 << GP);
+	wr(G_RIP, at(g_privileged));
+	check_eq("... which is CPL 1 for the next entry", run(), R_EXC);
+	check_eq("... #GP of a privileged instruction", rd(INTR_INFO), 0x80000b0d);
+	gdt[FREE] = 0;
+}
+
+/* The control "IA-32e mode guest" follows the guest. SDM 27.3.1. */
+static void long_mode(void)
+{
+	fresh(g_leave);
+	unrestricted();
+	check_eq("paging off", run(), R_VMCALL);
+	check_eq("... the next entry is not one to long mode", rd(ENTRY) & IA32E, 0);
+	wr(G_RIP, rd(G_RIP) + 3);
+	check_eq("paging on", run(), R_VMCALL);
+	check_eq("... the next one is", rd(ENTRY) & IA32E, IA32E);
+}
+
 /* ---- lists of MSRs, the region ------------------------------------------------------------------------------------ */
 
 static void memory(void)
@@ -218,6 +264,8 @@ int main(void)
 	vmx_on();
 	events();
 	instructions();
+	privilege();
+	long_mode();
 	memory();
 	virtual_apic();
 	translations();

@@ -231,6 +231,10 @@ void load_tables(void)
 	__asm__ volatile("lgdt %0; lidt %1" : : "m"(g), "m"(i));
 }
 
+/* Of a guest at level 2 (inside.h). */
+__attribute__((weak)) void level_enter(void);
+__attribute__((weak)) void level_leave(void);
+
 void guest_start(void)
 {
 	make_gdt();
@@ -242,8 +246,12 @@ void guest_start(void)
 	/* Interrupt controllers: all masked. */
 	outb(0x21, 0xff);
 	outb(0xa1, 0xff);
+	if (level_enter)
+		level_enter();
 	say("guest %s\n", guest_name);
 	main();
+	if (level_leave)
+		level_leave();
 	say("guest %s: %u passed, %u failed\n", guest_name, passed, failed);
 	guest_exit(failed != 0);
 }

@@ -51,6 +51,7 @@ enum {
 	R_APIC_WRITE, R_RDRAND, R_INVPCID, R_VMFUNC, R_RDSEED = 61, R_PML, R_XSAVES, R_XRSTORS,
 };
 #define FAILED 0x80000000u
+#define WIDE (1ull << 46) /* beyond the width of physical addresses; vmx_checks looks whether it is */
 /* What an instruction leaves: status flags as a kind. */
 enum { SUCCEED, FAIL_INVALID, FAIL_VALID };
 
@@ -58,17 +59,18 @@ static inline int status(u64 flags) { return flags & FL_CF ? FAIL_INVALID : flag
 #define VMX_OP(name, text) \
 	static inline int name(const u64 *p) \
 	{ \
-		u64 f; \
+		uptr f; \
 		__asm__ volatile(text " %1; pushf; pop %0" : "=r"(f) : "m"(*p) : "cc", "memory"); \
 		return status(f); \
 	}
 VMX_OP(vmxon, "vmxon") VMX_OP(vmclear, "vmclear") VMX_OP(vmptrld, "vmptrld")
 static inline int vmptrst(u64 *p)
 {
-	u64 f;
+	uptr f;
 	__asm__ volatile("vmptrst %1; pushf; pop %0" : "=r"(f), "=m"(*p) : : "cc", "memory");
 	return status(f);
 }
+#ifdef __x86_64__
 static inline int vmread(u64 field, u64 *v)
 {
 	u64 f;
@@ -81,18 +83,38 @@ static inline int vmwrite(u64 field, u64 v)
 	__asm__ volatile("vmwrite %1,%2; pushf; pop %0" : "=r"(f) : "r"(v), "r"(field) : "cc", "memory");
 	return status(f);
 }
+#else
+/* A field of 64 bits in halves. */
+static inline int vmread(u64 field, u64 *v)
+{
+	u32 f, low = 0, high = 0;
+	__asm__ volatile("vmread %2,%1; pushf; pop %0" : "=r"(f), "+r"(low) : "r"((u32)field) : "cc");
+	if (field >> 13 == 1)
+		__asm__ volatile("vmread %1,%0" : "+r"(high) : "r"((u32)field | 1) : "cc");
+	*v = low | (u64)high << 32;
+	return status(f);
+}
+static inline int vmwrite(u64 field, u64 v)
+{
+	u32 f;
+	__asm__ volatile("vmwrite %1,%2; pushf; pop %0" : "=r"(f) : "r"((u32)v), "r"((u32)field) : "cc", "memory");
+	if (field >> 13 == 1)
+		__asm__ volatile("vmwrite %0,%1" : : "r"((u32)(v >> 32)), "r"((u32)field | 1) : "cc", "memory");
+	return status(f);
+}
+#endif
 static inline u64 rd(u64 field) { u64 v = 0; vmread(field, &v); return v; }
 static inline void wr(u64 field, u64 v) { vmwrite(field, v); }
 static inline int invept(u64 type, const u64 d[2])
 {
-	u64 f;
-	__asm__ volatile("invept %1,%2; pushf; pop %0" : "=r"(f) : "m"(*(const u64(*)[2])d), "r"(type) : "cc", "memory");
+	uptr f;
+	__asm__ volatile("invept %1,%2; pushf; pop %0" : "=r"(f) : "m"(*(const u64(*)[2])d), "r"((uptr)type) : "cc", "memory");
 	return status(f);
 }
 static inline int invvpid(u64 type, const u64 d[2])
 {
-	u64 f;
-	__asm__ volatile("invvpid %1,%2; pushf; pop %0" : "=r"(f) : "m"(*(const u64(*)[2])d), "r"(type) : "cc", "memory");
+	uptr f;
+	__asm__ volatile("invvpid %1,%2; pushf; pop %0" : "=r"(f) : "m"(*(const u64(*)[2])d), "r"((uptr)type) : "cc", "memory");
 	return status(f);
 }
 
@@ -111,6 +133,7 @@ static u32 launched;
 static u32 host_rip_field = H_RIP; /* another one: H_RIP stays as it is */
 
 /* Enters; SUCCEED once there was an exit or a failed entry. The guest leaves all general registers its own. */
+#ifdef __x86_64__
 static noinline int enter(void)
 {
 	u64 f;
@@ -124,6 +147,23 @@ static noinline int enter(void)
 		launched = 1;
 	return status(f);
 }
+#else
+static noinline int enter(void)
+{
+	u32 f;
+	__asm__ volatile("push %%ebp; push %%ebx\n"
+			 "mov %[hrsp],%%edx; vmwrite %%esp,%%edx; mov %[hrip],%%edx; mov $3f,%%eax; vmwrite %%eax,%%edx\n"
+			 "cmpl $0,%[l]; jne 1f; vmlaunch; jmp 2f\n1: vmresume\n2: pushf; pop %%eax; jmp 4f\n"
+			 "3: xor %%eax,%%eax\n4: pop %%ebx; pop %%ebp"
+			 : "=a"(f) : [hrsp] "i"(H_RSP), [hrip] "m"(host_rip_field), [l] "m"(launched) : "ecx", "edx", "esi", "edi", "cc", "memory");
+	if (status(f) == SUCCEED && !(rd(REASON) & FAILED))
+		launched = 1;
+	return status(f);
+}
+#endif
+
+/* Of this width. */
+enum { IS64 = sizeof(uptr) == 8, HOST_WIDTH = IS64 ? HOST64 : 0, GUEST_WIDTH = IS64 ? IA32E : 0, CODE_AR = IS64 ? 0xa09b : 0xc09b };
 
 /* ---- a guest that works --------------------------------------------------------------------------------- */
 
@@ -152,7 +192,7 @@ static inline void set_segment(unsigned s, u32 selector, u64 base, u32 limit, u3
 static inline void set_guest(const void *code)
 {
 	for (unsigned s = SEG_ES; s <= SEG_GS; s++)
-		set_segment(s, s == SEG_CS ? CODE : DATA, 0, 0xffffffff, s == SEG_CS ? 0xa09b : 0xc093);
+		set_segment(s, s == SEG_CS ? CODE : DATA, 0, 0xffffffff, s == SEG_CS ? CODE_AR : 0xc093);
 	set_segment(SEG_LDTR, 0, 0, 0, 0x10000);
 	set_segment(SEG_TR, TSS_SEL, at(&tss), 0x67, 0x8b);
 	wr(G_CR0, read_cr0()); wr(G_CR3, read_cr3()); wr(G_CR4, read_cr4());
@@ -166,8 +206,8 @@ static inline void set_controls(u32 pin, u32 proc, u32 proc2)
 	wr(PIN, must(0x48d, pin));
 	wr(PROC, must(0x48e, proc | SECONDARY));
 	wr(PROC2, must(0x48b, proc2));
-	wr(EXIT, must(0x48f, HOST64 | ACK));
-	wr(ENTRY, must(0x490, IA32E));
+	wr(EXIT, must(0x48f, HOST_WIDTH | ACK));
+	wr(ENTRY, must(0x490, GUEST_WIDTH));
 	wr(EXC_BITMAP, 0);
 	wr(CR3_COUNT, 0);
 }
@@ -204,7 +244,7 @@ SNIPPET(g_nothing, "");
 static inline bool vmx_there(void) { return has(1, 2, 5); }
 
 /* Into VMX operation, with a current VMCS that is clear. */
-static inline void vmx_on(void)
+static inline bool vmx_begin(void)
 {
 	u64 p = at(vmxon_region), m = at(vmcs);
 	write_cr4(read_cr4() | 0x2000);
@@ -212,8 +252,9 @@ static inline void vmx_on(void)
 	if (!(rdmsr(0x3a) & 1))
 		wrmsr(0x3a, 5);
 	vmxon_region[0] = vmcs[0] = (u32)rdmsr(0x480);
-	check("VMXON, VMCLEAR, VMPTRLD", vmxon(&p) == SUCCEED && vmclear(&m) == SUCCEED && vmptrld(&m) == SUCCEED);
+	return vmxon(&p) == SUCCEED && vmclear(&m) == SUCCEED && vmptrld(&m) == SUCCEED;
 }
+static inline void vmx_on(void) { check("VMXON, VMCLEAR, VMPTRLD", vmx_begin()); }
 
 /* ---- EPT ------------------------------------------------------------------------------------------------------- */
 
