@@ -99,7 +99,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	open_it(what, what & 128 ? BLOCK_AUTO : BLOCK_QCOW2);
 	if (what & 64) {
 		image_snapshot(path, BLOCK_AUTO, SNAPSHOT_MAKE, "new", &e);
-		image_snapshot(path, what & 1 ? SNAPSHOT_APPLY : SNAPSHOT_DELETE, "1", &e);
+		image_snapshot(path, BLOCK_AUTO, what & 1 ? SNAPSHOT_APPLY : SNAPSHOT_DELETE, "1", &e);
 		image_resize(path, BLOCK_QCOW2, 4 << 20, true, &e);
 		check_it(1);
 	}
