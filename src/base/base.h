@@ -88,7 +88,7 @@ void leftover_seal(void);               /* from here on nothing is added, and th
 /* ---- names to connect to (listen.c) ---------------------------------------------------- */
 
 /* A Unix socket that listens at path, for this user alone; it goes with the process (leftover_add). A descriptor that does
- * not wait; -1: *e, and errno, EADDRINUSE where somebody listens there already, or what is there is no socket. */
+ * not wait; -1: *e, also where somebody listens there already, or what is there is no socket. */
 int listen_at_path(const char *path, int backlog, struct error *e);
 
 /* ---- logging (log.c): the process's one log -------------------------------------------- */

@@ -30,22 +30,19 @@ int listen_at_path(const char *path, int backlog, struct error *e)
 
 	if (!*path || strlen(path) >= sizeof(a.sun_path)) {
 		error_set(e, "%s: the path of a socket has 1 to %zu characters", path, sizeof(a.sun_path) - 1);
-		errno = ENAMETOOLONG;
 		return -1;
 	}
 	strcpy(a.sun_path, path);
 	remove_stale(&a);
 	int fd = unix_socket();
-	/* the mode is that of the file which bind makes: nobody else's from the first moment */
+	/* The mode is that of the file which bind makes: nobody else's from the first moment. */
 	if (fd >= 0 && !fchmod(fd, 0600) && !bind(fd, (struct sockaddr *)&a, sizeof(a))) {
 		leftover_add(path);
 		if (!listen(fd, backlog))
 			return fd;
 	}
-	int err = errno;
-	error_set(e, "%s: %s", path, err == EADDRINUSE ? "the name is taken, by another machine or a file" : strerror(err));
+	error_set(e, "%s: %s", path, errno == EADDRINUSE ? "the name is taken, by another machine or a file" : strerror(errno));
 	if (fd >= 0)
 		close(fd);
-	errno = err;
 	return -1;
 }

@@ -333,11 +333,8 @@ struct control *control_open(struct machine *m, const char *name, struct error *
 		c->clients[k] = (struct client){ .c = c, .fd = -1, .file = -1 };
 	char path[sizeof(c->path)];
 	c->listener = -1;
-	if (control_path(name, path, sizeof(path), e) && (c->listener = listen_at_path(path, 4, e)) < 0) {
-		if (errno == EADDRINUSE)
-			error_set(e, "a machine of that name is running");
+	if (control_path(name, path, sizeof(path), e) && (c->listener = listen_at_path(path, 4, e)) < 0)
 		error_prefix(e, "--name %s", name);
-	}
 	if (c->listener >= 0) {
 		strcpy(c->path, path); /* from here on ours to remove */
 		if (loop_add_fd(machine_loop(m), c->listener, EPOLLIN, on_connect, c, e))
