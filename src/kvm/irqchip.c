@@ -13,16 +13,16 @@
 
 #include "kvm/kvm_impl.h"
 
-enum { R_TMR = 0x18, R_IRR = 0x20, R_TIMER_CURRENT = 0x39 };
-#define MSR_TSC_DEADLINE 0x6e0u
+enum { R_TMR = 0x18, R_IRR = 0x20, R_TIMER_INITIAL = 0x38, R_TIMER_CURRENT };
+enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 
 static void pins(void *arg, const struct msi *m, unsigned n) { irqfd_pins(arg, m, n); }
 
 /* ---- state ---------------------------------------------------------------------------------------------- */
 
-static int deadline_move(const struct kvm_vcpu *v, unsigned long request, u64 *value)
+static int msr_move(const struct kvm_vcpu *v, unsigned long request, u32 msr, u64 *value)
 {
-	struct { struct kvm_msrs head; struct kvm_msr_entry e; } l = { .head.nmsrs = 1, .e = { .index = MSR_TSC_DEADLINE, .data = *value } };
+	struct { struct kvm_msrs head; struct kvm_msr_entry e; } l = { .head.nmsrs = 1, .e = { .index = msr, .data = *value } };
 	int r = vcpu_call(v, request, &l);
 	*value = l.e.data;
 	return r < 0 ? r : 0;
@@ -35,7 +35,7 @@ int apic_fetch(struct kvm_vcpu *v, struct apic_state *s)
 	if (r < 0)
 		return r;
 	memcpy(s->page, k.regs, sizeof(s->page));
-	return deadline_move(v, KVM_GET_MSRS, &s->tsc_deadline);
+	return msr_move(v, KVM_GET_MSRS, MSR_TSC_DEADLINE, &s->tsc_deadline);
 }
 
 bool apic_same(const struct apic_state *a, const struct apic_state *b)
@@ -61,10 +61,10 @@ int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_
 	if ((r = vcpu_call(v, KVM_SET_LAPIC, &k)) < 0)
 		return r;
 	u64 deadline = s->tsc_deadline;
-	return deadline ? deadline_move(v, KVM_SET_MSRS, &deadline) : 0;
+	return deadline ? msr_move(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &deadline) : 0;
 }
 
-int apic_rearm(struct kvm_vcpu *v, u64 deadline) { return deadline ? deadline_move(v, KVM_SET_MSRS, &deadline) : 0; }
+int apic_rearm(struct kvm_vcpu *v, u64 deadline) { return deadline ? msr_move(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &deadline) : 0; }
 
 /* ---- lending ------------------------------------------------------------------------------------------------ */
 
@@ -73,6 +73,31 @@ static void lend(struct vm *vm, const struct apic_runner *r)
 	const struct cpu_hooks *h = vm->vcpu[0]->cpu->hooks;
 	h->apic_lend(h->arg, r);
 	vm->lent = r;
+}
+
+/* The timer waits for the state: the guest's time stands still. Of *last then what take_late_init() looks at. */
+static int prime(struct kvm_vcpu *v)
+{
+	struct state *s = v->last;
+	struct apic_state *a = &s->apic;
+	mem_lock(v->vm->mem);
+	v->cpu->hooks->apic_get(v->cpu->hooks->arg, a);
+	mem_unlock(v->vm->mem);
+	st32(a->page + 16 * R_TIMER_INITIAL, 0);
+	st32(a->page + 16 * R_TIMER_CURRENT, 0);
+	a->tsc_deadline = 0;
+	s->mp.mp_state = mp_state(v->cpu);
+	u64 base = a->base;
+	int r = msr_move(v, KVM_SET_MSRS, MSR_APIC_BASE, &base);
+	if (r < 0 || (r = apic_give(v, a, a)) < 0 || (r = vcpu_call(v, KVM_SET_MP_STATE, &s->mp)) < 0)
+		return r;
+	return (r = vcpu_call(v, KVM_GET_REGS, &s->regs)) < 0 ? r : sregs_call(v, false, &s->sregs);
+}
+
+bool irqchip_prime(struct kvm_vcpu *v, struct error *e)
+{
+	int r = v->vm->split ? prime(v) : 0;
+	return r >= 0 || error_set(e, "%s: the LAPIC of processor %u: %s", v->vm->host->name, v->cpu->index, strerror(-r));
 }
 
 void irqchip_joined(struct kvm_vcpu *v)
@@ -88,7 +113,28 @@ void irqchip_joined(struct kvm_vcpu *v)
 	mem_unlock(vm->mem);
 }
 
-/* An NMI of another processor's that has come since this one came out of the guest. */
+/* An INIT, a SIPI or both of another processor's that have come since this one came out of the guest. Asked for its state
+ * KVM carries them out, by which they are seen: nothing else changes registers outside. */
+static void take_late_init(struct kvm_vcpu *v)
+{
+	const struct state *was = v->last;
+	struct kvm_mp_state now;
+	struct kvm_regs r;
+	struct kvm_sregs2 s = { 0 };
+	if (v->l2 || vcpu_call(v, KVM_GET_MP_STATE, &now) < 0 || vcpu_call(v, KVM_GET_REGS, &r) < 0 || sregs_call(v, false, &s) < 0)
+		return;
+	bool waited = was->mp.mp_state == KVM_MP_STATE_INIT_RECEIVED;
+	bool waits = now.mp_state == KVM_MP_STATE_INIT_RECEIVED || now.mp_state == KVM_MP_STATE_UNINITIALIZED;
+	bool anew = memcmp(&r, &was->regs, sizeof(r)) || memcmp(&s, &was->sregs, offsetof(struct kvm_sregs2, flags)); /* PDPTEs may be memory's */
+	if (!waited && (waits || anew))
+		cpu_post_event(v->cpu, EV_INIT);
+	if (!waits && (waited || anew)) {
+		v->cpu->sipi_vector = (u8)(s.cs.selector >> 8);
+		cpu_post_event(v->cpu, EV_SIPI);
+	}
+}
+
+/* An NMI. */
 static void take_late_nmi(struct kvm_vcpu *v)
 {
 	struct kvm_vcpu_events e;
@@ -100,6 +146,25 @@ static void take_late_nmi(struct kvm_vcpu *v)
 		cpu_post_event(v->cpu, EV_NMI);
 }
 
+/* What has come for a processor that rests between two engines; its LAPIC is the board's again. */
+static void take_back(struct kvm_vcpu *v)
+{
+	const struct cpu_hooks *h = v->cpu->hooks;
+	struct apic_state boards, s = { 0 };
+	take_late_init(v);
+	h->apic_get(h->arg, &boards);
+	if (apic_fetch(v, &s) < 0)
+		return;
+	s.base = boards.base;
+	if (!v->known) { /* primed alone */
+		memcpy(s.page + 16 * R_TIMER_INITIAL, boards.page + 16 * R_TIMER_INITIAL, 4);
+		memcpy(s.page + 16 * R_TIMER_CURRENT, boards.page + 16 * R_TIMER_CURRENT, 4);
+		s.tsc_deadline = boards.tsc_deadline;
+	}
+	h->apic_set(h->arg, &s);
+	take_late_nmi(v);
+}
+
 void irqchip_leaves(struct kvm_vcpu *v)
 {
 	struct vm *vm = v->vm;
@@ -108,14 +173,9 @@ void irqchip_leaves(struct kvm_vcpu *v)
 	mem_lock(vm->mem);
 	if (vm->lent)
 		irqfd_end(vm); /* what is under way is in the LAPICs then */
-	for (unsigned k = 0; vm->lent && k < vm->n_vcpus; k++) {
-		struct kvm_vcpu *o = vm->vcpu[k];
-		struct apic_state s = { .base = o->last->sregs.apic_base };
-		if (!o->known || o->in_kvm || apic_fetch(o, &s) < 0)
-			continue;
-		o->cpu->hooks->apic_set(o->cpu->hooks->arg, &s);
-		take_late_nmi(o);
-	}
+	for (unsigned k = 0; vm->lent && k < vm->n_vcpus; k++)
+		if (!vm->vcpu[k]->in_kvm)
+			take_back(vm->vcpu[k]);
 	if (vm->lent)
 		lend(vm, NULL);
 	if (vm->vcpu[v->cpu->index] == v)

@@ -227,7 +227,7 @@ static bool create(struct kvm_vcpu *v, struct error *e)
 	v->run = h->map(h->arg, v->fd, v->vm->run_bytes, &err);
 	if (!v->run)
 		return error_set(e, "%s: mapping processor %u: %s", h->name, v->cpu->index, strerror(err));
-	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e) || !nested_take(v, e))
+	if (!model_put_cpuid(v, e) || !state_init(v, e) || !catch_kicks(e) || !nested_take(v, e) || !irqchip_prime(v, e))
 		return false;
 	v->cpu->engine_rests = v->vm->split;
 	gate_joined(v);

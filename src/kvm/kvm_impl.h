@@ -202,6 +202,8 @@ bool state_get(struct kvm_vcpu *v);
 bool state_put(struct kvm_vcpu *v);
 bool state_fetch(struct kvm_vcpu *v); /* as it is, for a report: invariant 2 left aside */
 bool state_init(struct kvm_vcpu *v, struct error *e); /* once: what KVM keeps of it */
+int sregs_call(const struct kvm_vcpu *v, bool put, struct kvm_sregs2 *s);
+u32 mp_state(const struct cpu *c); /* KVM_MP_STATE_* */
 
 /* nested.c. The int: 0, or -errno. */
 int nested_fetch(struct kvm_vcpu *v, const struct state *s); /* hypervisor, l2; s: what else was fetched */
@@ -214,6 +216,8 @@ bool nested_may_move(const struct cpu *c, const struct engine_ops *to, const voi
 
 /* irqchip.c. The int: 0, or -errno. */
 bool irqchip_set_up(struct vm *vm, struct error *e); /* before there are processors */
+/* The processor gets its state when it first runs; what others send until then has a LAPIC to come to from here on. */
+bool irqchip_prime(struct kvm_vcpu *v, struct error *e);
 void irqchip_joined(struct kvm_vcpu *v);
 void irqchip_leaves(struct kvm_vcpu *v);             /* its descriptor is there still, its state in struct cpu */
 int apic_fetch(struct kvm_vcpu *v, struct apic_state *s); /* but for base */

@@ -278,7 +278,7 @@ static void events_get(struct cpu *c, const struct kvm_vcpu_events *e)
 }
 
 /* A processor that a reset has made wait takes a SIPI with no INIT before it. */
-static u32 mp_state(const struct cpu *c)
+u32 mp_state(const struct cpu *c)
 {
 	return c->activity == ACT_HLT ? KVM_MP_STATE_HALTED : c->activity == ACT_WAIT_SIPI ? KVM_MP_STATE_INIT_RECEIVED : KVM_MP_STATE_RUNNABLE;
 }
@@ -315,7 +315,7 @@ static void build(struct kvm_vcpu *v, struct state *s)
 }
 
 /* The older form is the same but for its end: PDPTEs that KVM reads from memory. */
-static int sregs_call(const struct kvm_vcpu *v, bool put, struct kvm_sregs2 *s)
+int sregs_call(const struct kvm_vcpu *v, bool put, struct kvm_sregs2 *s)
 {
 	if (v->vm->sregs2)
 		return vcpu_call(v, put ? KVM_SET_SREGS2 : KVM_GET_SREGS2, s);
@@ -384,6 +384,9 @@ static const char *get_all(struct kvm_vcpu *v, struct state *s, int *r)
 {
 	bool xsave = cpu_has(v->cpu, FEAT_XSAVE);
 	*s = (struct state){ .tsc_offset = s->tsc_offset };
+	/* First: an INIT or a SIPI that waits is carried out by it. */
+	if (v->vm->split && (*r = vcpu_call(v, KVM_GET_MP_STATE, &s->mp)) < 0)
+		return "KVM_GET_MP_STATE";
 	if ((*r = vcpu_call(v, KVM_GET_VCPU_EVENTS, &s->events)) < 0)
 		return "KVM_GET_VCPU_EVENTS";
 	if ((*r = sregs_call(v, false, &s->sregs)) < 0)
@@ -398,8 +401,6 @@ static const char *get_all(struct kvm_vcpu *v, struct state *s, int *r)
 		return "KVM_GET_MSRS";
 	if ((*r = vcpu_call(v, KVM_GET_DEBUGREGS, &s->debugregs)) < 0)
 		return "KVM_GET_DEBUGREGS";
-	if (v->vm->split && (*r = vcpu_call(v, KVM_GET_MP_STATE, &s->mp)) < 0)
-		return "KVM_GET_MP_STATE";
 	if (v->vm->split && (*r = apic_fetch(v, &s->apic)) < 0)
 		return "KVM_GET_LAPIC";
 	if ((*r = nested_fetch(v, s)) < 0)

@@ -78,6 +78,27 @@ static void set_events(struct kvm_vcpu_events *to, const struct kvm_vcpu_events 
 		to->exception.pending = to->exception_has_payload = 0;
 }
 
+/* INIT and SIPI, as far as anybody looks. SDM vol. 3, table 10-1; 9.4.4. */
+static int get_mp_state(struct box *b, struct kvm_mp_state *to)
+{
+	if (b->init) {
+		b->regs = (struct kvm_regs){ .rip = 0xfff0, .rdx = 0xa20f10, .rflags = 2 };
+		b->sregs.cs.selector = 0xf000;
+		b->sregs.cr0 = 0x60000010;
+		b->mp.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+	}
+	if (b->sipi && b->mp.mp_state == KVM_MP_STATE_INIT_RECEIVED) {
+		b->regs.rip = 0;
+		b->sregs.cs.selector = (u16)(b->sipi << 8);
+		b->sregs.cs.base = (u64)b->sipi << 12;
+		b->mp.mp_state = KVM_MP_STATE_RUNNABLE;
+	}
+	b->init = false;
+	b->sipi = 0;
+	*to = b->mp;
+	return 0;
+}
+
 static int set_filter(struct rig *g, const struct kvm_msr_filter *f)
 {
 	g->filter = *f;
@@ -136,8 +157,9 @@ static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 	KEPT(KVM_GET_XCRS, KVM_SET_XCRS, xcrs);
 	KEPT(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs);
 	KEPT(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic);
-	KEPT(KVM_GET_MP_STATE, KVM_SET_MP_STATE, mp);
 #undef KEPT
+	case KVM_GET_MP_STATE: return get_mp_state(b, p);
+	case KVM_SET_MP_STATE: b->mp = *(struct kvm_mp_state *)p; return 0;
 	case KVM_GET_VCPU_EVENTS: *(struct kvm_vcpu_events *)p = b->events; return 0;
 	case KVM_SET_VCPU_EVENTS: set_events(&b->events, p); return 0;
 	case KVM_GET_MSRS: case KVM_SET_MSRS: return box_msrs(b, p, request == KVM_SET_MSRS);

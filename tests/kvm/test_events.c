@@ -64,6 +64,15 @@ static void an_nmi_that_comes_meanwhile(void **state)
 	box_rig_free(g);
 }
 
+/* For a hop. */
+static void leave(struct rig *g)
+{
+	g->vm.vcpu[0] = g->v[0];
+	g->vm.n_vcpus = 1;
+	g->vm.lent = true;
+	irqchip_leaves(g->v[0]);
+}
+
 /* Or before the processor goes for a hop: it is an event of ours then; a hypervisor's guest's goes on with that one's state. */
 static void an_nmi_that_comes_late(void **state)
 {
@@ -78,16 +87,103 @@ static void an_nmi_that_comes_late(void **state)
 		box_fetch(g, 0);
 		assert_int_equal(atomic_load(&g->cpu->nmis), !l2 && known);
 		g->box[0].events.nmi.pending = 1;
-		g->vm.vcpu[0] = v;
-		g->vm.n_vcpus = 1;
-		g->vm.lent = true;
-		irqchip_leaves(v);
+		leave(g);
 		assert_int_equal(g->lends, 1);
 		assert_int_equal(g->vm.n_vcpus, 0);
 		assert_int_equal(atomic_load(&g->cpu->nmis), !l2); /* once */
 		nested_keep(v);
 		if (l2)
 			assert_int_equal(((struct hypervisor *)g->cpu->engine_keeps)->events.nmi.pending, 1);
+		box_rig_free(g);
+	}
+}
+
+/* An INIT that waits where the state is fetched: all of it is that after the INIT. */
+static void an_init_that_waits(void **state)
+{
+	for (u8 sipi = 0; sipi < 2; sipi++) {
+		struct rig *g = box_rig_new("max", true);
+		struct box *b = &g->box[0];
+		box_any_state(g, b, false);
+		b->init = true;
+		b->sipi = sipi ? 0x9a : 0;
+		box_fetch(g, 0);
+		assert_int_equal(g->cpu->rip, sipi ? 0 : 0xfff0);
+		assert_int_equal(g->cpu->regs[R_DX], 0xa20f10);
+		assert_int_equal(g->cpu->seg[S_CS].sel, sipi ? 0x9a00 : 0xf000);
+		assert_int_equal(g->cpu->cr0, 0x60000010);
+		assert_int_equal(g->cpu->activity, sipi ? ACT_RUN : ACT_WAIT_SIPI);
+		leave(g);
+		assert_int_equal(atomic_load(&g->cpu->events), 0); /* not once more */
+		box_rig_free(g);
+	}
+}
+
+/* INIT, SIPI or both that come between fetching and a hop, for a processor that runs, halts or waits, or that has not yet
+ * run in this engine: they are events of ours. */
+static void an_init_that_comes_late(void **state)
+{
+	static const u8 activities[] = { ACT_RUN, ACT_HLT, ACT_WAIT_SIPI };
+	for (unsigned k = 0; k < 24; k++) {
+		bool init = k & 1, sipi = k & 2, ran = k & 4, waits = k / 8 == 2;
+		struct rig *g = box_rig_new("max", true);
+		struct box *b = &g->box[0];
+		struct error e;
+		box_any_state(g, b, false);
+		if (ran) {
+			b->mp.mp_state = k / 8 == 0 ? KVM_MP_STATE_RUNNABLE : waits ? KVM_MP_STATE_INIT_RECEIVED : KVM_MP_STATE_HALTED;
+			box_fetch(g, 0);
+		} else {
+			g->cpu->activity = activities[k / 8];
+			b->regs = (struct kvm_regs){ .rip = 0xfff0, .rdx = 0xa20f10, .rflags = 2 }; /* as KVM makes it: INIT alone changes nothing */
+			b->sregs.cs.selector = 0xf000;
+			b->sregs.cr0 = 0x60000010;
+			assert_true(irqchip_prime(g->v[0], &e));
+		}
+		assert_int_equal(g->cpu->activity, activities[k / 8]);
+		b->init = init;
+		b->sipi = sipi ? 0x9a : 0;
+		leave(g);
+		u32 ev = atomic_load(&g->cpu->events), want = (init && !waits ? EV_INIT : 0) | (sipi && (init || waits) ? EV_SIPI : 0);
+		if ((ev & (EV_INIT | EV_SIPI)) != want)
+			fail_msg("case %u: events %x, not %x", k, ev, want);
+		if (want & EV_SIPI)
+			assert_int_equal(g->cpu->sipi_vector, 0x9a);
+		box_rig_free(g);
+	}
+}
+
+/* What is sent to a processor that has not yet run in this engine: it has its LAPIC, but for the timer, which would run before
+ * guest time does. */
+static void an_interrupt_that_comes_early(void **state)
+{
+	for (unsigned runs = 0; runs < 2; runs++) {
+		struct rig *g = box_rig_new("max", true);
+		u8 *lapic = (u8 *)g->box[0].lapic.regs;
+		struct error e;
+		g->board.base = 0xfee00d00;
+		st32(g->board.page + 0xf0, 0x1ff);
+		st32(g->board.page + 0x380, 1000);
+		st32(g->board.page + 0x390, 400);
+		g->board.tsc_deadline = 77;
+		st32(g->board.page + 0x210, 1 << 3);
+		assert_true(irqchip_prime(g->v[0], &e));
+		assert_true(*box_msr(&g->box[0], 0x1b) == 0xfee00d00);
+		assert_int_equal(ld32(lapic + 0xf0), 0x1ff);
+		assert_int_equal(ld32(lapic + 0x210), 1 << 3);
+		assert_int_equal(ld32(lapic + 0x380) | ld32(lapic + 0x390), 0);
+		assert_int_equal(*box_msr(&g->box[0], 0x6e0), 0);
+		st32(lapic + 0x210, 1 << 3 | 1 << 5);
+		if (runs)
+			assert_true(state_put(g->v[0]));
+		else
+			leave(g);
+		const u8 *page = runs ? lapic : g->board.page;
+		assert_int_equal(ld32(page + 0x210), 1 << 3 | 1 << 5);
+		assert_int_equal(ld32(page + 0x380), 1000);
+		assert_int_equal(ld32(page + 0x390), 400);
+		assert_int_equal(runs ? *box_msr(&g->box[0], 0x6e0) : g->board.tsc_deadline, 77);
+		assert_true(g->board.base == 0xfee00d00);
 		box_rig_free(g);
 	}
 }
@@ -135,7 +231,8 @@ int main(void)
 	log_configure("error", "/dev/null", &(struct error){ "" });
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_interrupt_that_comes_meanwhile), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
-		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(payloads),
+		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(an_init_that_waits),
+		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(payloads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
