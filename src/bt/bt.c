@@ -96,11 +96,14 @@ static void touches(const struct cpu *c, const struct insn *i, struct touched *t
 static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct touched *t)
 {
 	struct cpu *c = b->cpu;
+	if (unlikely(c->nested.mode == NEST_VMX)) /* an exit tells it: without what it costs to take the instruction in hand */
+		c->insn_tsc = cpu_tsc(c);
 	c->rip = rip_of(b, k->lin + k->map[n].guest);
 	const struct insn *i = decoded(b, k, n);
 	t->n = 0;
 	if (!i) { /* changed since, or one that this processor model does not have */
 		interp_single(c);
+		c->insn_tsc = 0;
 		return false;
 	}
 	bool last = n + 1 == k->n;
@@ -112,6 +115,7 @@ static bool insn_by_interp(struct bt *b, struct block *k, unsigned n, struct tou
 		c->shadow_before = SHADOW_STI;
 	interp_exec(c, i);
 	c->shadow_before = 0;
+	c->insn_tsc = 0;
 	for (unsigned m = 0; m < t->n; m++)
 		space_fill(b, t->lin[m], true);
 	if (unlikely(b->window_fault) && !window_fill(b, t->lin, t->n) && window_site_missed(b, k->lin + k->map[n].guest))

@@ -168,6 +168,7 @@ struct cpu {
 	struct dtable gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4, efer, xcr0, xss;
 	u64 dr[8];
+	u64 insn_tsc;           /* when the engine came to the instruction under way; 0: just now */
 	u32 pkru;
 	u8 shadow;              /* SHADOW_* after the previous instruction */
 	u8 shadow_before;       /* SHADOW_* that the instruction under way stands in */

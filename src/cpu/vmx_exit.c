@@ -22,7 +22,7 @@ static bool trap_like(u32 reason)
 
 _Noreturn void vmx_leave_with(struct cpu *c, struct vmx_exit x)
 {
-	x.tsc = cpu_tsc(c);
+	x.tsc = c->cur && c->insn_tsc ? c->insn_tsc : cpu_tsc(c);
 	const u64 vec = c->nested.vectoring;
 	u32 len = c->cur ? c->cur->len : c->vmx->soft_len;
 	const bool soft = (vec >> 8 & 7) >= VEC_SOFT_INT;

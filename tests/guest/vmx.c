@@ -231,6 +231,7 @@ static void refused(void)
 	launched = 1;
 }
 
+SNIPPET(g_time, "rdtsc; shl $32,%rdx; or %rdx,%rax; mov %rax,scratch(%rip)");
 static void msr_lists(void)
 {
 	fresh(g_nothing);
@@ -249,8 +250,14 @@ static void msr_lists(void)
 	check_eq("an exit stores MSRs", msr_list[1], 0x1234);
 	msr_list[0] = 0x10;
 	u64 before = rdtsc();
-	run_at(g_nothing);
-	check("... the TSC: the host's, between entry and exit", msr_list[1] > before && msr_list[1] < rdtsc());
+	run_at(g_time);
+	check("... the TSC: the host's, between the guest's last look and the exit", scratch[0] > before && msr_list[1] > scratch[0] && msr_list[1] < rdtsc());
+	set_controls(PIN_TIMER, 0, 0);
+	wr(TIMER, 0);
+	before = rdtsc();
+	check_eq("... of an exit before an instruction", run_at(g_time), R_TIMER);
+	check("... too", msr_list[1] > before && msr_list[1] < rdtsc());
+	set_controls(0, 0, 0);
 	msr_list[0] = 0xc0000082;
 	wr(EXIT_STORE_N, 0);
 	msr_list[1] = keep;
