@@ -118,8 +118,10 @@ static void time_stamp(struct cpu *c, enum vmx_reason why)
 {
 	if (vmx_proc(c, PROC_RDTSC))
 		vmx_leave(c, why, 0);
-	if (vmx_pin(c, PIN_PREEMPTION) && !vmx_timer_left(c))
+	if (vmx_pin(c, PIN_PREEMPTION) && !vmx_timer_left(c)) {
+		c->insn_tsc = 0; /* that may have been before */
 		vmx_leave(c, EXIT_TIMER, 0);
+	}
 }
 
 static _Noreturn void task(struct cpu *c, u64 info)

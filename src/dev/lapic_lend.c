@@ -58,7 +58,8 @@ void lapic_get_state(struct lapic *l, struct apic_state *s)
 	if (lapic_is_x2(l))
 		page_put(s->page, R_LDR, (l->x2id >> 4) << 16 | 1u << (l->x2id & 15));
 	page_put(s->page, R_TIMER_INITIAL, l->timer_initial);
-	page_put(s->page, R_TIMER_CURRENT, lapic_timer_current(l));
+	u32 left = lapic_timer_current(l);
+	page_put(s->page, R_TIMER_CURRENT, l->timer_counting ? MAX(left, 1u) : left); /* due, and not over yet */
 }
 
 void lapic_set_state(struct lapic *l, const struct apic_state *s)

@@ -20,6 +20,7 @@ void interp_caught(struct cpu *c)
 	bc->current = &bc->none;
 	cpu_exception(c);
 	c->shadow_before = 0;
+	c->insn_tsc = 0;
 }
 
 /* Between two instructions: a fault from here on belongs to what stands at RIP. */

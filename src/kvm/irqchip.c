@@ -13,7 +13,8 @@
 
 #include "kvm/kvm_impl.h"
 
-enum { R_TMR = 0x18, R_IRR = 0x20, R_TIMER_INITIAL = 0x38, R_TIMER_CURRENT };
+enum { R_TMR = 0x18, R_IRR = 0x20, R_LVT_TIMER = 0x32, R_TIMER_INITIAL = 0x38, R_TIMER_CURRENT };
+enum { LVT_TIMER_MODES = 3 << 17 };
 enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 
 static void pins(void *arg, const struct msi *m, unsigned n) { irqfd_pins(arg, m, n); }
@@ -25,7 +26,7 @@ static int msr_move(const struct kvm_vcpu *v, unsigned long request, u32 msr, u6
 	struct { struct kvm_msrs head; struct kvm_msr_entry e; } l = { .head.nmsrs = 1, .e = { .index = msr, .data = *value } };
 	int r = vcpu_call(v, request, &l);
 	*value = l.e.data;
-	return r < 0 ? r : 0;
+	return r < 0 ? r : r == 1 ? 0 : -EINVAL;
 }
 
 int apic_fetch(struct kvm_vcpu *v, struct apic_state *s)
@@ -45,20 +46,33 @@ bool apic_same(const struct apic_state *a, const struct apic_state *b)
 	return !memcmp(&x, b, sizeof(x));
 }
 
-/* Interrupts that have come to KVM's since `last` was fetched from it are kept. */
+/* The interrupts that have come to KVM's LAPIC since it was what `last` says. */
+static void add_come(u8 *page, const u8 *now, const u8 *last)
+{
+	for (unsigned n = 0; n < 8; n++) {
+		u32 irr = 16 * (R_IRR + n), tmr = 16 * (R_TMR + n), come = ld32(now + irr) & ~ld32(last + irr);
+		st32(page + irr, ld32(page + irr) | come);
+		st32(page + tmr, (ld32(page + tmr) & ~come) | (ld32(now + tmr) & come));
+	}
+}
+
+/* Of one-shot timers that have run out KVM knows none: one whose count is 0 fires. */
+static bool timer_is_over(const u8 *page)
+{
+	return !(ld32(page + 16 * R_LVT_TIMER) & LVT_TIMER_MODES) && !ld32(page + 16 * R_TIMER_CURRENT);
+}
+
 int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last)
 {
-	struct kvm_lapic_state now, k;
+	struct kvm_lapic_state now;
+	struct apic_state k = *s;
 	int r = vcpu_call(v, KVM_GET_LAPIC, &now);
 	if (r < 0)
 		return r;
-	memcpy(k.regs, s->page, sizeof(k.regs));
-	for (unsigned n = 0; n < 8; n++) {
-		u32 irr = 16 * (R_IRR + n), tmr = 16 * (R_TMR + n), come = ld32(now.regs + irr) & ~ld32(last->page + irr);
-		st32(k.regs + irr, ld32(k.regs + irr) | come);
-		st32(k.regs + tmr, (ld32(k.regs + tmr) & ~come) | (ld32(now.regs + tmr) & come));
-	}
-	if ((r = vcpu_call(v, KVM_SET_LAPIC, &k)) < 0)
+	add_come(k.page, (const u8 *)now.regs, last->page);
+	if (timer_is_over(k.page))
+		st32(k.page + 16 * R_TIMER_INITIAL, 0);
+	if ((r = vcpu_call(v, KVM_SET_LAPIC, k.page)) < 0)
 		return r;
 	u64 deadline = s->tsc_deadline;
 	return deadline ? msr_move(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &deadline) : 0;
@@ -75,23 +89,27 @@ static void lend(struct vm *vm, const struct apic_runner *r)
 	vm->lent = r;
 }
 
-/* The timer waits for the state: the guest's time stands still. Of *last then what take_late_init() looks at. */
+/* For a SIPI that comes before the INIT that is already an event of ours is taken. */
+static u32 primed_mp_state(const struct kvm_vcpu *v)
+{
+	u32 ev = atomic_load(&v->cpu->events);
+	return (ev & EV_INIT) && !(ev & EV_SIPI) && !v->cpu->bsp && !v->hypervisor ? KVM_MP_STATE_INIT_RECEIVED : mp_state(v->cpu);
+}
+
+/* The timer waits for the state: the guest's time stands still. *last: the LAPIC and the activity as KVM has them then. */
 static int prime(struct kvm_vcpu *v)
 {
-	struct state *s = v->last;
-	struct apic_state *a = &s->apic;
+	struct apic_state *a = &v->last->apic;
 	mem_lock(v->vm->mem);
 	v->cpu->hooks->apic_get(v->cpu->hooks->arg, a);
 	mem_unlock(v->vm->mem);
 	st32(a->page + 16 * R_TIMER_INITIAL, 0);
 	st32(a->page + 16 * R_TIMER_CURRENT, 0);
 	a->tsc_deadline = 0;
-	s->mp.mp_state = mp_state(v->cpu);
-	u64 base = a->base;
+	v->last->mp.mp_state = primed_mp_state(v);
+	u64 base = a->base; /* first: the page's layout is its mode's */
 	int r = msr_move(v, KVM_SET_MSRS, MSR_APIC_BASE, &base);
-	if (r < 0 || (r = apic_give(v, a, a)) < 0 || (r = vcpu_call(v, KVM_SET_MP_STATE, &s->mp)) < 0)
-		return r;
-	return (r = vcpu_call(v, KVM_GET_REGS, &s->regs)) < 0 ? r : sregs_call(v, false, &s->sregs);
+	return r < 0 || (r = apic_give(v, a, a)) < 0 ? r : vcpu_call(v, KVM_SET_MP_STATE, &v->last->mp);
 }
 
 bool irqchip_prime(struct kvm_vcpu *v, struct error *e)
@@ -113,56 +131,58 @@ void irqchip_joined(struct kvm_vcpu *v)
 	mem_unlock(vm->mem);
 }
 
-/* An INIT, a SIPI or both of another processor's that have come since this one came out of the guest. Asked for its state
- * KVM carries them out, by which they are seen: nothing else changes registers outside. */
-static void take_late_init(struct kvm_vcpu *v)
+/* Asked for the activity KVM carries out an INIT that waits, and a SIPI behind it, whose vector the state then shows. */
+static void take_late_init(struct kvm_vcpu *v, bool init)
 {
-	const struct state *was = v->last;
+	bool waited = v->last->mp.mp_state == KVM_MP_STATE_INIT_RECEIVED;
 	struct kvm_mp_state now;
-	struct kvm_regs r;
-	struct kvm_sregs2 s = { 0 };
-	if (v->l2 || vcpu_call(v, KVM_GET_MP_STATE, &now) < 0 || vcpu_call(v, KVM_GET_REGS, &r) < 0 || sregs_call(v, false, &s) < 0)
+	struct kvm_sregs2 s;
+	if (vcpu_call(v, KVM_GET_MP_STATE, &now) < 0 || sregs_call(v, false, &s) < 0)
 		return;
-	bool waited = was->mp.mp_state == KVM_MP_STATE_INIT_RECEIVED;
-	bool waits = now.mp_state == KVM_MP_STATE_INIT_RECEIVED || now.mp_state == KVM_MP_STATE_UNINITIALIZED;
-	bool anew = memcmp(&r, &was->regs, sizeof(r)) || memcmp(&s, &was->sregs, offsetof(struct kvm_sregs2, flags)); /* PDPTEs may be memory's */
-	if (!waited && (waits || anew))
+	if (init)
 		cpu_post_event(v->cpu, EV_INIT);
-	if (!waits && (waited || anew)) {
+	if ((init || waited) && now.mp_state == KVM_MP_STATE_RUNNABLE && !v->cpu->bsp) {
 		v->cpu->sipi_vector = (u8)(s.cs.selector >> 8);
 		cpu_post_event(v->cpu, EV_SIPI);
 	}
 }
 
-/* An NMI. */
-static void take_late_nmi(struct kvm_vcpu *v)
+/* INIT, SIPI and NMI of another processor's that have come since this one came out of the guest. A hypervisor's goes on in
+ * KVM, which knows whether INIT is blocked. */
+static void take_late_events(struct kvm_vcpu *v)
 {
 	struct kvm_vcpu_events e;
-	if (vcpu_call(v, KVM_GET_VCPU_EVENTS, &e) < 0 || !e.nmi.pending)
+	if (vcpu_call(v, KVM_GET_VCPU_EVENTS, &e) < 0)
 		return;
-	if (v->l2)
+	if (!v->hypervisor)
+		take_late_init(v, e.smi.latched_init);
+	else if (v->nested && e.smi.latched_init)
+		v->nested->events.smi.latched_init = 1;
+	if (!e.nmi.pending)
+		return;
+	if (v->l2 && v->nested)
 		v->nested->events.nmi.pending = e.nmi.pending;
-	else if (!v->last->events.nmi.pending) /* that one is known */
+	else if (!v->l2 && !v->last->events.nmi.pending) /* that one is known */
 		cpu_post_event(v->cpu, EV_NMI);
 }
 
-/* What has come for a processor that rests between two engines; its LAPIC is the board's again. */
+/* The board's LAPIC goes on where KVM's has come to. Where the board's is not what KVM was given, or what was fetched from it
+ * (a reset; a processor that has not run yet), what has come meanwhile is added to it. */
 static void take_back(struct kvm_vcpu *v)
 {
 	const struct cpu_hooks *h = v->cpu->hooks;
-	struct apic_state boards, s = { 0 };
-	take_late_init(v);
-	h->apic_get(h->arg, &boards);
-	if (apic_fetch(v, &s) < 0)
+	struct apic_state board, now = { 0 };
+	take_late_events(v); /* first: INIT resets the LAPIC */
+	h->apic_get(h->arg, &board);
+	if (apic_fetch(v, &now) < 0)
 		return;
-	s.base = boards.base;
-	if (!v->known) { /* primed alone */
-		memcpy(s.page + 16 * R_TIMER_INITIAL, boards.page + 16 * R_TIMER_INITIAL, 4);
-		memcpy(s.page + 16 * R_TIMER_CURRENT, boards.page + 16 * R_TIMER_CURRENT, 4);
-		s.tsc_deadline = boards.tsc_deadline;
+	if (apic_same(&board, &v->last->apic)) {
+		now.base = board.base;
+		board = now;
+	} else {
+		add_come(board.page, now.page, v->last->apic.page);
 	}
-	h->apic_set(h->arg, &s);
-	take_late_nmi(v);
+	h->apic_set(h->arg, &board);
 }
 
 void irqchip_leaves(struct kvm_vcpu *v)

@@ -119,7 +119,7 @@ struct state {
 
 /* A hypervisor's, in KVM's own form; state.size bytes of it are there. */
 struct hypervisor {
-	struct kvm_vcpu_events events; /* of its guest, where that runs */
+	struct kvm_vcpu_events events; /* of its guest, where that runs; an INIT that waits */
 	struct kvm_nested_state state;
 };
 

@@ -271,6 +271,16 @@ static void events_put(const struct cpu *c, struct kvm_vcpu_events *e, bool own)
 	e->flags = KVM_VCPUEVENT_VALID_SHADOW | (own ? KVM_VCPUEVENT_VALID_NMI_PENDING : 0);
 }
 
+/* An INIT that waited in another processor of KVM's; what has come to this one already stays. */
+static void events_moved(struct kvm_vcpu_events *e, const struct kvm_vcpu_events *from)
+{
+	e->flags &= ~(u32)KVM_VCPUEVENT_VALID_SMM;
+	if ((e->smi.latched_init = from->smi.latched_init))
+		e->flags |= KVM_VCPUEVENT_VALID_SMM;
+	if (!e->nmi.pending)
+		e->flags &= ~(u32)KVM_VCPUEVENT_VALID_NMI_PENDING;
+}
+
 static void events_get(struct cpu *c, const struct kvm_vcpu_events *e)
 {
 	c->nmi_blocked = e->nmi.masked;
@@ -375,6 +385,8 @@ static const char *put_all(struct kvm_vcpu *v, struct state *s, int *r)
 	/* Always: what waits within KVM, an exception say, goes with it. But a hypervisor's guest's is KVM's to deliver. */
 	if (v->l2)
 		s->events = v->last->events;
+	if (moved)
+		events_moved(&s->events, &v->last->events);
 	if ((!v->l2 || moved) && (*r = vcpu_call(v, KVM_SET_VCPU_EVENTS, &s->events)) < 0)
 		return "KVM_SET_VCPU_EVENTS";
 	return NULL;

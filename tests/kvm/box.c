@@ -60,32 +60,54 @@ static int box_nested(struct box *b, struct kvm_nested_state *s, bool set)
 	b->nested_sets++;
 	if (s->flags & KVM_STATE_NESTED_GUEST_MODE) {
 		b->regs = (struct kvm_regs){ .rip = 1 };
-		b->events = (struct kvm_vcpu_events){ 0 };
+		b->events = (struct kvm_vcpu_events){ .nmi.pending = b->events.nmi.pending }; /* one that waits is nobody's yet */
 	}
 	return 0;
 }
 
-/* What flags do not name stays; pending is for who says that he knows of payloads. */
-static void set_events(struct kvm_vcpu_events *to, const struct kvm_vcpu_events *from)
+static int get_events(const struct box *b, struct kvm_vcpu_events *to)
 {
-	struct kvm_vcpu_events was = *to;
+	*to = b->events;
+	to->flags |= KVM_VCPUEVENT_VALID_SMM;
+	to->smi.latched_init = b->init;
+	return 0;
+}
+
+/* What flags do not name stays; pending is for who says that he knows of payloads. */
+static int set_events(struct box *b, const struct kvm_vcpu_events *from)
+{
+	struct kvm_vcpu_events *to = &b->events, was = *to;
 	*to = *from;
+	if (from->flags & KVM_VCPUEVENT_VALID_SMM)
+		b->init = from->smi.latched_init;
 	if (!(from->flags & KVM_VCPUEVENT_VALID_NMI_PENDING))
 		to->nmi.pending = was.nmi.pending;
 	if (!(from->flags & KVM_VCPUEVENT_VALID_SHADOW))
 		to->interrupt.shadow = was.interrupt.shadow;
 	if (!(from->flags & KVM_VCPUEVENT_VALID_PAYLOAD))
 		to->exception.pending = to->exception_has_payload = 0;
+	return 0;
 }
 
-/* INIT and SIPI, as far as anybody looks. SDM vol. 3, table 10-1; 9.4.4. */
-static int get_mp_state(struct box *b, struct kvm_mp_state *to)
+/* By VMX operation, or GIF clear. */
+static bool init_is_blocked(const struct box *b)
 {
-	if (b->init) {
+	bool svm = b->nested.format == KVM_STATE_NESTED_FORMAT_SVM;
+	return svm ? !(b->nested.flags & KVM_STATE_NESTED_GIF_SET) : b->nested.hdr.vmx.vmxon_pa != ~0ull;
+}
+
+/* INIT and SIPI, as far as anybody looks: they are carried out here. SDM vol. 3, table 10-1; 9.4.4. */
+static int get_mp_state(const struct rig *g, struct box *b, struct kvm_mp_state *to)
+{
+	if (b->init && !init_is_blocked(b)) {
+		b->init = false;
 		b->regs = (struct kvm_regs){ .rip = 0xfff0, .rdx = 0xa20f10, .rflags = 2 };
 		b->sregs.cs.selector = 0xf000;
 		b->sregs.cr0 = 0x60000010;
-		b->mp.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		b->events.nmi.pending = 0;
+		memset(&b->lapic, 0, sizeof(b->lapic));
+		b->lapic.regs[0xf0] = (char)0xff;
+		b->mp.mp_state = g->cpu->bsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
 	}
 	if (b->sipi && b->mp.mp_state == KVM_MP_STATE_INIT_RECEIVED) {
 		b->regs.rip = 0;
@@ -93,8 +115,8 @@ static int get_mp_state(struct box *b, struct kvm_mp_state *to)
 		b->sregs.cs.base = (u64)b->sipi << 12;
 		b->mp.mp_state = KVM_MP_STATE_RUNNABLE;
 	}
-	b->init = false;
-	b->sipi = 0;
+	if (!b->init)
+		b->sipi = 0;
 	*to = b->mp;
 	return 0;
 }
@@ -158,10 +180,10 @@ static int on_ioctl(void *arg, int fd, unsigned long request, void *p)
 	KEPT(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debugregs);
 	KEPT(KVM_GET_LAPIC, KVM_SET_LAPIC, lapic);
 #undef KEPT
-	case KVM_GET_MP_STATE: return get_mp_state(b, p);
+	case KVM_GET_MP_STATE: return get_mp_state(g, b, p);
 	case KVM_SET_MP_STATE: b->mp = *(struct kvm_mp_state *)p; return 0;
-	case KVM_GET_VCPU_EVENTS: *(struct kvm_vcpu_events *)p = b->events; return 0;
-	case KVM_SET_VCPU_EVENTS: set_events(&b->events, p); return 0;
+	case KVM_GET_VCPU_EVENTS: return get_events(b, p);
+	case KVM_SET_VCPU_EVENTS: return set_events(b, p);
 	case KVM_GET_MSRS: case KVM_SET_MSRS: return box_msrs(b, p, request == KVM_SET_MSRS);
 	case KVM_GET_NESTED_STATE: case KVM_SET_NESTED_STATE: return box_nested(b, p, request == KVM_SET_NESTED_STATE);
 	case KVM_HAS_DEVICE_ATTR: return 0;
@@ -344,6 +366,7 @@ void box_hypervisors_state(struct rig *g, struct box *b, bool l2)
 	}
 	if (l2) { /* whatever waits */
 		fill(g, &b->events, sizeof(b->events));
+		memset(&b->events.smi, 0, sizeof(b->events.smi));
 		b->events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_PAYLOAD;
 	}
 }

@@ -24,7 +24,7 @@ struct box {
 	u64 tsc_offset;
 	union { struct kvm_nested_state nested; u8 nested_bytes[NESTED_BYTES]; };
 	unsigned nested_sets;
-	bool init;                /* one that waits: carried out where the activity is asked for, as KVM does; then a SIPI */
+	bool init;                /* one that waits: carried out where the activity is asked for, unless it is blocked; then a SIPI */
 	u8 sipi;                  /* its vector; 0: none */
 };
 

@@ -1,5 +1,7 @@
 /* Interrupts, NMIs and exceptions at the moment that a processor's state is fetched from KVM or given to it: what KVM has
  * half-way delivered is delivered once, and what comes meanwhile is not lost. */
+#include <errno.h>
+
 #include "box.h"
 
 /* What KVM had begun is carried out here, once, and KVM does not do it again. */
@@ -104,7 +106,9 @@ static void an_init_that_waits(void **state)
 	for (u8 sipi = 0; sipi < 2; sipi++) {
 		struct rig *g = box_rig_new("max", true);
 		struct box *b = &g->box[0];
+		g->cpu->bsp = false;
 		box_any_state(g, b, false);
+		b->sregs.efer &= ~(u64)EFER_SVME;
 		b->init = true;
 		b->sipi = sipi ? 0x9a : 0;
 		box_fetch(g, 0);
@@ -119,38 +123,144 @@ static void an_init_that_waits(void **state)
 	}
 }
 
-/* INIT, SIPI or both that come between fetching and a hop, for a processor that runs, halts or waits, or that has not yet
- * run in this engine: they are events of ours. */
+/* INIT, SIPI or both between fetching, or joining, and a hop: they are events of ours. */
+static void late(u8 activity, bool bsp, bool ran, bool init, bool sipi)
+{
+	struct rig *g = box_rig_new("max", true);
+	struct box *b = &g->box[0];
+	struct error e;
+	bool waits = activity == ACT_WAIT_SIPI, starts = sipi && !bsp && (init || waits);
+	g->cpu->bsp = bsp;
+	box_any_state(g, b, false);
+	b->sregs.efer &= ~(u64)EFER_SVME; /* no hypervisor's */
+	g->cpu->activity = activity;
+	b->mp.mp_state = mp_state(g->cpu);
+	if (ran)
+		box_fetch(g, 0);
+	else
+		assert_true(irqchip_prime(g->v[0], &e));
+	assert_int_equal(g->cpu->activity, activity);
+	b->init = init;
+	b->sipi = sipi ? 0x9a : 0;
+	b->events.nmi.pending = 1;
+	st32(b->lapic.regs + 0xf0, 0x1ff);
+	leave(g);
+	u32 ev = atomic_load(&g->cpu->events) & (EV_INIT | EV_SIPI), want = (init ? EV_INIT : 0) | (starts ? EV_SIPI : 0);
+	if (ev != want)
+		fail_msg("activity %u%s%s%s%s: events %x, not %x", activity, bsp ? ", first" : "", ran ? ", ran" : "", init ? ", INIT" : "", sipi ? ", SIPI" : "", ev, want);
+	if (starts)
+		assert_int_equal(g->cpu->sipi_vector, 0x9a);
+	if (ran)
+		assert_int_equal(ld32(g->board.page + 0xf0), init ? 0xff : 0x1ff);
+	box_rig_free(g);
+}
+
 static void an_init_that_comes_late(void **state)
 {
 	static const u8 activities[] = { ACT_RUN, ACT_HLT, ACT_WAIT_SIPI };
-	for (unsigned k = 0; k < 24; k++) {
-		bool init = k & 1, sipi = k & 2, ran = k & 4, waits = k / 8 == 2;
-		struct rig *g = box_rig_new("max", true);
-		struct box *b = &g->box[0];
-		struct error e;
-		box_any_state(g, b, false);
-		if (ran) {
-			b->mp.mp_state = k / 8 == 0 ? KVM_MP_STATE_RUNNABLE : waits ? KVM_MP_STATE_INIT_RECEIVED : KVM_MP_STATE_HALTED;
-			box_fetch(g, 0);
-		} else {
-			g->cpu->activity = activities[k / 8];
-			b->regs = (struct kvm_regs){ .rip = 0xfff0, .rdx = 0xa20f10, .rflags = 2 }; /* as KVM makes it: INIT alone changes nothing */
-			b->sregs.cs.selector = 0xf000;
-			b->sregs.cr0 = 0x60000010;
-			assert_true(irqchip_prime(g->v[0], &e));
+	for (unsigned a = 0; a < ARRAY_LEN(activities); a++)
+		for (unsigned k = 0; k < 8; k++) {
+			late(activities[a], false, k & 1, k & 2, k & 4);
+			if (activities[a] != ACT_WAIT_SIPI)
+				late(activities[a], true, k & 1, k & 2, k & 4);
 		}
-		assert_int_equal(g->cpu->activity, activities[k / 8]);
-		b->init = init;
-		b->sipi = sipi ? 0x9a : 0;
+}
+
+/* The processor's next one in KVM, for a hop. */
+static void join(struct rig *g)
+{
+	struct error e;
+	nested_keep(g->v[1] ? g->v[1] : g->v[0]);
+	box_vcpu_free(g->v[1]);
+	g->v[1] = box_vcpu_new(g, 1);
+	assert_true(nested_take(g->v[1], &e));
+	assert_true(irqchip_prime(g->v[1], &e));
+}
+
+static void leave_again(struct rig *g)
+{
+	g->vm.vcpu[0] = g->v[1];
+	g->vm.n_vcpus = 1;
+	g->vm.lent = true;
+	irqchip_leaves(g->v[1]);
+}
+
+/* INIT before a hop, SIPI behind it, and another hop before it has run. */
+static void a_sipi_behind_a_late_init(void **state)
+{
+	struct rig *g = box_rig_new("max", true);
+	g->cpu->bsp = false;
+	box_any_state(g, &g->box[0], false);
+	g->box[0].sregs.efer &= ~(u64)EFER_SVME;
+	g->box[0].mp.mp_state = KVM_MP_STATE_RUNNABLE;
+	box_fetch(g, 0);
+	g->box[0].init = true;
+	leave(g);
+	join(g);
+	g->box[1].sipi = 0x9a;
+	leave_again(g);
+	assert_int_equal(atomic_load(&g->cpu->events) & (EV_INIT | EV_SIPI), EV_INIT | EV_SIPI);
+	assert_int_equal(g->cpu->sipi_vector, 0x9a);
+	box_rig_free(g);
+}
+
+/* A hypervisor's INIT, blocked or not, goes on in KVM, whenever it comes; so does its guest's NMI. */
+static void a_hypervisors_late_events(void **state)
+{
+	for (unsigned k = 0; k < 12; k++) {
+		bool l2 = k & 1, early = k / 4 == 0;
+		struct rig *g = box_rig_new(hypervisors[k >> 1 & 1], true);
+		struct kvm_vcpu_events *e = &g->box[1].events;
+		box_any_state(g, &g->box[0], false);
+		box_hypervisors_state(g, &g->box[0], l2);
+		box_any_msrs(g, &g->box[0]);
+		g->box[0].events.nmi.pending = 0;
+		box_fetch(g, 0);
+		g->box[0].init = early;
 		leave(g);
-		u32 ev = atomic_load(&g->cpu->events), want = (init && !waits ? EV_INIT : 0) | (sipi && (init || waits) ? EV_SIPI : 0);
-		if ((ev & (EV_INIT | EV_SIPI)) != want)
-			fail_msg("case %u: events %x, not %x", k, ev, want);
-		if (want & EV_SIPI)
-			assert_int_equal(g->cpu->sipi_vector, 0x9a);
+		join(g);
+		if (k / 4 == 1) { /* to one that has joined */
+			g->box[1].init = true;
+			e->nmi.pending = 1;
+		} else if (k / 4 == 2) { /* and that hops before it has run */
+			g->box[1].init = true;
+			e->nmi.pending = l2;
+			leave_again(g);
+			g->box[1].init = false;
+			e->nmi.pending = 0;
+			join(g);
+		}
+		assert_false(atomic_load(&g->cpu->events) & EV_INIT);
+		assert_true(state_put(g->v[1]));
+		if (!g->box[1].init || (e->nmi.pending != 0) != (k / 4 == 1 || (k / 4 == 2 && l2)))
+			fail_msg("case %u: INIT %d, NMI %d", k, g->box[1].init, e->nmi.pending);
 		box_rig_free(g);
 	}
+}
+
+static int (*real_ioctl)(void *, int, unsigned long, void *);
+static int refuse_nested(void *arg, int fd, unsigned long request, void *p)
+{
+	return request == KVM_SET_NESTED_STATE ? -EINVAL : real_ioctl(arg, fd, request, p);
+}
+
+/* The machine ends, and its processors leave as ever. */
+static void a_hypervisor_refused(void **state)
+{
+	struct rig *g = box_rig_new(hypervisors[0], true);
+	box_any_state(g, &g->box[0], false);
+	box_hypervisors_state(g, &g->box[0], true);
+	box_fetch(g, 0);
+	leave(g);
+	join(g);
+	g->box[1].events.nmi.pending = 1;
+	g->box[1].init = true;
+	real_ioctl = g->host.ioctl;
+	g->host.ioctl = refuse_nested;
+	assert_false(state_put(g->v[1]));
+	assert_int_equal(g->failures, 1);
+	leave_again(g);
+	box_rig_free(g);
 }
 
 /* What is sent to a processor that has not yet run in this engine: it has its LAPIC, but for the timer, which would run before
@@ -184,6 +294,46 @@ static void an_interrupt_that_comes_early(void **state)
 		assert_int_equal(ld32(page + 0x390), 400);
 		assert_int_equal(runs ? *box_msr(&g->box[0], 0x6e0) : g->board.tsc_deadline, 77);
 		assert_true(g->board.base == 0xfee00d00);
+		box_rig_free(g);
+	}
+}
+
+/* What has come to the board meanwhile, before the LAPICs are lent or by a reset, is not undone. */
+static void a_board_that_has_changed(void **state)
+{
+	for (unsigned reset = 0; reset < 2; reset++) {
+		struct rig *g = box_rig_new("max", true);
+		struct error e;
+		g->board.base = 0xfee00d00;
+		st32(g->board.page + 0xf0, 0x1ff);
+		if (reset) {
+			box_any_state(g, &g->box[0], false);
+			g->v[0]->in_kvm = true;
+			assert_true(state_fetch(g->v[0])); /* a triple fault */
+			memset(g->board.page, 0, sizeof(g->board.page));
+			st32(g->board.page + 0xf0, 0xff);
+		} else {
+			assert_true(irqchip_prime(g->v[0], &e));
+			st32(g->board.page + 0x220, 1 << 7);
+		}
+		leave(g);
+		assert_int_equal(ld32(g->board.page + 0xf0), reset ? 0xff : 0x1ff);
+		assert_int_equal(ld32(g->board.page + 0x220), reset ? 0 : 1 << 7);
+		box_rig_free(g);
+	}
+}
+
+/* Of a one-shot timer that has run out KVM would make another interrupt. */
+static void a_timer_that_is_over(void **state)
+{
+	for (unsigned k = 0; k < 4; k++) {
+		bool runs = k & 1, periodic = k & 2;
+		struct rig *g = box_rig_new("max", true);
+		st32(g->board.page + 0x320, periodic ? 1 << 17 | 0x31 : 0x31);
+		st32(g->board.page + 0x380, 1000);
+		st32(g->board.page + 0x390, runs);
+		assert_true(state_put(g->v[0]));
+		assert_int_equal(ld32(g->box[0].lapic.regs + 0x380), runs || periodic ? 1000 : 0);
 		box_rig_free(g);
 	}
 }
@@ -232,7 +382,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_interrupt_that_comes_meanwhile), cmocka_unit_test(half_way), cmocka_unit_test(an_nmi_that_waits),
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(an_init_that_waits),
-		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(payloads),
+		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(a_sipi_behind_a_late_init),
+		cmocka_unit_test(a_hypervisors_late_events), cmocka_unit_test(a_hypervisor_refused), cmocka_unit_test(a_board_that_has_changed),
+		cmocka_unit_test(a_timer_that_is_over), cmocka_unit_test(payloads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
