@@ -249,15 +249,13 @@ static void msr_lists(void)
 	run_at(g_nothing);
 	check_eq("an exit stores MSRs", msr_list[1], 0x1234);
 	msr_list[0] = 0x10;
-	u64 before = rdtsc();
-	run_at(g_time);
-	check("... the TSC: the host's, between the guest's last look and the exit", scratch[0] > before && msr_list[1] > scratch[0] && msr_list[1] < rdtsc());
-	set_controls(PIN_TIMER, 0, 0);
-	wr(TIMER, 0);
-	before = rdtsc();
-	check_eq("... of an exit before an instruction", run_at(g_time), R_TIMER);
-	check("... too", msr_list[1] > before && msr_list[1] < rdtsc());
-	set_controls(0, 0, 0);
+	u32 wrong = 0;
+	for (u32 k = 0; k < 20000; k++) { /* where this moves from engine to engine, in every part of it */
+		u64 before = rdtsc();
+		run_at(g_time);
+		wrong += !(scratch[0] > before && msr_list[1] > scratch[0] && msr_list[1] < rdtsc());
+	}
+	check_eq("... the TSC: the host's, between the guest's last look and the exit", wrong, 0);
 	msr_list[0] = 0xc0000082;
 	wr(EXIT_STORE_N, 0);
 	msr_list[1] = keep;

@@ -338,6 +338,22 @@ static void a_timer_that_is_over(void **state)
 	}
 }
 
+static int refuse_msrs(void *arg, int fd, unsigned long request, void *p)
+{
+	return request == KVM_SET_MSRS ? 0 /* of 1 */ : real_ioctl(arg, fd, request, p);
+}
+
+static void a_lapic_refused(void **state)
+{
+	struct rig *g = box_rig_new("max", true);
+	struct error e;
+	real_ioctl = g->host.ioctl;
+	g->host.ioctl = refuse_msrs;
+	assert_false(irqchip_prime(g->v[0], &e));
+	assert_non_null(strstr(e.msg, "the LAPIC of processor 0"));
+	box_rig_free(g);
+}
+
 /* Interrupts that KVM's LAPIC has got since it was fetched are not lost where it is given anew. */
 static void an_interrupt_that_comes_meanwhile(void **state)
 {
@@ -384,7 +400,7 @@ int main(void)
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(an_init_that_waits),
 		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(a_sipi_behind_a_late_init),
 		cmocka_unit_test(a_hypervisors_late_events), cmocka_unit_test(a_hypervisor_refused), cmocka_unit_test(a_board_that_has_changed),
-		cmocka_unit_test(a_timer_that_is_over), cmocka_unit_test(payloads),
+		cmocka_unit_test(a_timer_that_is_over), cmocka_unit_test(a_lapic_refused), cmocka_unit_test(payloads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
