@@ -100,7 +100,9 @@ bool nested_take(struct kvm_vcpu *v, struct error *e)
 	v->nested = n;
 	v->hypervisor = v->untold = true;
 	v->l2 = n->state.flags & KVM_STATE_NESTED_GUEST_MODE;
-	v->last->events = n->events;
+	v->last->events.smi = n->events.smi; /* an INIT that waits */
+	if (v->l2)
+		v->last->events = n->events;
 	return true;
 }
 
