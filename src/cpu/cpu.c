@@ -59,6 +59,7 @@ static void reset_power_on(struct cpu *c)
 	memset(c->k, 0, sizeof(c->k));
 	fpu_reset(c, false);
 	atomic_store(&c->events, 0);
+	atomic_store(&c->nmis, 0);
 	c->icount = 0;
 	c->stopped = false;
 }

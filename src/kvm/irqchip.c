@@ -13,8 +13,8 @@
 
 #include "kvm/kvm_impl.h"
 
-enum { R_TMR = 0x18, R_IRR = 0x20, R_LVT_TIMER = 0x32, R_TIMER_INITIAL = 0x38, R_TIMER_CURRENT };
-enum { LVT_TIMER_MODES = 3 << 17 };
+enum { R_ISR = 0x10, R_TMR = 0x18, R_IRR = 0x20, R_LVT_TIMER = 0x32, R_TIMER_INITIAL = 0x38, R_TIMER_CURRENT };
+enum { LVT_MASKED = 1 << 16, LVT_TIMER_MODES = 3 << 17 };
 enum { MSR_APIC_BASE = 0x1b, MSR_TSC_DEADLINE = 0x6e0 };
 
 static void pins(void *arg, const struct msi *m, unsigned n) { irqfd_pins(arg, m, n); }
@@ -56,12 +56,6 @@ static void add_come(u8 *page, const u8 *now, const u8 *last)
 	}
 }
 
-/* Of one-shot timers that have run out KVM knows none: one whose count is 0 fires. */
-static bool timer_is_over(const u8 *page)
-{
-	return !(ld32(page + 16 * R_LVT_TIMER) & LVT_TIMER_MODES) && !ld32(page + 16 * R_TIMER_CURRENT);
-}
-
 int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_state *last)
 {
 	struct kvm_lapic_state now;
@@ -70,8 +64,6 @@ int apic_give(struct kvm_vcpu *v, const struct apic_state *s, const struct apic_
 	if (r < 0)
 		return r;
 	add_come(k.page, (const u8 *)now.regs, last->page);
-	if (timer_is_over(k.page))
-		st32(k.page + 16 * R_TIMER_INITIAL, 0);
 	if ((r = vcpu_call(v, KVM_SET_LAPIC, k.page)) < 0)
 		return r;
 	u64 deadline = s->tsc_deadline;
@@ -139,8 +131,10 @@ static void take_late_init(struct kvm_vcpu *v, bool init)
 	struct kvm_sregs2 s;
 	if (vcpu_call(v, KVM_GET_MP_STATE, &now) < 0 || sregs_call(v, false, &s) < 0)
 		return;
-	if (init)
+	if (init) {
+		cpu_clear_event(v->cpu, EV_SIPI); /* of an earlier one */
 		cpu_post_event(v->cpu, EV_INIT);
+	}
 	if ((init || waited) && now.mp_state == KVM_MP_STATE_RUNNABLE && !v->cpu->bsp) {
 		v->cpu->sipi_vector = (u8)(s.cs.selector >> 8);
 		cpu_post_event(v->cpu, EV_SIPI);
@@ -166,6 +160,22 @@ static void take_late_events(struct kvm_vcpu *v)
 		cpu_post_event(v->cpu, EV_NMI);
 }
 
+static bool has_vector(const u8 *page, unsigned first, u32 vector) { return ld32(page + 16 * (first + vector / 32)) >> vector % 32 & 1; }
+
+/* KVM's timer has gone on while the guest's time stood still, and what it then held back is in none of its registers: the
+ * count is the board's, unless the interrupt has come. A one-shot timer that KVM shows as over may be due; then rather once
+ * too often, as KVM has it where it is given such a one. */
+static void take_back_timer(u8 *now, const u8 *board, const u8 *last)
+{
+	u32 lvt = ld32(now + 16 * R_LVT_TIMER), vector = lvt & 0xff, left = ld32(board + 16 * R_TIMER_CURRENT);
+	bool come = has_vector(now, R_IRR, vector), one_shot = !(lvt & LVT_TIMER_MODES);
+	if (come && !has_vector(last, R_IRR, vector))
+		return;
+	if (one_shot && !(lvt & LVT_MASKED) && !left && !come && !has_vector(now, R_ISR, vector) && ld32(now + 16 * R_TIMER_INITIAL))
+		left = 1;
+	st32(now + 16 * R_TIMER_CURRENT, left);
+}
+
 /* The board's LAPIC goes on where KVM's has come to. Where the board's is not what KVM was given, or what was fetched from it
  * (a reset; a processor that has not run yet), what has come meanwhile is added to it. */
 static void take_back(struct kvm_vcpu *v)
@@ -177,6 +187,7 @@ static void take_back(struct kvm_vcpu *v)
 	if (apic_fetch(v, &now) < 0)
 		return;
 	if (apic_same(&board, &v->last->apic)) {
+		take_back_timer(now.page, board.page, v->last->apic.page);
 		now.base = board.base;
 		board = now;
 	} else {

@@ -201,6 +201,10 @@ static void a_sipi_behind_a_late_init(void **state)
 	leave_again(g);
 	assert_int_equal(atomic_load(&g->cpu->events) & (EV_INIT | EV_SIPI), EV_INIT | EV_SIPI);
 	assert_int_equal(g->cpu->sipi_vector, 0x9a);
+	join(g);
+	g->box[1].init = true;
+	leave_again(g);
+	assert_int_equal(atomic_load(&g->cpu->events) & (EV_INIT | EV_SIPI), EV_INIT); /* another one, with no SIPI behind it */
 	box_rig_free(g);
 }
 
@@ -323,17 +327,31 @@ static void a_board_that_has_changed(void **state)
 	}
 }
 
-/* Of a one-shot timer that has run out KVM would make another interrupt. */
-static void a_timer_that_is_over(void **state)
+/* KVM's timer goes on while the machine stands still, and runs out there: its interrupt is not lost, nor early, nor there
+ * twice. 31h is its vector. */
+static void a_timer_runs_out_meanwhile(void **state)
 {
-	for (unsigned k = 0; k < 4; k++) {
-		bool runs = k & 1, periodic = k & 2;
+	static const struct { const char *name; u32 lvt, left, now, irr_before, irr, isr, want; } cases[] = {
+		{ "it runs", 0x31, 400, 300, 0, 0, 0, 400 }, { "it has run out within KVM", 0x31, 400, 0, 0, 0, 0, 400 },
+		{ "it has come", 0x31, 400, 0, 0, 1, 0, 0 }, { "one before has come", 0x31, 400, 0, 1, 1, 0, 400 },
+		{ "perhaps it is due", 0x31, 0, 0, 0, 0, 0, 1 }, { "it waits", 0x31, 0, 0, 1, 1, 0, 0 }, { "it is in service", 0x31, 0, 0, 0, 0, 1, 0 },
+		{ "masked", 0x10031, 0, 0, 0, 0, 0, 0 }, { "periodic", 0x20031, 400, 900, 0, 0, 0, 400 },
+	};
+	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
 		struct rig *g = box_rig_new("max", true);
-		st32(g->board.page + 0x320, periodic ? 1 << 17 | 0x31 : 0x31);
-		st32(g->board.page + 0x380, 1000);
-		st32(g->board.page + 0x390, runs);
-		assert_true(state_put(g->v[0]));
-		assert_int_equal(ld32(g->box[0].lapic.regs + 0x380), runs || periodic ? 1000 : 0);
+		u8 *lapic = (u8 *)g->box[0].lapic.regs;
+		st32(lapic + 0x320, cases[k].lvt);
+		st32(lapic + 0x380, 1000);
+		st32(lapic + 0x390, cases[k].left);
+		st32(lapic + 0x210, cases[k].irr_before << 17);
+		st32(lapic + 0x110, cases[k].isr << 17);
+		box_fetch(g, 0);
+		st32(lapic + 0x390, cases[k].now);
+		st32(lapic + 0x210, cases[k].irr << 17);
+		leave(g);
+		if (ld32(g->board.page + 0x390) != cases[k].want || ld32(g->board.page + 0x380) != 1000)
+			fail_msg("%s: %u left", cases[k].name, ld32(g->board.page + 0x390));
+		assert_int_equal(ld32(g->board.page + 0x210), cases[k].irr << 17);
 		box_rig_free(g);
 	}
 }
@@ -400,7 +418,7 @@ int main(void)
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(an_init_that_waits),
 		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(a_sipi_behind_a_late_init),
 		cmocka_unit_test(a_hypervisors_late_events), cmocka_unit_test(a_hypervisor_refused), cmocka_unit_test(a_board_that_has_changed),
-		cmocka_unit_test(a_timer_that_is_over), cmocka_unit_test(a_lapic_refused), cmocka_unit_test(payloads),
+		cmocka_unit_test(a_timer_runs_out_meanwhile), cmocka_unit_test(a_lapic_refused), cmocka_unit_test(payloads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
