@@ -5,7 +5,8 @@
  * timers, EOI and TPR stay within KVM. The 8259s' interrupt is taken here, when KVM says that it would be.
  *
  * The LAPICs are lent to KVM when the last processor has joined, and come back when the first one leaves: between the
- * two the board's are copies. The machine lock is held over both, so that no message is lost.
+ * two the board's are copies. The machine lock is held over both, so that no message is lost. Other processors send, too,
+ * to one that has not run in KVM yet (irqchip_prime), or that has come out while they still run (take_back).
  * Documentation/virt/kvm/api.rst, 7.5 (KVM_CAP_SPLIT_IRQCHIP), 4.57, 4.58 (KVM_GET_LAPIC, KVM_SET_LAPIC). */
 #define LOG_TOPIC "kvm"
 #include <errno.h>
