@@ -86,7 +86,7 @@ static void lend(struct vm *vm, const struct apic_runner *r)
 static u32 primed_mp_state(const struct kvm_vcpu *v)
 {
 	u32 ev = atomic_load(&v->cpu->events);
-	return (ev & EV_INIT) && !(ev & EV_SIPI) && !v->cpu->bsp && !v->hypervisor ? KVM_MP_STATE_INIT_RECEIVED : mp_state(v->cpu);
+	return (ev & EV_INIT) && !(ev & EV_SIPI) && !v->cpu->bsp ? KVM_MP_STATE_INIT_RECEIVED : mp_state(v->cpu);
 }
 
 /* The timer waits for the state: the guest's time stands still. *last: the LAPIC and the activity as KVM has them then. */

@@ -112,6 +112,12 @@ static void events(void **state)
 	assert_int_equal(w.c->rip, CODE);
 	cpu_clear_event(w.c, EV_NMI);
 	w.c->stopped = false;
+	/* a reset forgets them */
+	cpu_post_event(w.c, EV_NMI);
+	cpu_post_event(w.c, EV_NMI);
+	cpu_reset(w.c, false);
+	assert_int_equal(atomic_load(&w.c->events), 0);
+	assert_int_equal(atomic_load(&w.c->nmis), 0);
 }
 
 /* A trap waits for the end of MOV SS's shadow; without a cause it is none. */

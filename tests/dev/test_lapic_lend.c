@@ -173,6 +173,9 @@ static void timers(void **state)
 	lend(a, &to_runner);
 	assert_int_equal(atomic_load(&a->b->clock.timers.next_deadline), UINT64_MAX);
 	board_run(a->b, 5000);
+	struct apic_state due;
+	lapic_get_state(a->l[0], &due);
+	assert_int_equal(ld32(due.page + A_TCCR), 1); /* 0 would say that it is over */
 	assert_false(apic_bit(a, 0, A_IRR, 0x44));
 	lend(a, NULL);
 	board_run(a->b, 1);

@@ -331,17 +331,17 @@ static void a_board_that_has_changed(void **state)
  * twice. 31h is its vector. */
 static void a_timer_runs_out_meanwhile(void **state)
 {
-	static const struct { const char *name; u32 lvt, left, now, irr_before, irr, isr, want; } cases[] = {
+	static const struct { const char *name; u32 lvt, left, now, irr_before, irr, isr, want; bool never; } cases[] = {
 		{ "it runs", 0x31, 400, 300, 0, 0, 0, 400 }, { "it has run out within KVM", 0x31, 400, 0, 0, 0, 0, 400 },
 		{ "it has come", 0x31, 400, 0, 0, 1, 0, 0 }, { "one before has come", 0x31, 400, 0, 1, 1, 0, 400 },
 		{ "perhaps it is due", 0x31, 0, 0, 0, 0, 0, 1 }, { "it waits", 0x31, 0, 0, 1, 1, 0, 0 }, { "it is in service", 0x31, 0, 0, 0, 0, 1, 0 },
-		{ "masked", 0x10031, 0, 0, 0, 0, 0, 0 }, { "periodic", 0x20031, 400, 900, 0, 0, 0, 400 },
+		{ "masked", 0x10031, 0, 0, 0, 0, 0, 0 }, { "by deadline", 0x40031, 0, 0, 0, 0, 0, 0 }, { "never begun", 0x31, 0, 0, 0, 0, 0, 0, true }, { "periodic", 0x20031, 400, 900, 0, 0, 0, 400 },
 	};
 	for (unsigned k = 0; k < ARRAY_LEN(cases); k++) {
 		struct rig *g = box_rig_new("max", true);
 		u8 *lapic = (u8 *)g->box[0].lapic.regs;
 		st32(lapic + 0x320, cases[k].lvt);
-		st32(lapic + 0x380, 1000);
+		st32(lapic + 0x380, cases[k].never ? 0 : 1000);
 		st32(lapic + 0x390, cases[k].left);
 		st32(lapic + 0x210, cases[k].irr_before << 17);
 		st32(lapic + 0x110, cases[k].isr << 17);
@@ -349,7 +349,7 @@ static void a_timer_runs_out_meanwhile(void **state)
 		st32(lapic + 0x390, cases[k].now);
 		st32(lapic + 0x210, cases[k].irr << 17);
 		leave(g);
-		if (ld32(g->board.page + 0x390) != cases[k].want || ld32(g->board.page + 0x380) != 1000)
+		if (ld32(g->board.page + 0x390) != cases[k].want || ld32(g->board.page + 0x380) != (cases[k].never ? 0 : 1000))
 			fail_msg("%s: %u left", cases[k].name, ld32(g->board.page + 0x390));
 		assert_int_equal(ld32(g->board.page + 0x210), cases[k].irr << 17);
 		box_rig_free(g);
