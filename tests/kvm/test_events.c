@@ -356,6 +356,18 @@ static void a_timer_runs_out_meanwhile(void **state)
 	}
 }
 
+/* A processor whose state KVM would not give up: the machine ends, and the board's LAPIC is left as it is. */
+static void one_that_does_not_come_out(void **state)
+{
+	struct rig *g = box_rig_new("max", true);
+	box_any_state(g, &g->box[0], false);
+	g->v[0]->in_kvm = true;
+	leave(g);
+	assert_int_equal(g->board.page[0x80], 0);
+	assert_int_equal(atomic_load(&g->cpu->events), 0);
+	box_rig_free(g);
+}
+
 static int refuse_msrs(void *arg, int fd, unsigned long request, void *p)
 {
 	return request == KVM_SET_MSRS ? 0 /* of 1 */ : real_ioctl(arg, fd, request, p);
@@ -418,7 +430,7 @@ int main(void)
 		cmocka_unit_test(an_nmi_that_comes_meanwhile), cmocka_unit_test(an_nmi_that_comes_late), cmocka_unit_test(an_init_that_waits),
 		cmocka_unit_test(an_init_that_comes_late), cmocka_unit_test(an_interrupt_that_comes_early), cmocka_unit_test(a_sipi_behind_a_late_init),
 		cmocka_unit_test(a_hypervisors_late_events), cmocka_unit_test(a_hypervisor_refused), cmocka_unit_test(a_board_that_has_changed),
-		cmocka_unit_test(a_timer_runs_out_meanwhile), cmocka_unit_test(a_lapic_refused), cmocka_unit_test(payloads),
+		cmocka_unit_test(a_timer_runs_out_meanwhile), cmocka_unit_test(a_lapic_refused), cmocka_unit_test(one_that_does_not_come_out), cmocka_unit_test(payloads),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
